@@ -1,0 +1,45 @@
+"""The wheel: exactly the packages transformations, expectations and pipelines, and the command `lakeloop`."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGES = ("transformations", "expectations", "pipelines")
+
+# The core runs where Spark is already present (Databricks, a cluster). Each extra is one role of a machine;
+# `local` is all of them: what a laptop needs.
+EXTRAS = {
+    "spark": ["pyspark==4.2.0", "delta-spark==4.4.0", "pandas>=2.2,<3"],
+    "documents": ["docutils>=0.21", "markdown-it-py>=3.0", "trafilatura>=2.0", "tokenizers>=0.20"],
+    "lance": ["pylance>=8.0"],
+    "embedding": ["onnxruntime>=1.20", "tokenizers>=0.20"],
+    "language": ["openai>=2.0", "xllamacpp>=2026.7"],
+    "mlflow": ["mlflow>=3.17,<4"],
+    "report": ["jinja2>=3.1", "matplotlib>=3.9"],
+    "demo": ["unearth>=0.19", "psutil>=6.0"],
+}
+EXTRAS["local"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+setup(
+    name="lakeloop",
+    version="0.1.0",
+    description="Lakehouse data and feature pipelines that close the loop",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=[name + suffix for name in PACKAGES for suffix in ("", ".*")]),
+    package_data={"pipelines": ["py.typed", "**/*.j2", "**/*.yml"], "transformations": ["py.typed"], "expectations": ["py.typed"]},
+    install_requires=[
+        "deltalake>=1.2",
+        "platformdirs>=4.0",
+        "pyarrow>=17",
+        "pydantic>=2.9",
+        "pyyaml>=6.0",
+        "rich>=13.0",
+        "typer>=0.15",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["lakeloop = pipelines.cli:main"]},
+)

@@ -1,0 +1,51 @@
+"""Every error that lakeloop raises on purpose, each with the exit code of the command that meets it.
+
+    LakeloopError              1  something failed
+    ├── ExpectationFailedError 4  a rule of level "fail" does not hold
+    ├── ConfigurationError     5  a setting, a file or a program that the command needs is wrong or missing
+    │   └── MissingDependencyError   an optional library is not installed
+    └── RefusedError           7  the command would do harm (a mass delete, a second writer) and was not forced
+
+The text of an error says what failed, on what, what was there, and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+EXIT_DONE = 0
+EXIT_NOTHING_TO_DO = 3
+EXIT_SET_ASIDE = 6
+
+
+class LakeloopError(Exception):
+    """Base of the tree; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ExpectationFailedError(LakeloopError):
+    exit_code = 4
+
+
+class ConfigurationError(LakeloopError):
+    exit_code = 5
+
+    @classmethod
+    def unknown_name(cls, kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
+        """An error for `name`, with the near ones of `known` first, or all of them where none is near."""
+        options = sorted(known)
+        near = get_close_matches(name, options, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else f"Known: {', '.join(options)}."
+        return cls(f"unknown {kind} {name!r}. {hint}")
+
+
+class MissingDependencyError(ConfigurationError):
+    @classmethod
+    def for_extra(cls, library: str, extra: str) -> MissingDependencyError:
+        return cls(f"this needs the library {library!r}, which is not installed. Run: pip install 'lakeloop[{extra}]'")
+
+
+class RefusedError(LakeloopError):
+    exit_code = 7
