@@ -1,0 +1,344 @@
+"""The command `lakeloop`: words in, one exit code out, and one JSON object on stdout with --json.
+
+Heavy libraries are imported by the command that needs them: a run with nothing to do must end before they would load.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.settings import FILE_NAME, Settings, load_settings, settings_template
+from transformations.errors import ConfigurationError, LakeloopError
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Lakehouse pipelines that close the loop. Start with `lakeloop init`, or `lakeloop demo`.",
+    epilog="Exit codes: 0 done or nothing to do (3 with --detailed-exitcode), 4 an expectation failed, "
+    "5 configuration, 6 done with some rows set aside, 7 refused as dangerous.",
+)
+
+Config = Annotated[Path | None, typer.Option("--config", help=f"The settings; else the nearest {FILE_NAME}.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it although a limit refuses it.")]
+From = Annotated[Path | None, typer.Option("--from", metavar="FOLDER", help="Take the documents of this folder.")]
+Detailed = Annotated[bool, typer.Option("--detailed-exitcode", help="Exit with 3 when there was nothing to do.")]
+
+
+class _Finished(Exception):  # noqa: N818 - not an error: how a command says its exit code
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The workspace to make.")] = Path(),
+    landing: From = None,
+    as_json: Json = False,
+) -> None:
+    """Write lakeloop.yml with every setting at its default, and make the landing folder."""
+    path = folder / FILE_NAME
+    if path.exists():
+        raise ConfigurationError(f"{path} is there already; nothing was written. Edit it, or remove it first.")
+    text = settings_template()
+    if landing is not None:
+        text = text.replace("\nlanding: landing\n", f"\nlanding: {json.dumps(str(landing.absolute()))}\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        (landing or folder / "landing").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}. Choose a folder of your own.") from None
+    _say({"settings": str(path)}, f"wrote {path}. Put documents into the landing folder, then: lakeloop run", as_json)
+
+
+@app.command()
+def setup(as_json: Json = False) -> None:
+    """Fetch Delta's jars and the models into the cache, once, each checked by its hash."""
+    from pipelines.assets import cache_dir, ensure_assets
+
+    fetched = ensure_assets()
+    text = f"fetched {', '.join(fetched)}" if fetched else f"everything is in {cache_dir()}"
+    _say({"fetched": fetched, "cache": str(cache_dir())}, text, as_json)
+
+
+@app.command()
+def doctor(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
+    """Check Java, jars, models, versions, name clashes and write access; say how to mend what is wrong."""
+    from pipelines.doctor import diagnose
+
+    checks = diagnose(_settings(config, overrides))
+    lines = [f"{'ok     ' if c.ok else 'WRONG  '} {c.name}: {c.detail}{'' if c.ok else f'  → {c.remedy}'}" for c in checks]
+    is_well = all(check.ok for check in checks)
+    _say({"ok": is_well, "checks": [vars(check) for check in checks]}, "\n".join(lines), as_json)
+    raise _Finished(0 if is_well else ConfigurationError.exit_code)
+
+
+@app.command()
+def run(
+    config: Config = None,
+    overrides: Set = None,
+    landing: From = None,
+    force: Force = False,
+    detailed: Detailed = False,
+    as_json: Json = False,
+) -> None:
+    """Run every stage whose input has moved, and no other."""
+    from pipelines.run import STAGES
+
+    _run_stages([stage.command for stage in STAGES], config, overrides, landing, force, detailed, as_json)
+
+
+def _run_stages(
+    commands: list[str],
+    config: Path | None,
+    overrides: list[str] | None,
+    landing: Path | None,
+    force: bool,
+    detailed: bool,
+    as_json: bool,
+) -> None:
+    from pipelines.run import new_context, run_stages, stage_named
+
+    context = new_context(_settings(config, overrides, landing), force=force)
+    outcome = run_stages(context, stages=[stage_named(command) for command in commands])
+    lines = [f"{s.stage:<18} {_counted(s.counts)}  ({s.seconds:.1f} s)" for s in outcome.stages]
+    lines.append(f"done in {outcome.seconds:.1f} s" if outcome.stages else "nothing has changed: nothing to do")
+    _say(outcome.to_json(), "\n".join(lines), as_json)
+    raise _Finished(outcome.exit_code(detailed=detailed))
+
+
+@app.command("ingest-documents")
+def ingest_documents(
+    config: Config = None,
+    overrides: Set = None,
+    landing: From = None,
+    force: Force = False,
+    detailed: Detailed = False,
+    as_json: Json = False,
+) -> None:
+    """Files that are new, changed or gone → bronze.documents."""
+    _run_stages(["ingest-documents"], config, overrides, landing, force, detailed, as_json)
+
+
+@app.command("answer-questions")
+def answer_questions(
+    questions: Annotated[Path | None, typer.Option(help="JSON lines: question, and gold {path, heading}.")] = None,
+    batch: Annotated[str, typer.Option(help="Name of the batch; the same questions in it are asked once.")] = "default",
+    config: Config = None,
+    overrides: Set = None,
+    detailed: Detailed = False,
+    as_json: Json = False,
+) -> None:
+    """inference.requests (and those of a file) → answers with their sources in inference.inference_log."""
+    if questions is not None:
+        from pipelines.inference.answer_questions import add_questions, read_questions
+        from pipelines.run import new_context, only_writer
+
+        context = new_context(_settings(config, overrides))
+        rows = read_questions(questions)
+        with only_writer(context.settings):
+            add_questions(context, rows, batch=batch)
+    _run_stages(["answer-questions"], config, overrides, None, False, detailed, as_json)
+
+
+def _add_stage_command(command: str, text: str) -> None:
+    def stage_command(
+        config: Config = None, overrides: Set = None, detailed: Detailed = False, as_json: Json = False
+    ) -> None:
+        _run_stages([command], config, overrides, None, False, detailed, as_json)
+
+    app.command(command, help=text)(stage_command)
+
+
+for _command, _text in {
+    "refine-documents": "bronze.documents → silver.documents and its quarantine.",
+    "chunk-documents": "silver.documents → silver.chunks.",
+    "embed-chunks": "silver.chunks → gold.embeddings and gold.chunk_index.",
+    "sync-index": "gold.chunk_index → the vector index, equal to it.",
+    "monitor": "inference.inference_log → profile and quality metrics.",
+    "report": "All tables → one self-contained report.html.",
+}.items():
+    _add_stage_command(_command, _text)
+
+
+@app.command()
+def verify(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
+    """Compare files, tables and index with each other; exit 4 and name what differs."""
+    from pipelines.index.verify import verify as compare
+    from pipelines.run import new_context
+    from transformations.errors import ExpectationFailedError
+
+    result = compare(new_context(_settings(config, overrides)))
+    facts = f"{result.documents} documents, {result.chunks} chunks, {result.index_rows} index rows"
+    if result.is_equal:
+        text = f"equal: {facts}, version {result.version}, fingerprint {result.fingerprint}"
+    else:
+        shown = [f"{d.where}: {d.kind} {d.key!r} {d.detail}".rstrip() for d in result.differences[:20]]
+        more = [f"… and {len(result.differences) - 20} more"] if len(result.differences) > 20 else []
+        text = "\n".join([f"NOT equal, {len(result.differences)} differences ({facts}):", *shown, *more])
+    _say(result.to_json(), text, as_json)
+    raise _Finished(0 if result.is_equal else ExpectationFailedError.exit_code)
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many chunks.")] = 5,
+    where: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Keep equal rows only.")] = None,
+    config: Config = None,
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Find the chunks nearest to a query. No Spark."""
+    from pipelines.inference.search import search as find
+
+    hits = find(_settings(config, overrides), query, k=k, where=_pairs(where))
+    lines = [f"{hit.score:.3f}  {hit.path} › {' › '.join(hit.heading_path)}\n       {_first_line(hit.text)}" for hit in hits]
+    _say({"query": query, "hits": [vars(hit) for hit in hits]}, "\n".join(lines) or "nothing found", as_json)
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="A question about the documents.")],
+    config: Config = None,
+    overrides: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a question with its sources; the call is logged and traced. No Spark."""
+    from pipelines.inference.ask import Answerer
+
+    with Answerer(_settings(config, overrides)) as answerer:
+        answer = answerer.answer(question)
+    note = "quoted from the best source" if answer.is_quoted else "grounded in the sources"
+    sources = [f"  [{i}] {s.path} › {' › '.join(s.heading_path)}" for i, s in enumerate(answer.sources, 1)]
+    text = "\n".join([answer.text, "", f"({note}; {answer.seconds:.1f} s, trace {answer.trace_id})", *sources])
+    _say({**vars(answer), "sources": [vars(s) for s in answer.sources]}, text, as_json)
+
+
+@app.command()
+def status(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
+    """How far each stage and the index are, and what is quarantined. No Spark."""
+    from pipelines.status import describe
+
+    facts, text = describe(_settings(config, overrides))
+    _say(facts, text, as_json)
+
+
+@app.command()
+def demo(
+    package: Annotated[str, typer.Option(help="A package whose documentation to take.")] = "pytest",
+    versions: Annotated[str | None, typer.Option(help="Its versions, oldest first: 1.3.24,1.4.54.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where the demo works; made anew.")] = Path("build/demo"),
+    as_json: Json = False,
+) -> None:
+    """The whole loop on three deliveries of a real documentation, from nothing to a report."""
+    from rich.console import Console
+
+    from pipelines.demo import make_workspace, render, run_demo
+    from transformations.errors import ExpectationFailedError
+
+    settings = make_workspace(folder)
+    _log_to(settings)
+    summary = run_demo(settings, package, versions=versions.split(",") if versions else None)
+    if as_json:
+        _say(summary, "", as_json)
+    else:
+        Console().print(*render(summary), sep="\n", highlight=False)
+    is_equal = all(delivery["verified"] for delivery in summary["deliveries"])
+    raise _Finished(0 if is_equal else ExpectationFailedError.exit_code)
+
+
+def _settings(config: Path | None, overrides: list[str] | None, landing: Path | None = None) -> Settings:
+    extra = [f"landing={json.dumps(str(landing.absolute()))}"] if landing else []
+    settings = load_settings(config, overrides=[*(overrides or []), *extra])
+    _log_to(settings)
+    return settings
+
+
+def _log_to(settings: Settings) -> None:
+    """INFO to the workspace's log file; warnings to the terminal, everything to a job's stderr."""
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    handlers: list[logging.Handler] = [stderr]
+    try:
+        settings.log_path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(settings.log_path, encoding="utf-8"))
+    except OSError:
+        stderr.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("pipelines", "expectations", "transformations"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = handlers
+        logger.propagate = False
+
+
+def _say(facts: Mapping[str, Any], text: str, as_json: bool) -> None:
+    print(json.dumps(facts, default=str, ensure_ascii=False) if as_json else text)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{value} {name}" for name, value in counts.items() if value) or "no rows"
+
+
+def _pairs(options: list[str] | None) -> dict[str, str]:
+    pairs = [option.partition("=") for option in options or []]
+    for column, separator, _ in pairs:
+        if not separator:
+            raise ConfigurationError(f"--where takes COLUMN=VALUE, but it is {column!r}")
+    return {column: value for column, _, value in pairs}
+
+
+def _first_line(text: str, width: int = 110) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command. Raises SystemExit for any code but 0, so that Databricks, which calls this, sees a failure."""
+    code = _guarded(lambda: app(arguments, standalone_mode=False))
+    if code:
+        raise SystemExit(code)
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    import click
+
+    try:
+        result = command()
+    except _Finished as finished:
+        return finished.code
+    except LakeloopError as error:
+        log.error("%s", error)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted: run the same command again, it goes on from there", file=sys.stderr)
+        return 130
+    except Exception as error:
+        log.exception("the command failed")
+        logs = [h.baseFilename for h in logging.getLogger("pipelines").handlers if isinstance(h, logging.FileHandler)]
+        first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
+        print(f"{type(error).__name__}: {first}\nThe whole story is in {logs[0] if logs else 'the log above'}.", file=sys.stderr)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

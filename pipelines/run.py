@@ -1,0 +1,147 @@
+"""The stages in the order of the data flow; runs those whose input has moved, and no other."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+
+from pipelines.lakehouse import Lakehouse
+from pipelines.progress import Progress
+from pipelines.session import get_spark
+from pipelines.settings import Settings
+from pipelines.stage import Context, Counts, Stage, due, run_stage
+from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO, EXIT_SET_ASIDE, ConfigurationError, RefusedError
+
+log = logging.getLogger(__name__)
+
+# The number in a definition is the version of the stage's code: raise it when the same input gives other output, and
+# everything is computed and compared again (embeddings come from the cache).
+STAGES: tuple[Stage, ...] = (
+    Stage("ingest-documents", "", "bronze.documents", "pipelines.bronze.ingest_documents"),
+    Stage("refine-documents", "bronze.documents", "silver.documents", "pipelines.silver.refine_documents"),
+    Stage(
+        "chunk-documents",
+        "silver.documents",
+        "silver.chunks",
+        "pipelines.silver.chunk_documents",
+        lambda s: f"1 max_tokens={s.chunks.max_tokens}",
+    ),
+    Stage(
+        "embed-chunks",
+        "silver.chunks",
+        "gold.chunk_index",
+        "pipelines.gold.embed_chunks",
+        lambda s: f"1 model={s.embedding.model}",
+    ),
+    Stage("sync-index", "gold.chunk_index", "", "pipelines.index.sync_index"),
+    Stage(
+        "answer-questions", "inference.requests", "inference.inference_log", "pipelines.inference.answer_questions"
+    ),
+    Stage(
+        "monitor",
+        "inference.inference_log",
+        "monitoring.inference_log_profile_metrics",
+        "pipelines.monitoring.monitor",
+    ),
+    Stage("report", "ops.stage_runs", "", "pipelines.monitoring.report"),
+)
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What one stage did."""
+
+    stage: str
+    counts: Counts
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run did; no stages where nothing had moved."""
+
+    run_id: str
+    stages: tuple[StageOutcome, ...]
+    seconds: float
+
+    def exit_code(self, *, detailed: bool = False) -> int:
+        """0 done or nothing to do (3 when `detailed`), 6 done with rows set aside by this run."""
+        if not self.stages:
+            return EXIT_NOTHING_TO_DO if detailed else EXIT_DONE
+        return EXIT_SET_ASIDE if any(s.counts.get("set_aside") for s in self.stages) else EXIT_DONE
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "run_id": self.run_id,
+            "changed": bool(self.stages),
+            "stages": [{"stage": s.stage, "counts": dict(s.counts), "seconds": round(s.seconds, 3)} for s in self.stages],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def new_context(settings: Settings, *, progress: Progress | None = None, force: bool = False) -> Context:
+    """A context with an id of its own for one run. Nothing is opened yet."""
+    run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + uuid.uuid4().hex[:8]
+    lake = Lakehouse(settings, spark=lambda: get_spark(settings))
+    return Context(settings, lake, run_id, progress or Progress(), force)
+
+
+def stage_named(command: str) -> Stage:
+    by_command = {stage.command: stage for stage in STAGES}
+    if command not in by_command:
+        raise ConfigurationError.unknown_name("stage", command, by_command)
+    return by_command[command]
+
+
+def run_stages(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome:
+    """Run each of `stages` that is due, in order, as the only writer of the workspace.
+
+    Raises:
+        RefusedError: another run is going on in this workspace.
+    """
+    start = time.monotonic()
+    outcomes = []
+    with only_writer(context.settings):
+        for stage in stages:
+            module = import_module(stage.module)
+            window = module.due(context) if hasattr(module, "due") else due(stage, context)
+            if window is None:
+                continue
+            log.info("%s: versions (%s, %s] of %s", stage.command, window.since, window.until, stage.source or "landing")
+            counts, seconds = run_stage(stage, context, window=window, work=module.run)
+            log.info("%s: %s in %.1f s", stage.command, dict(counts), seconds)
+            outcomes.append(StageOutcome(stage.command, counts, seconds))
+    return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start)
+
+
+@contextmanager
+def only_writer(settings: Settings) -> Iterator[None]:
+    """Hold the workspace's lock. The kernel drops it with the process, however that ends."""
+    path = settings.root / ".lakeloop.lock"
+    try:
+        lock = path.open("a+")
+    except OSError as error:
+        raise ConfigurationError(
+            f"the workspace {settings.root} cannot be written ({error.strerror}). Work in a folder of your own: "
+            "lakeloop init, there."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise RefusedError(
+                f"another lakeloop run ({lock.read().strip() or 'just started'}) is writing to {settings.root}. "
+                "Nothing was done. Wait for it, and run again."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}")
+        lock.flush()
+        yield

@@ -1,0 +1,271 @@
+"""lakeloop.yml, LAKELOOP__… variables and --set overrides in; one frozen, typed `Settings` out.
+
+Precedence, weakest first: the defaults below, the file, the environment, the command line. A nested key is
+`index.name` in the file and on the command line, and `LAKELOOP__INDEX__NAME` in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from transformations.errors import ConfigurationError
+
+FILE_NAME = "lakeloop.yml"
+ENV_PREFIX = "LAKELOOP__"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IngestSettings(_Section):
+    """Which files of the landing folder are documents, and what is refused."""
+
+    source: str = Field("files", description="name of the source; part of every document_id")
+    include: tuple[str, ...] = Field(
+        ("*.rst", "*.md", "*.markdown", "*.mdx", "*.html", "*.htm", "*.txt"),
+        description="file name patterns; every other file is left alone",
+    )
+    max_file_mb: int = Field(50, ge=1, description="a larger file is set aside, its content is not read")
+    max_delete_ratio: float = Field(
+        0.3, ge=0, le=1, description="a run that would delete a larger share of the documents is refused; 1 allows all"
+    )
+
+
+class ChunkSettings(_Section):
+    """How documents are cut."""
+
+    max_tokens: int = Field(256, ge=32, le=512, description="tokens of the embedding model, heading path included")
+
+
+class EmbeddingSettings(_Section):
+    """The embedding model, and how often its results are committed."""
+
+    model: Literal["all-minilm-l6-v2"] = "all-minilm-l6-v2"
+    batch_size: int = Field(32, ge=1, description="texts in one call of the model")
+    commit_every: int = Field(1024, ge=1, description="texts between two commits of the cache: what a kill can cost")
+
+
+class IndexSettings(_Section):
+    """The vector index that serves gold.chunk_index."""
+
+    store: Literal["lance"] = "lance"
+    name: str = Field("chunks", pattern=r"^[A-Za-z0-9_]+$")
+    uri: str = Field("index", description="folder or object-storage prefix of the index")
+
+
+class LanguageModelSettings(_Section):
+    """The model that answers: the small local one, or any OpenAI-compatible server."""
+
+    base_url: str | None = Field(None, description="OpenAI-compatible server; none starts the local model on loopback")
+    model: str = "smollm2-135m-instruct"
+    api_key: SecretStr | None = Field(None, description="write it as ${NAME}: the name of an environment variable")
+    max_tokens: int = Field(96, ge=8, description="tokens of an answer")
+    timeout_seconds: float = Field(60, gt=0)
+
+
+class AnswerSettings(_Section):
+    """How questions are answered."""
+
+    top_k: int = Field(10, ge=1, le=100, description="chunks retrieved and logged for a question")
+    context_chunks: int = Field(3, ge=1, description="best chunks shown to the model")
+    min_grounded_ratio: float = Field(
+        0.6, ge=0, le=1, description="share of an answer's content words that its sources must contain"
+    )
+
+
+class MlflowSettings(_Section):
+    """Where traces and prompts go."""
+
+    tracking_uri: str | None = Field(None, description="none: the sqlite file mlflow.db beside lakeloop.yml")
+    experiment: str = "lakeloop"
+
+
+class SparkSettings(_Section):
+    """The Spark session that is started where none is running."""
+
+    master: str = "local[2]"
+    driver_memory: str = Field("1g", pattern=r"^\d+[mg]$")
+    conf: dict[str, str] = Field(default_factory=dict, description="any further Spark setting")
+
+
+class Settings(_Section):
+    """All settings of one workspace. Relative paths are relative to the folder of lakeloop.yml (`root`)."""
+
+    root: Path = Field(default_factory=Path.cwd, description="set from the place of lakeloop.yml")
+    catalog: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_]+$", description="Unity Catalog catalog; none: Delta folders below `lakehouse`"
+    )
+    schema_prefix: str = Field("", pattern=r"^[A-Za-z0-9_]*$", description="put before bronze, silver, gold …")
+    lakehouse: str = "lakehouse"
+    landing: str = Field("landing", description="the folder whose files are the documents")
+    report: str = "report.html"
+    ingest: IngestSettings = IngestSettings()
+    chunks: ChunkSettings = ChunkSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    index: IndexSettings = IndexSettings()
+    language_model: LanguageModelSettings = LanguageModelSettings()
+    answers: AnswerSettings = AnswerSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    spark: SparkSettings = SparkSettings()
+
+    def path(self, value: str) -> Path:
+        """`value` as an absolute path, relative ones from the workspace's root."""
+        return (self.root / Path(value).expanduser()).absolute()
+
+    @property
+    def landing_path(self) -> Path:
+        return self.path(self.landing)
+
+    @property
+    def log_path(self) -> Path:
+        return self.root / "logs" / "lakeloop.log"
+
+    @property
+    def index_uri(self) -> str:
+        """The index's address: an object-storage URI as it is, a folder as an absolute path."""
+        base = self.index.uri if "://" in self.index.uri else str(self.path(self.index.uri))
+        return f"{base}/{self.index.name}.lance"
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.mlflow.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+
+
+def load_settings(config: Path | None = None, *, overrides: Sequence[str] = ()) -> Settings:
+    """Settings from `config`, or from the nearest lakeloop.yml in this folder or above, or the defaults.
+
+    Args:
+        config: the file; it must exist when given.
+        overrides: `key=value` strings, keys dotted, values in YAML ("ingest.max_file_mb=10").
+
+    Raises:
+        ConfigurationError: no such file, not YAML, an unknown key (the near ones are named), a value out of range.
+    """
+    path = _find(config)
+    layers = [_read(path)] if path else []
+    layers += [_from_environment(os.environ), *(_from_override(o) for o in overrides)]
+    merged: dict[str, Any] = {"root": path.parent if path else Path.cwd()}
+    for layer in layers:
+        _merge(merged, layer)
+    _check_keys(merged, Settings, where="")
+    _resolve_references(merged)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, but it is {e['input']!r}" for e in error.errors()]
+        raise ConfigurationError(f"settings{f' of {path}' if path else ''} are not valid: {'; '.join(lines)}") from None
+
+
+def _find(config: Path | None) -> Path | None:
+    if config is not None:
+        if not config.is_file():
+            raise ConfigurationError(f"no settings file at {config}. Write one with: lakeloop init")
+        return config.absolute()
+    here = Path.cwd()
+    return next((f for folder in (here, *here.parents) if (f := folder / FILE_NAME).is_file()), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} must hold keys and values, but it holds a {type(content).__name__}")
+    return content
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in environ.items():
+        if name.startswith(ENV_PREFIX):
+            _merge(found, _nest(name[len(ENV_PREFIX) :].lower().split("__"), yaml.safe_load(value)))
+    return found
+
+
+def _from_override(override: str) -> dict[str, Any]:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigurationError(f"--set takes key=value, as in index.name=docs, but it is {override!r}")
+    return _nest(key.strip().split("."), yaml.safe_load(value))
+
+
+def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str) -> None:
+    for key, value in given.items():
+        if key not in model.model_fields:
+            known = [where + name for name in model.model_fields if name != "root"]
+            raise ConfigurationError.unknown_name("setting", f"{where}{key}", known)
+        annotation = model.model_fields[key].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
+            _check_keys(value, annotation, where=f"{where}{key}.")
+
+
+def _resolve_references(merged: dict[str, Any]) -> None:
+    """Replace `${NAME}` as the api_key by that environment variable: a secret never stands in the file."""
+    section = merged.get("language_model")
+    key = section.get("api_key") if isinstance(section, dict) else None
+    if key is None:
+        return
+    name = str(key).strip()
+    if not (name.startswith("${") and name.endswith("}")):
+        raise ConfigurationError("language_model.api_key must name an environment variable, as in ${OPENAI_API_KEY}")
+    if name[2:-1] not in os.environ:
+        raise ConfigurationError(f"language_model.api_key names the environment variable {name}, which is not set")
+    section["api_key"] = os.environ[name[2:-1]]
+
+
+def described(model: type[BaseModel] = Settings) -> Iterator[tuple[int, str, Any, str]]:
+    """(depth, key, default, description) of every setting, in order: what `lakeloop init` writes and the docs list."""
+    for name, field in model.model_fields.items():
+        if name == "root":
+            continue
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            yield 0, name, None, (type(default).__doc__ or "").strip().splitlines()[0]
+            yield from ((depth + 1, key, value, text) for depth, key, value, text in described(type(default)))
+        else:
+            yield 0, name, default, field.description or ""
+
+
+def settings_template() -> str:
+    """The commented lakeloop.yml that `lakeloop init` writes: every setting at its default."""
+    lines = ["# lakeloop: settings of this workspace. Every value below is the default; keep what you change.", ""]
+    for depth, key, default, text in described():
+        indent = "  " * depth
+        if text:
+            lines.append(f"{indent}# {text}")
+        if default is None and depth == 0 and key in Settings.model_fields and _is_section(key):
+            lines.append(f"{key}:")
+        else:
+            plain = list(default) if isinstance(default, tuple) else default
+            value = yaml.safe_dump(plain, default_flow_style=True, width=1000).splitlines()[0]
+            lines.append(f"{indent}{key}: {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _is_section(key: str) -> bool:
+    annotation = Settings.model_fields[key].annotation
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -1,0 +1,182 @@
+"""What every stage shares: the context it runs in, and how far its source had been read when it last succeeded.
+
+A stage reads the versions (since, until] of its source table and makes its target equal to what a build from scratch
+would give. How far it came is a row of ops.stage_runs, written last: a crash before it replays the same versions,
+which changes nothing that was already written.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+
+from pipelines.lakehouse import Lakehouse
+from pipelines.progress import Progress
+from pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+log = logging.getLogger(__name__)
+STAGE_RUNS = "ops.stage_runs"
+Counts = Mapping[str, int]
+
+
+@dataclass
+class Context:
+    """One run: the settings, the tables, an id that every written row carries, and where progress is shown."""
+
+    settings: Settings
+    lake: Lakehouse
+    run_id: str
+    progress: Progress = field(default_factory=Progress)
+    force: bool = False
+
+    @property
+    def parallelism(self) -> int:
+        """Python workers that a step may use at once."""
+        return parallelism(self.lake.spark)
+
+    @staticmethod
+    def now() -> datetime:
+        return datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One edge of the data flow.
+
+    Attributes:
+        command: its name on the command line; the module and the task key are the same words.
+        source: the table whose versions drive it; "" for what is no table.
+        target: the table that it keeps equal; "" for what is no table.
+        module: where its `run(context, window)` is, and its own `due(context)` where the rule below is not its own.
+        definition: what else decides its output (settings, the version of the code); another one: everything anew.
+    """
+
+    command: str
+    source: str
+    target: str
+    module: str
+    definition: Callable[[Settings], str] = lambda settings: "1"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Versions (since, until] of the source; `since` None: everything, compared with all that the target has."""
+
+    since: int | None
+    until: int
+    source_id: str
+
+
+def due(stage: Stage, context: Context) -> Window | None:
+    """What of the stage's source has not been read, or None where it is up to date. Needs no JVM for folders."""
+    source = context.lake.head(stage.source)
+    if source is None:
+        return None
+    target = context.lake.head(stage.target)
+    since = None
+    if target is not None:
+        since = _read_until(stage, context, source_id=source.table_id, target_id=target.table_id)
+    if since is not None and since >= source.version:
+        return None
+    return Window(since, source.version, source.table_id)
+
+
+def _read_until(stage: Stage, context: Context, *, source_id: str, target_id: str) -> int | None:
+    columns = ["stage", "definition", "source_id", "target_id", "to_version"]
+    runs = context.lake.read_arrow(STAGE_RUNS, columns=columns)
+    wanted = {
+        "stage": stage.command,
+        "definition": stage.definition(context.settings),
+        "source_id": source_id,
+        "target_id": target_id,
+    }
+    mask = None
+    for column, value in wanted.items():
+        equal = pc.equal(runs[column], value)
+        mask = equal if mask is None else pc.and_(mask, equal)
+    version: int | None = pc.max(runs.filter(mask)["to_version"]).as_py()
+    return version
+
+
+def run_stage(
+    stage: Stage, context: Context, *, window: Window, work: Callable[[Context, Window], Counts]
+) -> tuple[Counts, float]:
+    """Do `work` over `window`, then record that the stage came so far. Returns its counts and seconds."""
+    started_at, start = context.now(), time.monotonic()
+    try:
+        counts = work(context, window)
+    except Exception as error:
+        if window.since is None or not _is_lost_history(error):
+            raise
+        log.warning("%s: the history of %s after version %s is gone; comparing everything", stage.command, stage.source, window.since)
+        window = Window(None, window.until, window.source_id)
+        counts = work(context, window)
+    seconds = time.monotonic() - start
+    if stage.source == STAGE_RUNS:
+        return counts, seconds  # recording what reads the records would make it due for ever
+    context.lake.append_arrow(
+        STAGE_RUNS,
+        [
+            {
+                "run_id": context.run_id,
+                "stage": stage.command,
+                "definition": stage.definition(context.settings),
+                "source_id": window.source_id,
+                "target_id": context.lake.ensure(stage.target).table_id if stage.target else None,
+                "from_version": window.since,
+                "to_version": window.until,
+                "counts": list(counts.items()),
+                "started_at": started_at,
+                "seconds": seconds,
+            }
+        ],
+    )
+    return counts, seconds
+
+
+def _is_lost_history(error: Exception) -> bool:
+    text = str(error)
+    signs = ("DELTA_CHANGE_DATA_FILE_NOT_FOUND", "DELTA_FILE_NOT_FOUND", "DELTA_VERSION_NOT_FOUND", "FAILED_READ_FILE",
+             "DELTA_MISSING_CHANGE_DATA", "DELTA_TRUNCATED_TRANSACTION_LOG", "VersionNotFoundException", "DELTA_LOG_FILE_NOT_FOUND")  # fmt: skip
+    return any(sign in text for sign in signs)
+
+
+def apply_changes(context: Context, table: str, changes: DataFrame) -> dict[str, int]:
+    """Merge net changes into `table`; no commit where there are none. Returns rows by operation."""
+    changes = changes.persist()
+    try:
+        counts = {"insert": 0, "update": 0, "delete": 0}
+        counts.update({row["_op"]: row["count"] for row in changes.groupBy("_op").count().collect()})
+        if any(counts.values()):
+            context.lake.merge(table, changes)
+        return counts
+    finally:
+        changes.unpersist()
+
+
+def touched(context: Context, table: str, keys: DataFrame, *, window: Window, key: str) -> DataFrame:
+    """The rows of `table` whose `key` is in `keys`; all rows where the window is everything."""
+    from pyspark.sql import functions as F
+
+    rows = context.lake.read(table)
+    return rows if window.since is None else rows.join(F.broadcast(keys.select(key).distinct()), key, "left_semi")
+
+
+def partitions(rows: DataFrame) -> DataFrame:
+    """`rows` spread over as many partitions as may work at once: a small table is one file, so one partition."""
+    return rows.repartition(parallelism(rows.sparkSession))
+
+
+def parallelism(spark: SparkSession) -> int:
+    """The number of partitions after a shuffle: 2 on a laptop, the cluster's setting elsewhere ("auto" counts as 200)."""
+    setting = spark.conf.get("spark.sql.shuffle.partitions") or ""
+    return int(setting) if setting.isdigit() else 200

@@ -1,0 +1,70 @@
+"""A change feed, or two states of a keyed table, in; one net operation a key out.
+
+`_op` is "upsert" or "delete" for what a feed says, and "insert", "update" or "delete" for what a table needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def latest(rows: DataFrame, *, key: str, order_by: str) -> DataFrame:
+    """Keep the row with the greatest `order_by` of each `key`. Grain: any → one row a key. Ties: any one of them."""
+    from pyspark.sql import functions as F
+
+    newest = rows.groupBy(key).agg(F.max_by(F.struct(*rows.columns), F.col(order_by)).alias("_row"))
+    return newest.select("_row.*")
+
+
+def fold_changes(feed: DataFrame, *, key: str) -> DataFrame:
+    """Fold many versions of a key into its last one.
+
+    Args:
+        feed: Delta's change feed: rows with `_change_type`, `_commit_version` and `_commit_timestamp`.
+        key: the table's key column.
+
+    Returns:
+        One row a key: the feed's data columns with the last values, and `_op` upsert or delete. A key that came and
+        went inside the feed is a delete: the reader may have met it in an earlier, interrupted attempt.
+    """
+    from pyspark.sql import functions as F
+
+    data = [c for c in feed.columns if c not in ("_change_type", "_commit_version", "_commit_timestamp")]
+    # One commit can hold a delete and an insert of the same key (an overwrite does): the insert is the later one.
+    order = F.struct("_commit_version", (F.col("_change_type") != "delete").alias("_is_alive"))
+    op = F.when(F.col("_change_type") == "delete", "delete").otherwise("upsert").alias("_op")
+    last = (
+        feed.where("_change_type <> 'update_preimage'")
+        .groupBy(key)
+        .agg(F.max_by(F.struct(*data, op), order).alias("_row"))
+    )
+    return last.select("_row.*")
+
+
+def net_changes(current: DataFrame, desired: DataFrame, *, key: str, compare: Sequence[str]) -> DataFrame:
+    """What turns `current` into `desired`: nothing for rows that are equal in `compare`.
+
+    Args:
+        current: rows of the target, at least `key` and `compare`; restricted to the same scope as `desired`.
+        desired: whole rows of the target, at most one a key.
+        key: the key column.
+        compare: the columns that make a row equal; null equals null.
+
+    Returns:
+        `desired`'s columns and `_op` insert, update or delete. A delete has its key, the rest null.
+    """
+    from pyspark.sql import functions as F
+
+    before = current.select(F.col(key).alias("_key"), F.struct(*compare).alias("_before"))
+    joined = desired.join(before, F.col(key) == F.col("_key"), "full_outer")
+    op = (
+        F.when(F.col(key).isNull(), "delete")
+        .when(F.col("_key").isNull(), "insert")
+        .when(~F.col("_before").eqNullSafe(F.struct(*compare)), "update")
+    )
+    columns = [F.coalesce(F.col(key), F.col("_key")).alias(key) if c == key else F.col(c) for c in desired.columns]
+    return joined.select(*columns, op.alias("_op")).where("_op IS NOT NULL")
