@@ -1,0 +1,273 @@
+"""A folder of files in; one row of bronze.documents for each file that is new, changed or gone out.
+
+The folder is compared with the last arrival of each path. A file is read only when its size or time has moved, or when
+its time is so close to the last arrival that an edit could hide behind it; it arrives only when its bytes differ.
+Needs no JVM where tables are folders, so that a run with nothing new is cheap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.settings import IngestSettings
+from pipelines.stage import Context, Counts, Window
+from transformations.errors import ConfigurationError, RefusedError
+
+log = logging.getLogger(__name__)
+TABLE = "bronze.documents"
+_BATCH_BYTES = 64 * 1024 * 1024
+# File systems keep times as coarse as 2 s: an edit within that of the last look could leave no trace in the time.
+_COARSEST_CLOCK = timedelta(seconds=2)
+# Below so many documents, deleting many of them is an ordinary edit.
+_FEW_DOCUMENTS = 10
+
+
+@dataclass(frozen=True)
+class Known:
+    """The last arrival of a path."""
+
+    op: str
+    size: int | None
+    modified_at: datetime | None
+    content_hash: str | None
+    rescued: str | None
+    ingested_at: datetime
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file of the listing; `rescued` is why its content cannot be taken."""
+
+    path: str
+    file: Path
+    rescued: str | None = None
+
+    def content_hash(self) -> str:
+        """SHA-256 of the file's bytes, read in pieces."""
+        with self.file.open("rb") as stream:
+            digest = hashlib.sha256()
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """The folder now, beside what is known of it."""
+
+    found: list[Found]
+    known: dict[str, Known]
+
+    @property
+    def gone(self) -> list[str]:
+        present = {f.path for f in self.found}
+        return sorted(path for path, last in self.known.items() if last.op != "delete" and path not in present)
+
+
+def look(context: Context) -> Delivery:
+    """List the landing folder and read the last arrivals.
+
+    Raises:
+        ConfigurationError: the folder does not exist or cannot be listed.
+    """
+    folder = context.settings.landing_path
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"ingest-documents: no landing folder at {folder}. Create it, or name another with --from FOLDER "
+            "(or `landing` in lakeloop.yml)."
+        )
+    return Delivery(list_files(folder, context.settings.ingest), _last_arrivals(context))
+
+
+def due(context: Context) -> Window | None:
+    """A window where anything in the folder differs from its last arrival, else None."""
+    delivery = look(context)
+    arrivals = _arrivals(delivery, context.settings.ingest)
+    if delivery.gone or any(row is not None for row in arrivals):
+        return Window(None, 0, str(context.settings.landing_path))
+    return None
+
+
+def run(context: Context, window: Window) -> Counts:
+    """Append what is new, changed or gone. Counts: documents new, changed, gone, unchanged, set_aside.
+
+    Raises:
+        RefusedError: too large a share of the documents is gone (a mount that failed looks just like that).
+    """
+    ingest = context.settings.ingest
+    delivery = look(context)
+    alive = sum(last.op != "delete" for last in delivery.known.values())
+    _refuse_mass_delete(context, gone=len(delivery.gone), alive=alive, found=len(delivery.found))
+    # Arrivals are ordered by this instant, so it never goes back, whatever the clock does.
+    last = max((k.ingested_at for k in delivery.known.values()), default=datetime.fromtimestamp(0, timezone.utc))
+    technical = {
+        "source": ingest.source,
+        "_ingested_at": max(context.now(), last + timedelta(microseconds=1)),
+        "_run_id": context.run_id,
+    }
+    counts = {"new": 0, "changed": 0, "gone": 0, "unchanged": 0, "set_aside": 0}
+    rows: list[dict[str, Any]] = []
+    size = 0
+    with context.progress.step("ingest-documents", total=len(delivery.found)) as step:
+        for found, row in zip(delivery.found, _arrivals(delivery, ingest), strict=True):
+            step.advance()
+            if row is None:
+                counts["unchanged"] += 1
+                continue
+            before = delivery.known.get(found.path)
+            counts["new" if before is None or before.op == "delete" else "changed"] += 1
+            counts["set_aside"] += row["_rescued"] is not None
+            rows.append({**row, **technical})
+            size += len(row["content"] or b"")
+            if size >= _BATCH_BYTES:
+                _append(context, rows)
+                rows, size = [], 0
+    for path in delivery.gone:
+        counts["gone"] += 1
+        rows.append({"document_id": document_id(ingest.source, path), "path": path, "op": "delete", **technical})
+    _append(context, rows)
+    return counts
+
+
+def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
+    """The documents below `folder`, sorted by path. Links are not followed (they loop, and they lead outside), pipes
+    and devices are not read (they block); names that begin with a dot are passed over. Of two names that differ only in
+    their Unicode form, the second is refused.
+    """
+    found: list[Found] = []
+    passed_over = 0
+    folders = [str(folder)]
+    while folders:
+        try:
+            entries = sorted(os.scandir(folders.pop()), key=lambda e: os.fsencode(e.name))
+        except FileNotFoundError:
+            continue  # it was there a moment ago: its files are gone
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif not entry.is_file(follow_symlinks=False):
+                passed_over += 1
+            elif any(fnmatchcase(entry.name.lower(), pattern.lower()) for pattern in ingest.include):
+                found.append(_found(folder, entry.path))
+    if passed_over:
+        log.warning("ingest-documents: %d links or other special files in %s were passed over", passed_over, folder)
+    found.sort(key=lambda f: f.path)
+    return _without_twins(found)
+
+
+def document_id(source: str, path: str) -> str:
+    """32 hexadecimal digits for one path of one source."""
+    return hashlib.sha256(f"{source}\0{path}".encode()).hexdigest()[:32]
+
+
+def _found(folder: Path, file: str) -> Found:
+    path = os.path.relpath(file, folder).replace(os.sep, "/")
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        return Found(shown, Path(file), "invalid_path: the name is not UTF-8. Rename the file.")
+    return Found(path, Path(file))
+
+
+def _without_twins(found: list[Found]) -> list[Found]:
+    first: dict[str, str] = {}
+    checked = []
+    for f in found:
+        twin = first.setdefault(unicodedata.normalize("NFC", f.path), f.path)
+        if twin != f.path and f.rescued is None:
+            f = Found(f.path, f.file, f"duplicate_path: the same name as {twin!r} in another Unicode form")
+        checked.append(f)
+    return checked
+
+
+def _last_arrivals(context: Context) -> dict[str, Known]:
+    columns = ["path", "op", "size", "modified_at", "content_hash", "_rescued", "_ingested_at"]
+    known: dict[str, Known] = {}
+    for row in context.lake.read_arrow(TABLE, columns=columns).to_pylist():
+        path, ingested_at = row["path"], row["_ingested_at"]
+        if path not in known or known[path].ingested_at < ingested_at:
+            known[path] = Known(
+                row["op"], row["size"], row["modified_at"], row["content_hash"], row["_rescued"], ingested_at
+            )
+    return known
+
+
+def _arrivals(delivery: Delivery, ingest: IngestSettings) -> Iterator[dict[str, Any] | None]:
+    """For each found file, in order, its row, or None where it is as it was."""
+    for found in delivery.found:
+        yield _arrival(found, delivery.known.get(found.path), ingest)
+
+
+def _arrival(found: Found, known: Known | None, ingest: IngestSettings) -> dict[str, Any] | None:
+    row: dict[str, Any] = {
+        "document_id": document_id(ingest.source, found.path),
+        "path": found.path,
+        "op": "upsert",
+        "_rescued": found.rescued,
+    }
+    try:
+        stat = found.file.stat()
+        row["size"] = stat.st_size
+        row["modified_at"] = datetime.fromtimestamp(stat.st_mtime, timezone.utc)
+        is_too_large = stat.st_size > ingest.max_file_mb * 1024 * 1024
+        if is_too_large:
+            limit = f"{stat.st_size} bytes, ingest.max_file_mb is {ingest.max_file_mb}"
+            row["_rescued"] = row["_rescued"] or f"too_large: {limit}"
+        if known is not None and _is_untouched(row, known, changed_at=stat.st_ctime):
+            return None
+        if is_too_large:
+            row["content_hash"] = found.content_hash()
+        else:
+            content = found.file.read_bytes()
+            row["content_hash"] = hashlib.sha256(content).hexdigest()
+            row["content"] = None if row["_rescued"] else content
+    except FileNotFoundError:
+        log.warning("ingest-documents: %r vanished since the listing; the next run takes it as gone", found.path)
+        return None
+    except OSError as error:
+        row["_rescued"] = f"unreadable: {type(error).__name__}: {error.strerror}"
+    same = known is not None and known.op != "delete"
+    if same and (known.content_hash, known.rescued) == (row.get("content_hash"), row["_rescued"]):  # type: ignore[union-attr]
+        return None
+    return row
+
+
+def _is_untouched(row: dict[str, Any], known: Known, *, changed_at: float) -> bool:
+    last_look = known.ingested_at - _COARSEST_CLOCK
+    return (
+        known.op != "delete"
+        and known.rescued == row["_rescued"]
+        and (known.size, known.modified_at) == (row["size"], row["modified_at"])
+        and max(row["modified_at"], datetime.fromtimestamp(changed_at, timezone.utc)) < last_look
+    )
+
+
+def _refuse_mass_delete(context: Context, *, gone: int, alive: int, found: int) -> None:
+    limit = context.settings.ingest.max_delete_ratio
+    if context.force or gone <= limit * alive or (found and gone <= _FEW_DOCUMENTS):
+        return
+    raise RefusedError(
+        f"ingest-documents: {gone} of {alive} documents are gone from {context.settings.landing_path} "
+        f"({found} files are there), more than ingest.max_delete_ratio {limit:g} allows. Nothing was changed. "
+        "If the folder is right, run again with --force."
+    )
+
+
+def _append(context: Context, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        schema = context.lake.spec(TABLE).schema
+        context.lake.append_arrow(TABLE, pa.Table.from_pylist(rows, schema=schema))

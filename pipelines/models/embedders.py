@@ -1,0 +1,127 @@
+"""Texts in, unit vectors out: the embedding model of the settings.
+
+The default is MiniLM-L6-v2 in full precision, run by onnxruntime. Full precision matters: a quantised model's vector
+depends on the other texts of its batch, so that an incremental run and a rebuild would disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# The revision is the release whose files pipelines/assets.py pins by hash.
+_REVISIONS = {"all-minilm-l6-v2": ("1.20.0-beta30", 384)}
+
+
+@dataclass(frozen=True)
+class EmbeddingModel:
+    """What makes two vectors comparable. Frozen and picklable: it travels to executors, the weights do not.
+
+    Attributes:
+        name: the model's name in the settings.
+        revision: which weights.
+        dimension: length of a vector.
+        instruction: a prefix the model wants before each text; empty for none.
+    """
+
+    name: str
+    revision: str
+    dimension: int
+    instruction: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}@{self.revision}/{self.dimension}" + (f"+{self.instruction}" if self.instruction else "")
+
+    def load(self, *, threads: int) -> Embedder:
+        """The model in memory (some 0.4 s and 300 MB); one a process and thread count, however often it is asked for."""
+        return _load(self, threads)
+
+
+def embedding_model(settings: Settings) -> EmbeddingModel:
+    """The model that the settings name."""
+    revision, dimension = _REVISIONS[settings.embedding.model]
+    return EmbeddingModel(settings.embedding.model, revision, dimension)
+
+
+@lru_cache(maxsize=2)
+def _load(model: EmbeddingModel, threads: int) -> Embedder:
+    return Embedder(model, threads=threads)
+
+
+@lru_cache(maxsize=1)
+def load_tokenizer() -> Any:
+    """The model's own tokenizer, without the truncation and padding to 128 tokens that its file asks for."""
+    from tokenizers import Tokenizer
+
+    from pipelines.assets import embedding_model_dir
+
+    tokenizer = Tokenizer.from_file(str(embedding_model_dir() / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def count_tokens(texts: Sequence[str]) -> list[int]:
+    """Tokens of each text, without the two that mark its beginning and end."""
+    encoded = load_tokenizer().encode_batch_fast(list(texts), add_special_tokens=False)
+    return [len(e.ids) for e in encoded]
+
+
+class Embedder:
+    """MiniLM in this process: mean of the last hidden states over the text's tokens, scaled to norm 1."""
+
+    max_tokens = 512
+
+    def __init__(self, model: EmbeddingModel, *, threads: int) -> None:
+        import onnxruntime
+
+        from pipelines.assets import embedding_model_dir
+
+        self.model = model
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # The arena keeps the largest batch's memory for good; without it a worker stays near the weights' size.
+        options.enable_cpu_mem_arena = False
+        self._session = onnxruntime.InferenceSession(
+            str(embedding_model_dir() / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        self._tokenizer = load_tokenizer()
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return count_tokens(texts)
+
+    def embed(self, texts: Sequence[str], *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Vectors of the texts, in their order: float32 [len(texts), dimension], unit norm.
+
+        Texts are batched by length, since padding is most of the waste. A text longer than 512 tokens is cut there.
+        """
+        import numpy as np
+
+        vectors = np.empty((len(texts), self.model.dimension), dtype=np.float32)
+        encoded = [e.ids[: self.max_tokens] for e in self._tokenizer.encode_batch_fast([self.model.instruction + t for t in texts])]
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            width = max(len(encoded[i]) for i in rows)
+            ids = np.zeros((len(rows), width), dtype=np.int64)
+            mask = np.zeros((len(rows), width), dtype=np.int64)
+            for row, i in enumerate(rows):
+                ids[row, : len(encoded[i])] = encoded[i]
+                mask[row, : len(encoded[i])] = 1
+            feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            (hidden,) = self._session.run(["last_hidden_state"], feed)
+            weights = mask[:, :, None].astype(np.float32)
+            mean = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
+            vectors[rows] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        return vectors

@@ -1,0 +1,88 @@
+"""Changes of silver.documents in; the chunks of the documents that they touch, in silver.chunks, out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from expectations.chunks import chunk_rules
+from expectations.quarantine import quarantine_changes
+from expectations.rules import split
+from pipelines.stage import Context, Counts, Window, apply_changes, partitions, touched
+from transformations.changes import fold_changes, net_changes
+
+SOURCE, TARGET, QUARANTINE = "silver.documents", "silver.chunks", "silver.chunks_quarantine"
+_COMPARE = ["path", "title", "ordinal", "heading_path", "text", "text_hash", "token_count", "format", "source"]
+
+
+def run(context: Context, window: Window) -> Counts:
+    """Counts: chunks insert, update (moved, or their document renamed), delete, and set_aside."""
+    from pyspark.sql import functions as F
+
+    lake, limit = context.lake, context.settings.chunks.max_tokens
+    lake.ensure(TARGET)
+    lake.ensure(QUARANTINE)
+    if window.since is None:
+        documents = lake.read(SOURCE, version=window.until)
+        keys = documents.select("document_id")
+    else:
+        feed = lake.read_changes(SOURCE, after=window.since, until=window.until)
+        folded = fold_changes(feed, key="document_id")
+        documents, keys = folded.where("_op = 'upsert'"), folded.select("document_id")
+    with context.progress.step("chunk-documents"):
+        columns = ["document_id", "path", "title", "text", "format", "source"]
+        cut = documents.select(*columns).transform(partitions).mapInArrow(chunk_batches(limit), _CHUNKS_DDL).persist()
+        keys = keys.persist()
+        try:
+            valid, refused = split(cut, rules=chunk_rules(max_tokens=limit))
+            refused = refused.withColumn("_run_id", F.lit(context.run_id))
+            quarantine = quarantine_changes(
+                touched(context, QUARANTINE, keys, window=window, key="document_id"),
+                refused.select(*[c for c in lake.spec(QUARANTINE).columns if c not in ("attempts", "replayed_at")]),
+                key="chunk_id",
+                same="chunk_id",
+                now=context.now(),
+            )
+            apply_changes(context, QUARANTINE, quarantine)
+            current = touched(context, TARGET, keys, window=window, key="document_id")
+            desired = valid.select(*lake.spec(TARGET).columns)
+            counts = apply_changes(context, TARGET, net_changes(current, desired, key="chunk_id", compare=_COMPARE))
+            return {**counts, "set_aside": refused.count()}
+        finally:
+            cut.unpersist()
+            keys.unpersist()
+
+
+_CHUNKS_DDL = (
+    "chunk_id string, document_id string, path string, title string, ordinal int, heading_path array<string>, "
+    "text string, embed_text string, text_hash string, token_count int, format string, source string"
+)
+
+
+def chunk_batches(max_tokens: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """A function for `mapInArrow`: rows of silver.documents → rows of silver.chunks, many for one."""
+
+    def chunk(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pipelines.models.embedders import count_tokens
+        from pipelines.schemas import TABLES
+        from transformations.chunks import chunk_id, chunk_markdown
+
+        schema = TABLES[TARGET].schema
+        for batch in batches:
+            for document in batch.to_pylist():
+                rows: list[dict[str, Any]] = []
+                for piece in chunk_markdown(document["text"], max_tokens=max_tokens, count_tokens=count_tokens):
+                    row = {c: document[c] for c in ("document_id", "path", "title", "format", "source")}
+                    row["chunk_id"] = chunk_id(
+                        document["document_id"], text_hash=piece.text_hash, occurrence=piece.occurrence
+                    )
+                    row |= {"ordinal": piece.ordinal, "heading_path": list(piece.heading_path), "text": piece.text}
+                    row |= {"embed_text": piece.embed_text, "text_hash": piece.text_hash}
+                    row["token_count"] = piece.token_count
+                    rows.append(row)
+                if rows:
+                    yield from pa.Table.from_pylist(rows, schema=schema).to_batches()
+
+    return chunk
