@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from pyspark.sql import Column
 
 ROW_FIELDS = (
-    "chunk_id", "document_id", "path", "title", "heading_path", "text", "text_hash", "format", "source", "model",
+    "chunk_id",
+    "document_id",
+    "path",
+    "title",
+    "heading_path",
+    "text",
+    "text_hash",
+    "format",
+    "source",
+    "model",
 )
 _MODULUS = 1 << 64
 
@@ -32,7 +41,6 @@ def fingerprint(row_hashes: Iterable[str]) -> str:
         high += int(row_hash[:16], 16)
         low += int(row_hash[16:32], 16)
     return f"{high % _MODULUS:016x}{low % _MODULUS:016x}"
-
 
 
 def row_hash() -> Column:

@@ -1,0 +1,188 @@
+"""Markdown or MDX in, its title and the same Markdown out, without front matter, comments and component tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import yaml
+
+from transformations.blocks import first_heading
+
+_FRONT_MATTER = re.compile(r"\A---\n(.*?\n)??(?:---|\.\.\.)(?:\n|\Z)", re.DOTALL)
+_FENCE = re.compile(r"\s*(?:[-*+>]\s+|\d+[.)]\s+)*(`{3,}(?=[^`]*$)|~{3,})")
+_COMMENT_OPEN = re.compile(r"\s*(?:<!--|\{/\*)")
+_COMMENT = re.compile(r"\s*(?:<!--.*?-->|\{/\*.*?\*/\})[ \t]*", re.DOTALL)
+_ESM = re.compile(
+    r"import\s+(?:[\w*{][^\n]*\sfrom\s|[\"'{])|export\s+(?:const|let|var|default|function|class|async|\{|\*)"
+)
+_TAG_OPEN = re.compile(r"\s*</?[A-Z][\w.]*(?=[\s/>]|$)")
+# A whole tag: attributes may hold ">" in quotes or in braces.
+_TAG = re.compile(
+    r"\s*<(/?)([A-Z][\w.]*)((?:\"[^\"]*\"|'[^']*'|\{`(?:\\.|[^`\\])*`\}|\{[^}`]*\}|[^>\"'{])*?)(/?)>[ \t]*$"
+)
+_ATTRIBUTE = re.compile(r"(\w+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|\{`((?:\\.|[^`\\])*)`\})")
+_TAG_THEN_TEXT = re.compile(r"(\s*<[A-Z][\w.]*(?:\s+\w+(?:=\"[^\"]*\"|='[^']*'|=\{[^{}]*\})?)*\s*>)(?=\s*\S)")
+_TEXT_THEN_TAG = re.compile(r"(?<=\S)[ \t]*(</[A-Z][\w.]*>)$")
+_MAX_TAG_LINES = 200
+
+
+def parse_markdown(text: str) -> tuple[str | None, str]:
+    """Return the title (front matter's, otherwise the first heading) and the text without front matter and comments.
+
+    A title that only the front matter has becomes the first heading: a site shows it there.
+
+    >>> parse_markdown("---\\ntitle: Tables\\n---\\nSome <!-- old --> text")
+    ('Tables', '# Tables\\n\\nSome <!-- old --> text')
+    """
+    front_title, body = _without_front_matter(text)
+    return _titled(front_title, "\n".join(_without_comments(body.split("\n"))))
+
+
+def parse_mdx(text: str) -> tuple[str | None, str]:
+    """Like `parse_markdown`, and without MDX's imports, exports and component tags; their content and labels stay.
+
+    >>> parse_mdx("import A from 'a'\\n\\n<Aside title='Mind'>\\n  Hot\\n</Aside>")[1].split()
+    ['Mind:', 'Hot']
+    """
+    front_title, body = _without_front_matter(text)
+    lines = list(_without_comments(body.split("\n")))
+    lines = list(_tags_on_own_lines(list(_without_modules(lines))))
+    return _titled(front_title, "\n".join(_without_components(lines)))
+
+
+def _without_front_matter(text: str) -> tuple[str | None, str]:
+    match = _FRONT_MATTER.match(text)
+    if not match:
+        return None, text
+    try:
+        fields = yaml.safe_load(match.group(1) or "")
+    except (yaml.YAMLError, ValueError):
+        return None, text  # two rules, not front matter; or broken: then a reader should see it
+    if fields is not None and not isinstance(fields, dict):
+        return None, text
+    title = (fields or {}).get("title")
+    return (str(title).strip() or None) if title is not None else None, text[match.end() :].lstrip("\n")
+
+
+def _titled(front_title: str | None, body: str) -> tuple[str | None, str]:
+    heading = first_heading(body)
+    if front_title is None:
+        return (heading[1] if heading else None), body
+    if heading and heading[0] == 1:
+        return front_title, body
+    return front_title, f"# {' '.join(front_title.split())}\n\n{body}"
+
+
+def _outside_fences(lines: list[str]) -> Iterator[tuple[int, bool]]:
+    """The index of each line, and whether it is code or the fence of it."""
+    fence = ""
+    for i, line in enumerate(lines):
+        match = _FENCE.match(line)
+        if not fence:
+            fence = match.group(1) if match else ""
+            yield i, bool(match)
+            continue
+        yield i, True
+        if match and match.group(1).startswith(fence) and not line[match.end() :].strip():
+            fence = ""
+
+
+def _without_comments(lines: list[str]) -> Iterator[str]:
+    """Drop comments that open a line; one inside a line stays (it may be part of a code span)."""
+    skip_until = -1
+    for i, is_code in _outside_fences(lines):
+        if i <= skip_until:
+            continue
+        if is_code or not _COMMENT_OPEN.match(lines[i]):
+            yield lines[i]
+            continue
+        closing = "-->" if "<!--" in lines[i].lstrip()[:4] else "*/}"
+        end = next((j for j in range(i, len(lines)) if closing in lines[j]), None)
+        if end is None:  # never closed: not a comment that a reader would miss
+            yield lines[i]
+            continue
+        yield _COMMENT.sub("", "\n".join(lines[i : end + 1]), count=1)
+        skip_until = end
+
+
+def _without_modules(lines: list[str]) -> Iterator[str]:
+    """Drop import and export statements: each ends at the first blank line at which its brackets are closed."""
+    depth, in_statement = 0, False
+    for i, is_code in _outside_fences(lines):
+        line = lines[i]
+        if not in_statement:
+            in_statement = not is_code and bool(_ESM.match(line))
+        elif not line and depth <= 0:
+            in_statement = False
+        if not in_statement:
+            depth = 0
+            yield line
+        else:
+            depth += sum(map(line.count, "([{")) - sum(map(line.count, ")]}"))
+
+
+def _tags_on_own_lines(lines: list[str]) -> Iterator[str]:
+    """Break a line behind a component tag that opens it and before the closing tag that ends it."""
+    for i, is_code in _outside_fences(lines):
+        line = lines[i]
+        opening = None if is_code else _TAG_THEN_TEXT.match(line)
+        if opening:
+            yield opening.group(1)
+            line = line[opening.end() :]
+        closing = None if is_code else _TEXT_THEN_TAG.search(line)
+        if closing:
+            yield line[: closing.start()]
+            line = closing.group(1)
+        yield line
+
+
+def _without_components(lines: list[str]) -> list[str]:
+    """Drop component tags that have lines of their own, and the indentation that they gave to what is in them."""
+    kept: list[str] = []
+    outer = ""  # the indentation of the outermost open tag: what is in it is laid out as if it stood there
+    bases: list[int | None] = []  # of each open tag: how far its content is indented, once known
+    skip_until = -1
+    for i, is_code in _outside_fences(lines):
+        if i <= skip_until:
+            continue
+        line = lines[i]
+        tag, end = (None, i) if is_code else _whole_tag(lines, i)
+        if tag:
+            skip_until = end
+            closes, _, attributes, closes_itself = tag.groups()
+            values = {key: a or b or c for key, a, b, c in _ATTRIBUTE.findall(attributes)}
+            if closes_itself and "code" in values:
+                kept += ["", f"```{values.get('lang', '')}", *values["code"].replace("\\`", "`").split("\n"), "```", ""]
+            elif closes_itself:
+                kept.append(" ".join(part.strip() for part in lines[i : end + 1]))
+            elif closes:
+                bases[-1:] = []
+                kept.append("")
+            else:
+                outer = outer if bases else line[: len(line) - len(line.lstrip())]
+                bases.append(None)
+                label = values.get("title") or values.get("label") or (values.get("type", "").capitalize())
+                kept += ["", f"{outer}{label.rstrip(':')}:", ""] if label else [""]
+            continue
+        if bases and line:
+            indent = len(line) - len(line.lstrip())
+            if bases[-1] is None:
+                bases[-1] = indent
+            line = outer + line[min(indent, bases[-1] or 0) :]
+        kept.append(line)
+    return kept
+
+
+def _whole_tag(lines: list[str], start: int) -> tuple[re.Match[str] | None, int]:
+    """The component tag that opens at line `start` and ends a line, and the index of that line."""
+    if not _TAG_OPEN.match(lines[start]):
+        return None, start
+    for end in range(start, min(start + _MAX_TAG_LINES, len(lines))):
+        if lines[end].endswith(">"):
+            match = _TAG.match("\n".join(lines[start : end + 1]))
+            if match:
+                return match, end
+        if not lines[end] and "{" not in lines[start]:
+            break
+    return None, start
