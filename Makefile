@@ -1,0 +1,39 @@
+# Every target sets up .venv by itself; a second start is quick and needs no network. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types replay lock clean
+ARGS ?=
+PYTHON ?=
+export PYTHON
+UV = bin/in-venv uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate $(ARGS)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: ## .venv with the locked packages, jars and models in the cache
+	@bin/setup && bin/in-venv lakeloop setup
+
+demo: ## the whole loop on three deliveries of a real documentation, in build/demo (ARGS="--help" for options)
+	@bin/setup && bin/in-venv lakeloop demo $(ARGS)
+
+test: ## everything (ARGS="-k chunks tests/unit" for a part)
+	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m pytest $(ARGS)
+
+lint: ## ruff: rules and formatting
+	@bin/setup --dev && bin/in-venv ruff check . && bin/in-venv ruff format --check .
+
+types: ## mypy, strict
+	@bin/setup --dev && bin/in-venv mypy
+
+replay: ## the test of a real edit history with all of its 86 deliveries instead of some eight
+	@bin/setup --dev && bin/in-venv lakeloop setup && LAKELOOP_REPLAY=all bin/in-venv python -m pytest -k replay $(ARGS)
+
+lock: ## compile requirements/*.lock anew (ARGS="--upgrade" for newer versions; uv reads UV_INDEX_URL)
+	@bin/setup --dev
+	@$(UV) requirements/build.in -o requirements/build.lock
+	@$(UV) requirements/java.in -o requirements/java.lock
+	@$(UV) --extra local setup.py requirements/build.in -c requirements/build.lock -o requirements/local.lock
+	@$(UV) --extra local setup.py requirements/build.in requirements/dev.in -c requirements/local.lock -o requirements/dev.lock
+
+clean: ## remove what was built here: .venv, build and dist; the cache of jars and models stays
+	@rm -rf .venv build dist lakeloop.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse
