@@ -42,7 +42,7 @@ class EmbeddingModel:
         return f"{self.name}@{self.revision}/{self.dimension}" + (f"+{self.instruction}" if self.instruction else "")
 
     def load(self, *, threads: int) -> Embedder:
-        """The model in memory (some 0.4 s and 300 MB); one a process and thread count, however often it is asked for."""
+        """The model in memory (some 0.4 s and 300 MB); one a process and thread count."""
         return _load(self, threads)
 
 
@@ -109,7 +109,10 @@ class Embedder:
         import numpy as np
 
         vectors = np.empty((len(texts), self.model.dimension), dtype=np.float32)
-        encoded = [e.ids[: self.max_tokens] for e in self._tokenizer.encode_batch_fast([self.model.instruction + t for t in texts])]
+        encoded = [
+            e.ids[: self.max_tokens]
+            for e in self._tokenizer.encode_batch_fast([self.model.instruction + t for t in texts])
+        ]
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]

@@ -1,0 +1,145 @@
+"""inference.requests in, inference.inference_log out: every request is answered once, each answer with its sources.
+
+A request that has a row in the log is done, also where the call failed: the log is never written twice for one
+request, whenever a run was killed. Rows are appended a few at a time, so a kill loses a few answers at most.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.inference.ask import Answerer, Search, current_user, new_call
+from pipelines.inference.log_row import INFERENCE_LOG
+from pipelines.inference.questions import heading_questions, read_questions
+from pipelines.stage import Context, Counts, Window
+
+__all__ = ["add_questions", "heading_questions", "read_questions", "run"]
+
+log = logging.getLogger(__name__)
+
+REQUESTS = "inference.requests"
+LABELS = "inference.labels"
+_COMMIT_EVERY = 8
+_NAMESPACE = uuid.UUID("5b0a4a0e-6f0d-5a0b-9d0c-6c616b656c70")
+_STATUS_UNAVAILABLE = 503
+
+
+def add_questions(context: Context, rows: Sequence[Mapping[str, Any]], *, batch: str) -> int:
+    """Append the questions that `batch` does not have yet, and gold labels that are new or other than before.
+
+    Args:
+        context: of the run.
+        rows: as `read_questions` gives them.
+        batch: its name; a question is the same if batch and text are.
+
+    Returns:
+        How many questions were new.
+    """
+    lake, now = context.lake, context.now()
+    known = set(lake.read_arrow(REQUESTS, columns=["request_id"])["request_id"].to_pylist())
+    labels = _current_labels(context)
+    requests: dict[str, dict[str, Any]] = {}
+    new_labels: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        request_id = str(uuid.uuid5(_NAMESPACE, json.dumps([batch, row["question"]])))
+        if request_id not in known and request_id not in requests:
+            requests[request_id] = {
+                "request_id": request_id,
+                "client_request_id": row.get("id"),
+                "question": row["question"],
+                "requester": current_user(),
+                "batch_run_id": batch,
+                "requested_at": now,
+            }
+        if row.get("gold"):
+            gold = {"path": row["gold"]["path"], "heading": row["gold"].get("heading")}
+            label = json.dumps(gold, ensure_ascii=False)
+            if labels.get(request_id) != label:
+                new_labels[request_id] = {
+                    "request_id": request_id,
+                    "label": label,
+                    "label_time": now,
+                    "label_source": "gold",
+                    "valid_from": now,
+                }
+    # Labels first: a run killed in between leaves labels that wait for their request, and the next one adds it.
+    if new_labels:
+        lake.append_arrow(LABELS, list(new_labels.values()))
+    if requests:
+        lake.append_arrow(REQUESTS, list(requests.values()))
+    return len(requests)
+
+
+def run(context: Context, window: Window | None, *, searcher: Search | None = None) -> Counts:
+    """Answer every request that has no row in the log.
+
+    One failed call is logged with its error, and the rest goes on. Where the server is gone altogether, what was
+    answered so far is logged and the run ends with an error: the next one answers the rest.
+
+    Returns:
+        answered, of which grounded and quoted; failed.
+
+    Raises:
+        ConfigurationError: there is no index, or one of another model.
+        LakeloopError: the language model's server cannot be reached.
+    """
+    waiting = _waiting(context)
+    counts = {"answered": 0, "grounded": 0, "quoted": 0, "failed": 0}
+    if not waiting:
+        return counts
+    rows: list[dict[str, Any]] = []
+    with (
+        Answerer(context.settings, lake=context.lake, searcher=searcher) as answerer,
+        context.progress.step("answering questions", total=len(waiting)) as step,
+    ):
+        try:
+            for request in waiting:
+                response = answerer.respond(
+                    new_call(
+                        request["question"] or "",
+                        request_id=request["request_id"],
+                        client_request_id=request["client_request_id"],
+                        requester=request["requester"],
+                        batch_run_id=context.run_id,
+                    )
+                )
+                if response.error is not None:
+                    if response.error.status_code == _STATUS_UNAVAILABLE:
+                        answerer.model.check_reachable()
+                    log.warning("question %s failed: %s", request["request_id"], response.error)
+                    counts["failed"] += 1
+                if response.answer is not None:
+                    counts["answered"] += 1
+                    counts["grounded"] += response.answer.is_grounded
+                    counts["quoted"] += response.answer.is_quoted
+                rows.append(response.row)
+                if len(rows) >= _COMMIT_EVERY:
+                    batch, rows = rows, []
+                    context.lake.append_arrow(INFERENCE_LOG, batch)
+                step.advance()
+        finally:
+            # Also after an error or an interrupt: what was answered is logged.
+            if rows:
+                context.lake.append_arrow(INFERENCE_LOG, rows)
+    return counts
+
+
+def _waiting(context: Context) -> list[dict[str, Any]]:
+    """The requests without a row in the log, oldest first; one of each id."""
+    done = set(context.lake.read_arrow(INFERENCE_LOG, columns=["request_id"])["request_id"].to_pylist())
+    columns = ["request_id", "client_request_id", "question", "requester", "requested_at"]
+    requests = context.lake.read_arrow(REQUESTS, columns=columns).to_pylist()
+    waiting = {r["request_id"]: r for r in requests if r["request_id"] not in done}
+    # Questions of one file arrive at one instant; their ids give them an order that is the same in every run.
+    return sorted(waiting.values(), key=lambda r: (str(r["requested_at"] or ""), r["request_id"]))
+
+
+def _current_labels(context: Context) -> dict[str, str]:
+    columns = ["request_id", "label", "label_source", "valid_from"]
+    rows = context.lake.read_arrow(LABELS, columns=columns).to_pylist()
+    gold = [r for r in rows if r["label_source"] == "gold"]
+    return {r["request_id"]: r["label"] for r in sorted(gold, key=lambda r: str(r["valid_from"] or ""))}

@@ -1,0 +1,255 @@
+"""The page over real tables and a real index, without a JVM."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.lakehouse import Lakehouse
+from pipelines.models.embedders import embedding_model
+from pipelines.monitoring import charts, report
+from pipelines.progress import Progress
+from pipelines.run import stage_named
+from pipelines.settings import Settings
+from pipelines.stage import Context, run_stage
+from pipelines.stores import Manifest, open_store
+
+START = datetime(2026, 3, 1, 9, tzinfo=timezone.utc)
+NASTY = "<script>alert('x')</script> & \"$y^2$\" {{ 7*7 }}"
+METRICS = {
+    "monitoring.retrieval_metrics": {
+        "hit_at_1": 0.55,
+        "hit_at_5": 0.8,
+        "hit_at_10": 0.9,
+        "mrr": 0.64,
+        "label_coverage": 1.0,
+    },
+    "monitoring.llm_quality_metrics": {
+        "grounded_ratio": 0.34,
+        "quoted_ratio": 0.66,
+        "failed_ratio": 0.04,
+        "latency_ms_p50": 812.0,
+        "latency_ms_p95": 2210.0,
+        "input_tokens_mean": 512.5,
+        "output_tokens_mean": 41.0,
+    },
+}
+
+
+@pytest.fixture
+def context(tmp_path):
+    def no_spark():
+        pytest.fail("the report must not need a JVM")
+
+    settings = Settings(root=tmp_path)
+    return Context(settings, Lakehouse(settings, spark=no_spark), "run", Progress(terminal=False))
+
+
+def record(stage: str, counts: dict[str, int], *, run: int, seconds: float, minute: int = 0) -> dict[str, Any]:
+    at = START + timedelta(hours=run, minutes=minute)
+    return {
+        "run_id": f"run-{run}",
+        "stage": stage,
+        "counts": list(counts.items()),
+        "started_at": at,
+        "seconds": seconds,
+    }
+
+
+def fill(context: Context, *, questions: int = 24) -> None:
+    """Three deliveries, an index of two chunks, two refused rows, and answered questions with their metrics."""
+    lake, settings = context.lake, context.settings
+    documents = [(202, 0, 0, 0, 1480, 0), (55, 37, 27, 138, 402, 22), (18, 59, 1, 170, 371, 41)]
+    for run, (new, changed, gone, unchanged, computed, cached) in enumerate(documents):
+        arrived = {"new": new, "changed": changed, "gone": gone, "unchanged": unchanged, "set_aside": int(run == 1)}
+        embedded = {"computed": computed, "cached": cached, "insert": computed, "update": 0, "delete": 0}
+        synced = {"upserts": computed + cached, "deletes": gone * 4, "rows": 1480 + 100 * run}
+        lake.append_arrow(
+            report.STAGE_RUNS,
+            [
+                record("ingest-documents", arrived, run=run, seconds=3.1),
+                record("refine-documents", {"insert": new, "set_aside": 0}, run=run, seconds=8.4, minute=1),
+                record("chunk-documents", {"insert": computed, "set_aside": 1}, run=run, seconds=6.0, minute=2),
+                record("embed-chunks", embedded, run=run, seconds=computed / 40, minute=3),
+                record("sync-index", synced, run=run, seconds=2.2, minute=4),
+            ],
+        )
+    answered = {"answered": questions, "grounded": questions // 3, "quoted": questions - questions // 3}
+    lake.append_arrow(report.STAGE_RUNS, [record("answer-questions", answered, run=3, seconds=31.0)])
+    lake.append_arrow(report.STAGE_RUNS, [record("monitor", {"windows": 1}, run=3, seconds=12.5, minute=1)])
+    common = {"document_id": "d", "title": "How to", "text": "t", "text_hash": "h", "format": "rst", "source": "files"}
+    chunks = [
+        {
+            "chunk_id": "x",
+            "path": "en/how-to/failures.rst",
+            "heading_path": ["How to handle failures", NASTY],
+            **common,
+        },
+        {"chunk_id": "y", "path": "en/how-to/usage.rst", "heading_path": ["How to invoke", "Calling"], **common},
+    ]
+    lake.append_arrow("gold.chunk_index", chunks)
+    lake.append_arrow("silver.chunks", [{"chunk_id": c["chunk_id"]} for c in chunks])
+    lake.append_arrow("silver.documents", [{"document_id": "d", "path": "en/how-to/failures.rst"}])
+    refused = {"failed_rules": ["not_too_large"], "attempts": 1}
+    lake.append_arrow(
+        "silver.documents_quarantine",
+        [
+            {"document_id": "q", "path": f"odd {NASTY}.rst", "reason": "too large: 200 MB", **refused},
+            {"document_id": "p", "path": "repaired.rst", "replayed_at": START, **refused},
+        ],
+    )
+    lake.append_arrow("silver.chunks_quarantine", [{"chunk_id": "z", "path": "table.rst", "ordinal": 7, **refused}])
+    model = embedding_model(settings)
+    store = open_store(settings, dimension=model.dimension)
+    vectors = {"model": model.name, "row_hash": "h", "vector": np.full(model.dimension, 0.05, np.float32)}
+    store.upsert(pa.Table.from_pylist([c | vectors for c in chunks], schema=lake.spec("gold.chunk_index").schema))
+    store.commit(Manifest("gold.chunk_index", "id", 5, "f1f2f3f4", model.name, model.revision, model.dimension, rows=2))
+    lake.append_arrow(
+        "inference.requests", [{"request_id": f"r{i}", "question": f"Question {i}?"} for i in range(questions)]
+    )
+    lake.append_arrow("inference.inference_log", [_call(i) for i in range(questions)])
+    window = {"window": {"start": START.replace(hour=0), "end": START.replace(hour=0) + timedelta(days=1)}}
+    group = window | {"granularity": "1 day", "model_id": "smollm2-135m-instruct/1"}
+    for table, metrics in METRICS.items():
+        rows = [{"metric_name": k, "value": v, "n": questions, "stderr": 0.05} for k, v in metrics.items()]
+        lake.append_arrow(table, [group | row for row in rows])
+
+
+def _call(number: int) -> dict[str, Any]:
+    is_grounded = number % 3 == 0
+    text = (
+        f"Use the option `--maxfail={number}`; {NASTY}"
+        if number == 6
+        else "Use the -x option to stop after the first failure, or --maxfail=2 to stop after two.\n\npytest -x"
+    )
+    answer = {"choices": [{"message": {"content": text}}], "is_grounded": is_grounded, "is_quoted": not is_grounded}
+    is_failed = number == 5
+    hits = [("x", 0.81), ("y", 0.62), ("gone", 0.4)]
+    return {
+        "request_id": f"r{number}",
+        "request_date": START.date(),
+        "request_time": START - timedelta(minutes=number),
+        "status_code": 500 if is_failed else 200,
+        "execution_duration_ms": int(600 + 90 * (number**1.3 % 17) + 10 * number),
+        "response": json.dumps({"error": "time-out after 60 s"} if is_failed else answer),
+        "model_id": "smollm2-135m-instruct/1",
+        "retrieved": [{"doc_id": "d", "chunk_id": c, "rank": i, "score": s} for i, (c, s) in enumerate(hits, 1)],
+    }
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; unclosed elements are an error."""
+
+    VOID = {"meta", "br", "hr", "img", "link", "input"}  # noqa: RUF012
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, key, value) for key, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack, f"</{tag}> closes nothing"
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def written(context: Context, **options: Any) -> tuple[str, Page]:
+    html = report.write_report(context, **options).read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+def test_report_of_an_empty_workspace_says_what_to_run(context):
+    _, page = written(context)
+    assert "Nothing has come in yet" in page.text
+    assert "lakeloop run" in page.text
+    assert "There is no index yet" in page.text
+
+
+def test_report_shows_deliveries_answers_and_quality(context):
+    fill(context)
+    _, page = written(context)
+    for expected in ("202", "1,480", "en/how-to/failures.rst", "How to handle failures", "Question 3?", "quoted",
+                     "a chunk that has left the index since", "f1f2f3f4", "time-out after 60 s", "not_too_large",
+                     "80 %", "0.64", "812 ms"):  # fmt: skip
+        assert expected in page.text, expected
+    assert "repaired.rst" not in page.text
+
+
+def test_report_escapes_whatever_documents_and_models_say(context):
+    fill(context)
+    html, page = written(context)
+    assert "<script" not in html
+    assert NASTY in "".join(page.words)
+
+
+def test_report_loads_nothing_and_repeats_no_id(context):
+    fill(context)
+    html, page = written(context)
+    links = [value for _, key, value in page.attributes if key in ("src", "href", "xlink:href", "srcset", "action")]
+    assert all(link.startswith("#") for link in links)
+    assert "@import" not in html
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+    assert set(re.findall(r"https?://[\w./]+", html)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    ids = [value for _, key, value in page.attributes if key == "id"]
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links} <= set(ids)
+
+
+def test_report_takes_versions_and_verification_from_a_summary(context):
+    fill(context)
+    deliveries = [{"version": "6.2.5", "verified": True}, {"version": "7.4.4", "verified": True}]
+    _, page = written(context, summary={"deliveries": [*deliveries, {"version": "8.3.4", "verified": False}]})
+    assert "6.2.5 202" in page.text
+    assert page.text.count("equal") >= 2
+    assert "differs" in page.text
+
+
+def test_report_is_due_until_it_shows_the_last_run(context):
+    assert report.due(context) is None
+    context.lake.append_arrow(report.STAGE_RUNS, [record("ingest-documents", {"new": 1}, run=0, seconds=1)])
+    window = report.due(context)
+    assert window is not None
+    counts, _ = run_stage(stage_named("report"), context, window=window, work=report.run)
+    assert counts == {"runs": 1, "answers": 0}
+    assert report.due(context) is None
+    context.lake.append_arrow(report.STAGE_RUNS, [record("ingest-documents", {"new": 1}, run=1, seconds=1)])
+    assert report.due(context) is not None
+
+
+def test_charts_use_only_the_pages_colours_and_tell_their_numbers():
+    svg = charts.stacked_bars("c", labels=["$a$ & <b>"], series={"one": [1.5], "two": [250]}, unit="s", title="T")
+    assert set(re.findall(r"#[0-9a-f]{6}", svg)) == set()
+    assert "var(--series-2)" in svg
+    assert "one 1.5, two 250" in svg
+    assert "$a$ &amp; &lt;b&gt;" in svg
+
+
+@pytest.mark.parametrize(
+    "values", [[5.0], [3.0, 3.0, 3.0], [float(v) for v in range(1000)]], ids=["one", "same", "many"]
+)
+def test_histogram_takes_any_values(values):
+    assert charts.histogram("h", values=values, marks={"p50": values[0]}, unit="ms", title="T").startswith("<svg")
