@@ -30,7 +30,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=[name + suffix for name in PACKAGES for suffix in ("", ".*")]),
-    package_data={"pipelines": ["py.typed", "**/*.j2", "**/*.yml"], "transformations": ["py.typed"], "expectations": ["py.typed"]},
+    package_data={
+        "pipelines": ["py.typed", "**/*.j2", "*.jsonl"],
+        "transformations": ["py.typed"],
+        "expectations": ["py.typed"],
+    },
     install_requires=[
         "deltalake>=1.2",
         "platformdirs>=4.0",

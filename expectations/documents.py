@@ -19,6 +19,9 @@ DOCUMENT_RULES: tuple[Rule, ...] = (
     Rule("is_not_empty", _unless("empty")),
     Rule("is_parseable", _unless("unparseable")),
     # A reason that none of the above knows is still a refusal, never a silent pass.
-    Rule("has_no_other_error", "reason IS NULL OR reason RLIKE '^(unreadable|invalid_path|duplicate_path|too_large|"
-         "not_text|wrong_encoding|empty|unparseable)'"),
+    Rule(
+        "has_no_other_error",
+        "reason IS NULL OR reason RLIKE '^(unreadable|invalid_path|duplicate_path|too_large|"
+        "not_text|wrong_encoding|empty|unparseable)'",
+    ),
 )

@@ -9,9 +9,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def quarantine_changes(
-    current: DataFrame, refused: DataFrame, *, key: str, same: str, now: datetime
-) -> DataFrame:
+def quarantine_changes(current: DataFrame, refused: DataFrame, *, key: str, same: str, now: datetime) -> DataFrame:
     """What the quarantine needs to know after a batch.
 
     Args:

@@ -36,7 +36,7 @@ From = Annotated[Path | None, typer.Option("--from", metavar="FOLDER", help="Tak
 Detailed = Annotated[bool, typer.Option("--detailed-exitcode", help="Exit with 3 when there was nothing to do.")]
 
 
-class _Finished(Exception):  # noqa: N818 - not an error: how a command says its exit code
+class _Finished(Exception):
     def __init__(self, code: int) -> None:
         self.code = code
 
@@ -79,7 +79,9 @@ def doctor(config: Config = None, overrides: Set = None, as_json: Json = False) 
     from pipelines.doctor import diagnose
 
     checks = diagnose(_settings(config, overrides))
-    lines = [f"{'ok     ' if c.ok else 'WRONG  '} {c.name}: {c.detail}{'' if c.ok else f'  → {c.remedy}'}" for c in checks]
+    lines = [
+        f"{'ok     ' if c.ok else 'WRONG  '} {c.name}: {c.detail}{'' if c.ok else f'  → {c.remedy}'}" for c in checks
+    ]
     is_well = all(check.ok for check in checks)
     _say({"ok": is_well, "checks": [vars(check) for check in checks]}, "\n".join(lines), as_json)
     raise _Finished(0 if is_well else ConfigurationError.exit_code)
@@ -143,7 +145,8 @@ def answer_questions(
 ) -> None:
     """inference.requests (and those of a file) → answers with their sources in inference.inference_log."""
     if questions is not None:
-        from pipelines.inference.answer_questions import add_questions, read_questions
+        from pipelines.inference.answer_questions import add_questions
+        from pipelines.inference.questions import read_questions
         from pipelines.run import new_context, only_writer
 
         context = new_context(_settings(config, overrides))
@@ -176,8 +179,8 @@ for _command, _text in {
 @app.command()
 def verify(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
     """Compare files, tables and index with each other; exit 4 and name what differs."""
-    from pipelines.index.verify import verify as compare
     from pipelines.run import new_context
+    from pipelines.verify import verify as compare
     from transformations.errors import ExpectationFailedError
 
     result = compare(new_context(_settings(config, overrides)))
@@ -205,7 +208,9 @@ def search(
     from pipelines.inference.search import search as find
 
     hits = find(_settings(config, overrides), query, k=k, where=_pairs(where))
-    lines = [f"{hit.score:.3f}  {hit.path} › {' › '.join(hit.heading_path)}\n       {_first_line(hit.text)}" for hit in hits]
+    lines = [
+        f"{hit.score:.3f}  {hit.path} › {' › '.join(hit.heading_path)}\n       {_first_line(hit.text)}" for hit in hits
+    ]
     _say({"query": query, "hits": [vars(hit) for hit in hits]}, "\n".join(lines) or "nothing found", as_json)
 
 
@@ -335,7 +340,10 @@ def _guarded(command: Callable[[], Any]) -> int:
         log.exception("the command failed")
         logs = [h.baseFilename for h in logging.getLogger("pipelines").handlers if isinstance(h, logging.FileHandler)]
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
-        print(f"{type(error).__name__}: {first}\nThe whole story is in {logs[0] if logs else 'the log above'}.", file=sys.stderr)
+        print(
+            f"{type(error).__name__}: {first}\nThe whole story is in {logs[0] if logs else 'the log above'}.",
+            file=sys.stderr,
+        )
         return 1
     return result if isinstance(result, int) else 0
 

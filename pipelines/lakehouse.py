@@ -122,11 +122,11 @@ class Lakehouse:
         if self.is_local:
             delta = self._open(table)
             if delta is not None:
-                rows: pa.Table = delta.to_pyarrow_table(columns=columns)
-                return rows
+                # Not through pyarrow's own reader: its threads can abort a process that ends soon after.
+                return self._typed(table, pa.table(delta.scan(columns=columns)))
         elif self.head(table) is not None:
             frame = self.read(table)
-            return (frame.select(*columns) if columns else frame).toArrow()
+            return self._typed(table, (frame.select(*columns) if columns else frame).toArrow())
         empty = self.spec(table).schema.empty_table()
         return empty.select(columns) if columns else empty
 
@@ -188,6 +188,11 @@ class Lakehouse:
             .whenNotMatchedInsert("changes._op <> 'delete'", values=values)  # type: ignore[arg-type]
             .execute()
         )
+
+    def _typed(self, table: str, rows: pa.Table) -> pa.Table:
+        """`rows` with the table's own types: engines give strings and instants in forms of their own."""
+        schema = self.spec(table).schema
+        return rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))
 
     def _open(self, table: str) -> DeltaTable | None:
         from deltalake import DeltaTable

@@ -41,9 +41,7 @@ STAGES: tuple[Stage, ...] = (
         lambda s: f"1 model={s.embedding.model}",
     ),
     Stage("sync-index", "gold.chunk_index", "", "pipelines.index.sync_index"),
-    Stage(
-        "answer-questions", "inference.requests", "inference.inference_log", "pipelines.inference.answer_questions"
-    ),
+    Stage("answer-questions", "inference.requests", "inference.inference_log", "pipelines.inference.answer_questions"),
     Stage(
         "monitor",
         "inference.inference_log",
@@ -81,7 +79,9 @@ class Outcome:
         return {
             "run_id": self.run_id,
             "changed": bool(self.stages),
-            "stages": [{"stage": s.stage, "counts": dict(s.counts), "seconds": round(s.seconds, 3)} for s in self.stages],
+            "stages": [
+                {"stage": s.stage, "counts": dict(s.counts), "seconds": round(s.seconds, 3)} for s in self.stages
+            ],
             "seconds": round(self.seconds, 3),
         }
 
@@ -114,7 +114,9 @@ def run_stages(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome
             window = module.due(context) if hasattr(module, "due") else due(stage, context)
             if window is None:
                 continue
-            log.info("%s: versions (%s, %s] of %s", stage.command, window.since, window.until, stage.source or "landing")
+            log.info(
+                "%s: versions (%s, %s] of %s", stage.command, window.since, window.until, stage.source or "landing"
+            )
             counts, seconds = run_stage(stage, context, window=window, work=module.run)
             log.info("%s: %s in %.1f s", stage.command, dict(counts), seconds)
             outcomes.append(StageOutcome(stage.command, counts, seconds))

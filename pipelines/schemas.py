@@ -32,7 +32,9 @@ class TableSpec:
         return list(self.schema.names)
 
 
-def _table(*columns: tuple[str, pa.DataType], key: str = "", change_feed: bool = False, partition_by: str = "") -> TableSpec:
+def _table(
+    *columns: tuple[str, pa.DataType], key: str = "", change_feed: bool = False, partition_by: str = ""
+) -> TableSpec:
     return TableSpec(pa.schema(list(columns)), tuple(key.split()), change_feed, tuple(partition_by.split()))
 
 

@@ -30,6 +30,9 @@ _LOCAL_CONF = {
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.driver.maxResultSize": "0",
 }
+# Short runs spend more on compiling hot code twice than the second compiler ever gives back: 74 against 39 CPU seconds
+# for a cold run of five stages.
+_JVM_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 _LOG4J = """\
 rootLogger.level = warn
 rootLogger.appenderRef.stderr.ref = stderr
@@ -83,11 +86,11 @@ def _start(settings: Settings) -> SparkSession:
     conf.set("spark.jars", ",".join(str(jar) for jar in delta_jars()))
     conf.set("spark.driver.memory", settings.spark.driver_memory)
     conf.set("spark.sql.warehouse.dir", str(settings.path("spark-warehouse")))
-    conf.set("spark.driver.extraJavaOptions", f'-Dlog4j2.configurationFile="{_file_url(log4j)}" -XX:+UseSerialGC')
+    conf.set("spark.driver.extraJavaOptions", f'-Dlog4j2.configurationFile="{_file_url(log4j)}" {_JVM_OPTIONS}')
     for key, value in {**_LOCAL_CONF, **settings.spark.conf}.items():
         conf.set(key, value)
     with log.open("ab") as sink:
-        gateway = launch_gateway(conf, popen_kwargs={"stdout": sink, "stderr": sink})
+        gateway = launch_gateway(conf, popen_kwargs={"stdout": sink, "stderr": sink})  # type: ignore[no-untyped-call]
     context = SparkContext(conf=conf, gateway=gateway)
     return SparkSession(context)
 

@@ -226,9 +226,9 @@ def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str)
 def _resolve_references(merged: dict[str, Any]) -> None:
     """Replace `${NAME}` as the api_key by that environment variable: a secret never stands in the file."""
     section = merged.get("language_model")
-    key = section.get("api_key") if isinstance(section, dict) else None
-    if key is None:
+    if not isinstance(section, dict) or section.get("api_key") is None:
         return
+    key = section["api_key"]
     name = str(key).strip()
     if not (name.startswith("${") and name.endswith("}")):
         raise ConfigurationError("language_model.api_key must name an environment variable, as in ${OPENAI_API_KEY}")

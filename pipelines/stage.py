@@ -117,7 +117,12 @@ def run_stage(
     except Exception as error:
         if window.since is None or not _is_lost_history(error):
             raise
-        log.warning("%s: the history of %s after version %s is gone; comparing everything", stage.command, stage.source, window.since)
+        log.warning(
+            "%s: the history of %s after version %s is gone; comparing everything",
+            stage.command,
+            stage.source,
+            window.since,
+        )
         window = Window(None, window.until, window.source_id)
         counts = work(context, window)
     seconds = time.monotonic() - start
@@ -143,11 +148,22 @@ def run_stage(
     return counts, seconds
 
 
+# What Delta says where VACUUM, log retention or a re-created table took the versions away that a window names.
+_LOST_HISTORY = (
+    "DELTA_CHANGE_DATA_FILE_NOT_FOUND",
+    "DELTA_FILE_NOT_FOUND",
+    "DELTA_VERSION_NOT_FOUND",
+    "DELTA_MISSING_CHANGE_DATA",
+    "DELTA_TRUNCATED_TRANSACTION_LOG",
+    "DELTA_LOG_FILE_NOT_FOUND",
+    "VersionNotFoundException",
+    "FAILED_READ_FILE.FILE_NOT_EXIST",
+)
+
+
 def _is_lost_history(error: Exception) -> bool:
     text = str(error)
-    signs = ("DELTA_CHANGE_DATA_FILE_NOT_FOUND", "DELTA_FILE_NOT_FOUND", "DELTA_VERSION_NOT_FOUND", "FAILED_READ_FILE",
-             "DELTA_MISSING_CHANGE_DATA", "DELTA_TRUNCATED_TRANSACTION_LOG", "VersionNotFoundException", "DELTA_LOG_FILE_NOT_FOUND")  # fmt: skip
-    return any(sign in text for sign in signs)
+    return any(sign in text for sign in _LOST_HISTORY)
 
 
 def apply_changes(context: Context, table: str, changes: DataFrame) -> dict[str, int]:
@@ -177,6 +193,6 @@ def partitions(rows: DataFrame) -> DataFrame:
 
 
 def parallelism(spark: SparkSession) -> int:
-    """The number of partitions after a shuffle: 2 on a laptop, the cluster's setting elsewhere ("auto" counts as 200)."""
+    """The number of partitions after a shuffle: 2 on a laptop, the cluster's elsewhere ("auto" counts as 200)."""
     setting = spark.conf.get("spark.sql.shuffle.partitions") or ""
     return int(setting) if setting.isdigit() else 200

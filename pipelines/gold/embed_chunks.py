@@ -1,4 +1,4 @@
-"""Changes of silver.chunks in; a vector for each text in gold.embeddings, and the rows to serve in gold.chunk_index, out.
+"""Changes of silver.chunks in; a vector a text in gold.embeddings, and the rows to serve in gold.chunk_index, out.
 
 gold.embeddings is a cache by text: what was embedded once is never embedded again, wherever the text moves. It is
 committed every `embedding.commit_every` texts, before anything else is written, so that a kill costs at most that.
@@ -41,13 +41,13 @@ def run(context: Context, window: Window) -> Counts:
     embedded = chunks.join(_cached(context, model), "text_hash", "left").withColumn(
         "vector",
         # An inner join would drop the chunk without a word.
-        F.coalesce("vector", F.raise_error(F.concat(F.lit("no embedding for text "), "text_hash")).cast("array<float>")),
+        F.coalesce(
+            "vector", F.raise_error(F.concat(F.lit("no embedding for text "), "text_hash")).cast("array<float>")
+        ),
     )
     desired = embedded.withColumn("model", F.lit(model.label)).withColumn("row_hash", row_hash())
     current = touched(context, TARGET, keys, window=window, key="chunk_id")
-    changes = net_changes(
-        current, desired.select(*lake.spec(TARGET).columns), key="chunk_id", compare=["row_hash"]
-    )
+    changes = net_changes(current, desired.select(*lake.spec(TARGET).columns), key="chunk_id", compare=["row_hash"])
     return {**counts, **apply_changes(context, TARGET, changes)}
 
 

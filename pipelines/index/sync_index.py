@@ -77,9 +77,7 @@ def run(context: Context, window: Window) -> Counts:
 
 def _since(context: Context, window: Window) -> DataFrame:
     assert window.since is not None
-    return fold_changes(
-        context.lake.read_changes(SOURCE, after=window.since, until=window.until), key="chunk_id"
-    )
+    return fold_changes(context.lake.read_changes(SOURCE, after=window.since, until=window.until), key="chunk_id")
 
 
 def _difference(context: Context, store: Store, window: Window) -> DataFrame:

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from expectations.chunks import chunk_rules
-from expectations.quarantine import quarantine_changes
 from expectations.rules import split
+from pipelines.silver.set_aside import set_aside
 from pipelines.stage import Context, Counts, Window, apply_changes, partitions, touched
 from transformations.changes import fold_changes, net_changes
 
@@ -19,11 +19,8 @@ _COMPARE = ["path", "title", "ordinal", "heading_path", "text", "text_hash", "to
 
 def run(context: Context, window: Window) -> Counts:
     """Counts: chunks insert, update (moved, or their document renamed), delete, and set_aside."""
-    from pyspark.sql import functions as F
-
     lake, limit = context.lake, context.settings.chunks.max_tokens
     lake.ensure(TARGET)
-    lake.ensure(QUARANTINE)
     if window.since is None:
         documents = lake.read(SOURCE, version=window.until)
         keys = documents.select("document_id")
@@ -37,19 +34,11 @@ def run(context: Context, window: Window) -> Counts:
         keys = keys.persist()
         try:
             valid, refused = split(cut, rules=chunk_rules(max_tokens=limit))
-            refused = refused.withColumn("_run_id", F.lit(context.run_id))
-            quarantine = quarantine_changes(
-                touched(context, QUARANTINE, keys, window=window, key="document_id"),
-                refused.select(*[c for c in lake.spec(QUARANTINE).columns if c not in ("attempts", "replayed_at")]),
-                key="chunk_id",
-                same="chunk_id",
-                now=context.now(),
-            )
-            apply_changes(context, QUARANTINE, quarantine)
+            refused_rows = set_aside(context, QUARANTINE, refused, scope=keys, window=window, same="chunk_id")
             current = touched(context, TARGET, keys, window=window, key="document_id")
             desired = valid.select(*lake.spec(TARGET).columns)
             counts = apply_changes(context, TARGET, net_changes(current, desired, key="chunk_id", compare=_COMPARE))
-            return {**counts, "set_aside": refused.count()}
+            return {**counts, "set_aside": refused_rows}
         finally:
             cut.unpersist()
             keys.unpersist()

@@ -1,4 +1,4 @@
-"""Arrivals of bronze.documents in; silver.documents as the folder now is, and what was refused in its quarantine, out."""
+"""Arrivals of bronze.documents in; silver.documents as the folder now is, and a quarantine of the refused, out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from expectations.documents import DOCUMENT_RULES
-from expectations.quarantine import quarantine_changes
 from expectations.rules import split
+from pipelines.silver.set_aside import set_aside
 from pipelines.stage import Context, Counts, Window, apply_changes, partitions, touched
 from transformations.changes import latest, net_changes
 
@@ -22,7 +22,6 @@ def run(context: Context, window: Window) -> Counts:
 
     lake = context.lake
     lake.ensure(TARGET)
-    lake.ensure(QUARANTINE)
     if window.since is None:
         arrivals = lake.read(SOURCE, version=window.until)
     else:
@@ -33,20 +32,11 @@ def run(context: Context, window: Window) -> Counts:
         keys = arrivals.select("document_id").persist()
         try:
             valid, refused = split(parsed, rules=DOCUMENT_RULES)
-            refused = refused.withColumn("_run_id", F.lit(context.run_id))
-            quarantine = quarantine_changes(
-                touched(context, QUARANTINE, keys, window=window, key="document_id"),
-                refused.select(*[c for c in lake.spec(QUARANTINE).columns if c not in ("attempts", "replayed_at")]),
-                key="document_id",
-                same="content_hash",
-                now=context.now(),
-            )
-            # The quarantine first: a row is never in neither table.
-            apply_changes(context, QUARANTINE, quarantine)
+            refused_rows = set_aside(context, QUARANTINE, refused, scope=keys, window=window, same="content_hash")
             desired = valid.withColumn("_run_id", F.lit(context.run_id)).select(*lake.spec(TARGET).columns)
             current = touched(context, TARGET, keys, window=window, key="document_id")
             counts = apply_changes(context, TARGET, net_changes(current, desired, key="document_id", compare=_COMPARE))
-            return {**counts, "set_aside": refused.count()}
+            return {**counts, "set_aside": refused_rows}
         finally:
             parsed.unpersist()
             keys.unpersist()
@@ -67,7 +57,7 @@ def parse_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]
         texts: dict[str, list[str | None]] = {c: [] for c in ("title", "text", "format", "encoding", "reason")}
         for row in batch.select(["path", "content", "_rescued"]).to_pylist():
             if row["_rescued"] is not None:
-                values = (None, None, None, None, row["_rescued"])
+                values: tuple[str | None, ...] = (None, None, None, None, row["_rescued"])
             else:
                 document = parse_document(row["content"] or b"", path=row["path"])
                 values = (document.title, document.text, document.format, document.encoding, document.error)

@@ -8,6 +8,7 @@ and the next sync writes the same rows again.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,9 @@ class LanceStore:
     def search(self, vector: NDArray[np.float32], *, k: int, where: Mapping[str, str] | None = None) -> list[Hit]:
         check_filter(where or {})
         if vector.shape != (self._dimension,):
-            raise ConfigurationError(f"the query's vector has shape {vector.shape}, the index holds ({self._dimension},)")
+            raise ConfigurationError(
+                f"the query's vector has shape {vector.shape}, the index holds ({self._dimension},)"
+            )
         dataset = self._open_served()
         if dataset is None:
             return []
@@ -94,7 +97,10 @@ class LanceStore:
             prefilter=True,
         )
         return [
-            Hit(**{**{c: row[c] for c in _HIT_COLUMNS}, "heading_path": tuple(row["heading_path"])}, score=1 - row["_distance"])
+            Hit(
+                **{**{c: row[c] for c in _HIT_COLUMNS}, "heading_path": tuple(row["heading_path"])},
+                score=1 - row["_distance"],
+            )
             for row in found.to_pylist()
         ]
 
@@ -143,4 +149,6 @@ def _lance() -> Any:
         import lance
     except ImportError:
         raise MissingDependencyError.for_extra("pylance", "lance") from None
+    # It warns at every fork; ours start another program at once (Java), which is safe.
+    warnings.filterwarnings("ignore", message="lance is not fork-safe")
     return lance

@@ -1,0 +1,57 @@
+"""Fixtures that every test may use: one Spark session a process, and a workspace of its own a test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines.assets import cache_dir
+from pipelines.lakehouse import Lakehouse
+from pipelines.run import new_context
+from pipelines.session import get_spark
+from pipelines.settings import Settings
+from pipelines.stage import Context
+
+SHARED = Path(os.environ.get("LAKELOOP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_report_header() -> list[str]:
+    import deltalake
+    import pyspark
+
+    return [f"lakeloop: pyspark {pyspark.__version__}, deltalake {deltalake.__version__}, assets in {cache_dir()}"]
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory):
+    """The session of `lakeloop run`, made the same way."""
+    session = get_spark(Settings(root=tmp_path_factory.mktemp("spark")))
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Settings:
+    """Settings of an empty workspace with an empty landing folder."""
+    (tmp_path / "landing").mkdir()
+    return Settings(root=tmp_path)
+
+
+@pytest.fixture
+def lake(workspace: Settings, spark) -> Lakehouse:
+    return Lakehouse(workspace, spark=lambda: spark)
+
+
+@pytest.fixture
+def context(workspace: Settings, spark) -> Context:
+    return new_context(workspace)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data sets that are not part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the real data sets are not here (looked in {SHARED}; set LAKELOOP_SHARED_DATA)")
+    return SHARED

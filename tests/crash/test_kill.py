@@ -1,0 +1,64 @@
+"""kill -9, by another process, at each step of a run and again in the next one: the end is that of a quiet run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.run import STAGES, new_context, run_stages
+from pipelines.settings import Settings
+from pipelines.verify import verify
+from tests.support.history import write
+from tests.support.killer import kill_when, run
+from tests.support.state import assert_same, state
+
+
+def _documents(edition: int) -> dict[str, str]:
+    """Twenty documents; a later edition edits some, adds one and drops two."""
+    files = {}
+    for number in range(edition, 20 + edition):
+        edited = f", as of edition {edition}" if number % 4 == 0 else ""
+        sections = [
+            f"## Section {s}\n\nPart {s} of document {number}{edited} is about subject {number * s}.\n"
+            for s in range(4)
+        ]
+        files[f"chapter {number % 3}/document-{number}.md"] = f"# Document {number}\n\n" + "\n".join(sections)
+    return files
+
+
+def _commits(settings: Settings, table: str) -> int:
+    return len(list((new_context(settings).lake.folder(table) / "_delta_log").glob("*.json")))
+
+
+def test_a_run_killed_at_every_step_and_run_again_equals_a_quiet_run(workspace: Settings, spark, tmp_path_factory):
+    root = workspace.root
+    (root / "lakeloop.yml").write_text("embedding: {commit_every: 16}\n", encoding="utf-8")
+    moments = {
+        "arrivals stored": lambda: _commits(workspace, "bronze.documents") > before["bronze.documents"],
+        "documents merged": lambda: _commits(workspace, "silver.documents") > before["silver.documents"],
+        "chunks merged": lambda: _commits(workspace, "silver.chunks") > before["silver.chunks"],
+        "some embeddings stored": lambda: _commits(workspace, "gold.embeddings") > before["gold.embeddings"] + 1,
+        "rows to serve merged": lambda: _commits(workspace, "gold.chunk_index") > before["gold.chunk_index"],
+        "index written": lambda: _index_files(root) > before["index"],
+    }
+    tables = ("bronze.documents", "silver.documents", "silver.chunks", "gold.embeddings", "gold.chunk_index")
+    for edition in (0, 2):
+        write(workspace.landing_path, _documents(edition))
+        for moment in moments.values():
+            # Creating a table is a commit as well: the moment wanted is the one after.
+            before = {table: max(_commits(workspace, table), 1) for table in tables} | {"index": _index_files(root)}
+            kill_when(["run"], cwd=root, moment=moment)
+        done = run(["run", "--json"], cwd=root)
+        assert done.returncode == 0, done.stderr
+        result = verify(new_context(workspace))
+        assert result.is_equal, result.differences[:5]
+        assert run(["run", "--detailed-exitcode"], cwd=root).returncode == 3
+
+    scratch = Settings(root=tmp_path_factory.mktemp("scratch"))
+    write(scratch.landing_path, _documents(2))
+    run_stages(new_context(scratch), stages=STAGES[:5])
+    assert_same(state(workspace), state(scratch))
+
+
+def _index_files(root: Path) -> int:
+    folder = root / "index" / "chunks.lance"
+    return len(list(folder.rglob("*.lance"))) if folder.is_dir() else 0
