@@ -22,6 +22,10 @@ _LOCAL_CONF = {
     "spark.sql.shuffle.partitions": "2",
     # The default of 50 makes every read of a commit log cost 50 tasks.
     "spark.databricks.delta.snapshotPartitions": "1",
+    # On a laptop's data, compiling a query costs more than running it: without it an edit goes through all stages in
+    # 16 s instead of 25. For large local volumes set both back in `spark.conf`.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.driver.host": "127.0.0.1",

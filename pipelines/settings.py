@@ -48,7 +48,7 @@ class EmbeddingSettings(_Section):
     """The embedding model, and how often its results are committed."""
 
     model: Literal["all-minilm-l6-v2"] = "all-minilm-l6-v2"
-    batch_size: int = Field(32, ge=1, description="texts in one call of the model")
+    batch_size: int = Field(8, ge=1, description="texts in one call of the model; more wait for the longest of them")
     commit_every: int = Field(1024, ge=1, description="texts between two commits of the cache: what a kill can cost")
 
 
@@ -74,7 +74,7 @@ class AnswerSettings(_Section):
     """How questions are answered."""
 
     top_k: int = Field(10, ge=1, le=100, description="chunks retrieved and logged for a question")
-    context_chunks: int = Field(3, ge=1, description="best chunks shown to the model")
+    context_chunks: int = Field(2, ge=1, description="best chunks shown to the model")
     min_grounded_ratio: float = Field(
         0.6, ge=0, le=1, description="share of an answer's content words that its sources must contain"
     )

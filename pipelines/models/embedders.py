@@ -101,7 +101,7 @@ class Embedder:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return count_tokens(texts)
 
-    def embed(self, texts: Sequence[str], *, batch_size: int = 32) -> NDArray[np.float32]:
+    def embed(self, texts: Sequence[str], *, batch_size: int = 8) -> NDArray[np.float32]:
         """Vectors of the texts, in their order: float32 [len(texts), dimension], unit norm.
 
         Texts are batched by length, since padding is most of the waste. A text longer than 512 tokens is cut there.

@@ -185,9 +185,10 @@ _LOCAL_VERSION = "0.1.2-q4_1"
 
 
 def _serve(file: str, *, name: str, key: str) -> Any:
-    # Threads that wait for each other by spinning starve one another on a busy machine (seen: 100 times slower). The
-    # OpenMP runtime reads this when it is loaded, which the import does.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that wait for each other by spinning starve one another on a busy machine (seen: 100 times slower); those
+    # that never spin are half as fast on a quiet one. So they spin for some microseconds, then sleep. The OpenMP
+    # runtime reads this when it is loaded, which the import does.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         import xllamacpp
     except ImportError:
