@@ -47,7 +47,7 @@ class ChunkSettings(_Section):
 class EmbeddingSettings(_Section):
     """The embedding model, and how often its results are committed."""
 
-    model: Literal["all-minilm-l6-v2"] = "all-minilm-l6-v2"
+    model: Literal["all-minilm-l6-v2"] = Field("all-minilm-l6-v2", description="384 dimensions, full precision")
     batch_size: int = Field(8, ge=1, description="texts in one call of the model; more wait for the longest of them")
     commit_every: int = Field(1024, ge=1, description="texts between two commits of the cache: what a kill can cost")
 
@@ -55,8 +55,8 @@ class EmbeddingSettings(_Section):
 class IndexSettings(_Section):
     """The vector index that serves gold.chunk_index."""
 
-    store: Literal["lance"] = "lance"
-    name: str = Field("chunks", pattern=r"^[A-Za-z0-9_]+$")
+    store: Literal["lance"] = Field("lance", description="the library that holds the index")
+    name: str = Field("chunks", pattern=r"^[A-Za-z0-9_]+$", description="name of the index in its store")
     uri: str = Field("index", description="folder or object-storage prefix of the index")
 
 
@@ -64,10 +64,10 @@ class LanguageModelSettings(_Section):
     """The model that answers: the small local one, or any OpenAI-compatible server."""
 
     base_url: str | None = Field(None, description="OpenAI-compatible server; none starts the local model on loopback")
-    model: str = "smollm2-135m-instruct"
+    model: str = Field("smollm2-135m-instruct", description="the model's name at the server")
     api_key: SecretStr | None = Field(None, description="write it as ${NAME}: the name of an environment variable")
     max_tokens: int = Field(96, ge=8, description="tokens of an answer")
-    timeout_seconds: float = Field(60, gt=0)
+    timeout_seconds: float = Field(60, gt=0, description="of one call; a longer one counts as failed")
 
 
 class AnswerSettings(_Section):
@@ -84,14 +84,14 @@ class MlflowSettings(_Section):
     """Where traces and prompts go."""
 
     tracking_uri: str | None = Field(None, description="none: the sqlite file mlflow.db beside lakeloop.yml")
-    experiment: str = "lakeloop"
+    experiment: str = Field("lakeloop", description="MLflow experiment of the traces")
 
 
 class SparkSettings(_Section):
     """The Spark session that is started where none is running."""
 
-    master: str = "local[2]"
-    driver_memory: str = Field("1g", pattern=r"^\d+[mg]$")
+    master: str = Field("local[2]", description="local[N], spark://…, or sc://… for Spark Connect")
+    driver_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="heap of a local session")
     conf: dict[str, str] = Field(default_factory=dict, description="any further Spark setting")
 
 
@@ -103,9 +103,9 @@ class Settings(_Section):
         None, pattern=r"^[A-Za-z0-9_]+$", description="Unity Catalog catalog; none: Delta folders below `lakehouse`"
     )
     schema_prefix: str = Field("", pattern=r"^[A-Za-z0-9_]*$", description="put before bronze, silver, gold …")
-    lakehouse: str = "lakehouse"
+    lakehouse: str = Field("lakehouse", description="folder of the Delta tables, where there is no catalog")
     landing: str = Field("landing", description="the folder whose files are the documents")
-    report: str = "report.html"
+    report: str = Field("report.html", description="the page that the report stage writes")
     ingest: IngestSettings = IngestSettings()
     chunks: ChunkSettings = ChunkSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
@@ -196,7 +196,8 @@ def _from_override(override: str) -> dict[str, Any]:
     key, separator, value = override.partition("=")
     if not separator or not key:
         raise ConfigurationError(f"--set takes key=value, as in index.name=docs, but it is {override!r}")
-    return _nest(key.strip().split("."), yaml.safe_load(value))
+    # YAML reads nothing as null; on a command line it is an empty text.
+    return _nest(key.strip().split("."), yaml.safe_load(value) if value else "")
 
 
 def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:

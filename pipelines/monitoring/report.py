@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,9 @@ def gather(context: Context, *, window: Window | None = None, summary: Mapping[s
             "request_time",
             "status_code",
             "execution_duration_ms",
+            "request",
             "response",
+            "prediction",
             "model_id",
             "retrieved",
         ],
@@ -158,21 +160,18 @@ def _answers(context: Context, calls: pa.Table) -> list[Row]:
     last = calls.sort_by([("request_time", "descending"), ("request_id", "ascending")]).slice(0, _ANSWERS).to_pylist()
     if not last:
         return []
-    questions = dict(_pairs(context, "inference.requests", ["request_id", "question"]))
     wanted = {hit["chunk_id"] for call in last for hit in call["retrieved"] or ()}
     columns = ["chunk_id", "path", "heading_path"]
     index = context.lake.read_arrow("gold.chunk_index", columns=columns)
     held = pc.is_in(index["chunk_id"], value_set=pa.array(sorted(wanted), pa.string()))
     chunks = {row["chunk_id"]: row for row in index.filter(held).to_pylist()}
-    return [_answer(call, question=questions.get(call["request_id"]), chunks=chunks) for call in last]
+    return [_answer(call, chunks=chunks) for call in last]
 
 
-def _answer(call: Row, *, question: str | None, chunks: Mapping[str, Row]) -> Row:
-    response = _json(call["response"])
-    choices = response.get("choices") or [{}]
-    text = (choices[0].get("message") or {}).get("content") if isinstance(choices[0], dict) else None
+def _answer(call: Row, *, chunks: Mapping[str, Row]) -> Row:
+    request, response, text = _json(call["request"]), _json(call["response"]), call["prediction"]
     if call["status_code"] != 200:
-        badge, text = "failed", str(response.get("error") or "no reason was logged")
+        badge, text = "failed", (response.get("error") or {}).get("message") or "no reason was logged"
     elif response.get("is_quoted"):
         badge = "quoted"
     else:
@@ -182,7 +181,7 @@ def _answer(call: Row, *, question: str | None, chunks: Mapping[str, Row]) -> Ro
         {"score": hit["score"], **chunks.get(hit["chunk_id"], {"path": None, "heading_path": []})} for hit in hits
     ]
     return {
-        "question": question or call["request_id"],
+        "question": request.get("question") or call["request_id"],
         "text": text,
         "badge": badge,
         "sources": sources,
@@ -243,14 +242,9 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
     return {name: ordered[-(-len(ordered) * share // 100) - 1] for name, share in shares.items()}
 
 
-def _pairs(context: Context, table: str, columns: list[str]) -> Iterable[tuple[Any, ...]]:
-    rows = context.lake.read_arrow(table, columns=columns)
-    return zip(*(rows[column].to_pylist() for column in columns), strict=True)
-
-
 def _json(text: str | None) -> Row:
     try:
         value = json.loads(text or "{}")
     except ValueError:
-        return {"error": "the logged response is not JSON"}
+        return {"error": {"message": "the logged response is not JSON"}}
     return value if isinstance(value, dict) else {}

@@ -111,9 +111,6 @@ def fill(context: Context, *, questions: int = 24) -> None:
     vectors = {"model": model.name, "row_hash": "h", "vector": np.full(model.dimension, 0.05, np.float32)}
     store.upsert(pa.Table.from_pylist([c | vectors for c in chunks], schema=lake.spec("gold.chunk_index").schema))
     store.commit(Manifest("gold.chunk_index", "id", 5, "f1f2f3f4", model.name, model.revision, model.dimension, rows=2))
-    lake.append_arrow(
-        "inference.requests", [{"request_id": f"r{i}", "question": f"Question {i}?"} for i in range(questions)]
-    )
     lake.append_arrow("inference.inference_log", [_call(i) for i in range(questions)])
     window = {"window": {"start": START.replace(hour=0), "end": START.replace(hour=0) + timedelta(days=1)}}
     group = window | {"granularity": "1 day", "model_id": "smollm2-135m-instruct/1"}
@@ -129,7 +126,7 @@ def _call(number: int) -> dict[str, Any]:
         if number == 6
         else "Use the -x option to stop after the first failure, or --maxfail=2 to stop after two.\n\npytest -x"
     )
-    answer = {"choices": [{"message": {"content": text}}], "is_grounded": is_grounded, "is_quoted": not is_grounded}
+    answer = {"answer": text, "is_grounded": is_grounded, "is_quoted": not is_grounded}
     is_failed = number == 5
     hits = [("x", 0.81), ("y", 0.62), ("gone", 0.4)]
     return {
@@ -138,7 +135,11 @@ def _call(number: int) -> dict[str, Any]:
         "request_time": START - timedelta(minutes=number),
         "status_code": 500 if is_failed else 200,
         "execution_duration_ms": int(600 + 90 * (number**1.3 % 17) + 10 * number),
-        "response": json.dumps({"error": "time-out after 60 s"} if is_failed else answer),
+        "request": json.dumps({"question": f"Question {number}?"}),
+        "response": json.dumps(
+            {"error": {"status_code": 504, "message": "time-out after 60 s"}} if is_failed else answer
+        ),
+        "prediction": None if is_failed else text,
         "model_id": "smollm2-135m-instruct/1",
         "retrieved": [{"doc_id": "d", "chunk_id": c, "rank": i, "score": s} for i, (c, s) in enumerate(hits, 1)],
     }
