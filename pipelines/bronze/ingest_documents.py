@@ -129,7 +129,7 @@ def run(context: Context, window: Window) -> Counts:
             counts["new" if before is None or before.op == "delete" else "changed"] += 1
             counts["set_aside"] += row["_rescued"] is not None
             rows.append({**row, **technical})
-            size += len(row["content"] or b"")
+            size += len(row.get("content") or b"")
             if size >= _BATCH_BYTES:
                 _append(context, rows)
                 rows, size = [], 0

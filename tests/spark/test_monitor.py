@@ -83,6 +83,7 @@ def test_monitor_fills_the_three_tables_and_is_then_not_due(logged, run):
     assert run() is None
 
 
+@pytest.mark.long
 def test_monitor_over_everything_again_writes_nothing(logged, run, context):
     run()
     versions = {t: logged.head(t) for t in (monitor.PROFILE, monitor.QUALITY, monitor.RETRIEVAL)}
@@ -101,6 +102,7 @@ def test_monitor_computes_only_the_days_that_grew(logged, run):
     assert value(logged, monitor.QUALITY, "latency_ms_mean", day=2) == (103.0, 2)
 
 
+@pytest.mark.long
 def test_monitor_scores_a_day_again_when_its_labels_arrive(logged, run):
     run()
     assert value(logged, monitor.RETRIEVAL, "hit_at_1", day=2) is None
@@ -114,12 +116,14 @@ def test_monitor_scores_a_day_again_when_its_labels_arrive(logged, run):
     assert run() is None
 
 
+@pytest.mark.long
 def test_monitor_scores_chunks_that_the_index_has_dropped_since(logged, run, spark):
     spark.sql(f"DELETE FROM {logged.identifier('gold.chunk_index')} WHERE chunk_id = 'x'")
     run()
     assert value(logged, monitor.RETRIEVAL, "mrr", day=1) == (0.5, 2)
 
 
+@pytest.mark.long
 def test_monitor_takes_a_row_away_when_what_it_was_about_is_gone(logged, run, context, spark):
     run()
     spark.sql(f"UPDATE {logged.identifier(monitor.QUALITY)} SET metric_name = 'old' WHERE metric_name = 'failed_ratio'")
