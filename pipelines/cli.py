@@ -17,7 +17,7 @@ import typer
 from pipelines.settings import FILE_NAME, Settings, load_settings, settings_template
 from transformations.errors import ConfigurationError, LakeloopError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pipelines.cli")  # also when run as python -m pipelines.cli
 
 app = typer.Typer(
     add_completion=False,
@@ -280,6 +280,8 @@ def _log_to(settings: Settings) -> None:
     try:
         settings.log_path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(settings.log_path, encoding="utf-8"))
+        # `main` prints an error itself, in one line; its story goes to the file.
+        stderr.addFilter(lambda record: record.levelno < logging.ERROR)
     except OSError:
         stderr.setLevel(logging.INFO)
     for handler in handlers:
@@ -314,38 +316,33 @@ def _first_line(text: str, width: int = 110) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. Raises SystemExit for any code but 0, so that Databricks, which calls this, sees a failure."""
-    code = _guarded(lambda: app(arguments, standalone_mode=False))
+    code = _guarded(lambda: app(arguments))
     if code:
         raise SystemExit(code)
 
 
 def _guarded(command: Callable[[], Any]) -> int:
-    import click
-
     try:
-        result = command()
+        command()
+    except SystemExit as ended:  # the command line's own end: 0, or 2 after it has said what was wrong with the words
+        return ended.code if isinstance(ended.code, int) else 1
     except _Finished as finished:
         return finished.code
     except LakeloopError as error:
         log.error("%s", error)
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         print("interrupted: run the same command again, it goes on from there", file=sys.stderr)
         return 130
     except Exception as error:
         log.exception("the command failed")
-        logs = [h.baseFilename for h in logging.getLogger("pipelines").handlers if isinstance(h, logging.FileHandler)]
+        files = [h.baseFilename for h in logging.getLogger("pipelines").handlers if isinstance(h, logging.FileHandler)]
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
-        print(
-            f"{type(error).__name__}: {first}\nThe whole story is in {logs[0] if logs else 'the log above'}.",
-            file=sys.stderr,
-        )
+        where = f"\nThe whole story is in {files[0]}." if files else ""
+        print(f"{type(error).__name__}: {first}{where}", file=sys.stderr)
         return 1
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 if __name__ == "__main__":

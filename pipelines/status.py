@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
 
@@ -36,6 +37,10 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
                 "last_counts": dict(last["counts"]) if last else None,
             }
         )
+    page = settings.path(settings.report)
+    if page.is_file():  # the report reads the records of runs, so its own runs are not among them
+        written_at = datetime.fromtimestamp(page.stat().st_mtime, timezone.utc)
+        next(s for s in stages if s["stage"] == "report")["last_run_at"] = written_at
     manifest = open_store(settings, dimension=embedding_model(settings).dimension).manifest()
     refused = {table: _open_rows(context.lake, table) for table in _QUARANTINES}
     facts = {

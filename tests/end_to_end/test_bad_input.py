@@ -156,3 +156,14 @@ def test_json_is_one_object_on_stdout(workspace: Settings):
     done = run(["run", "--json", "--detailed-exitcode"], cwd=workspace.root)
     assert done.returncode == EXIT_NOTHING_TO_DO
     assert json.loads(done.stdout)["changed"] is False
+
+
+def test_a_misspelt_command_names_the_near_one_and_a_clear_error_stands_once(workspace: Settings):
+    (workspace.root / "lakeloop.yml").touch()
+    misspelt = run(["serch", "x"], cwd=workspace.root)
+    assert misspelt.returncode == 2
+    assert "search" in misspelt.stderr
+    assert "Traceback" not in misspelt.stderr
+    early = run(["search", "x"], cwd=workspace.root)
+    assert early.returncode == 5
+    assert early.stderr.count("lakeloop run") == 1
