@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-Level = Literal["warn", "quarantine", "fail"]
 
 
 @dataclass(frozen=True)
@@ -22,28 +20,22 @@ class Rule:
     Attributes:
         name: snake_case, said in quarantine tables and alerts.
         predicate: Spark SQL over the row's columns.
-        level: `warn` reports, `quarantine` sets the row aside, `fail` stops the stage before it writes.
     """
 
     name: str
     predicate: str
-    level: Level = "quarantine"
 
 
-def with_failed_rules(rows: DataFrame, *, rules: Sequence[Rule], level: Level = "quarantine") -> DataFrame:
-    """Add `failed_rules` ARRAY<STRING>: the names of the rules of `level` that the row breaks, in their order."""
+def with_failed_rules(rows: DataFrame, *, rules: Sequence[Rule]) -> DataFrame:
+    """Add `failed_rules` ARRAY<STRING>: the names of the rules that the row breaks, in their order."""
     from pyspark.sql import functions as F
 
-    checks = [
-        F.when(~F.coalesce(F.expr(rule.predicate), F.lit(False)), F.lit(rule.name))
-        for rule in rules
-        if rule.level == level
-    ]
+    checks = [F.when(~F.coalesce(F.expr(rule.predicate), F.lit(False)), F.lit(rule.name)) for rule in rules]
     failed = F.array_compact(F.array(*checks)) if checks else F.array().cast("array<string>")
     return rows.withColumn("failed_rules", failed)
 
 
 def split(rows: DataFrame, *, rules: Sequence[Rule]) -> tuple[DataFrame, DataFrame]:
-    """Rows that keep every rule of level `quarantine`, and the others with `failed_rules`; together all of them."""
+    """Rows that keep every rule, and the others with `failed_rules`; together all of them."""
     judged = with_failed_rules(rows, rules=rules)
     return judged.where("size(failed_rules) = 0").drop("failed_rules"), judged.where("size(failed_rules) > 0")

@@ -1,0 +1,34 @@
+"""The hash of a row and the fingerprint of a set, computed on Spark and in Python."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transformations.fingerprint import ROW_FIELDS, fingerprint, row_hash, row_hash_of
+
+hashes = st.lists(st.text("0123456789abcdef", min_size=64, max_size=64))
+
+
+def test_spark_and_python_hash_a_row_alike(spark):
+    generator = random.Random(7)
+    words = ["", "a", "naïve", "日本", "tab\tand\nline", "'quote'", None]
+    rows = []
+    for _ in range(200):
+        row = {name: generator.choice(words) for name in ROW_FIELDS}
+        row["heading_path"] = [generator.choice(words[:-1]) for _ in range(generator.randrange(3))]
+        rows.append(row)
+    schema = ", ".join(f"{n} {'array<string>' if n == 'heading_path' else 'string'}" for n in ROW_FIELDS)
+    found = spark.createDataFrame([tuple(r[n] for n in ROW_FIELDS) for r in rows], schema).select(row_hash().alias("h"))
+    assert [r["h"] for r in found.collect()] == [row_hash_of(row) for row in rows]
+
+
+@given(hashes, st.randoms())
+def test_a_fingerprint_ignores_order_and_notices_a_row_twice(rows: list[str], generator: random.Random):
+    shuffled = [*rows]
+    generator.shuffle(shuffled)
+    assert fingerprint(shuffled) == fingerprint(rows)
+    if rows and int(rows[0][:32], 16):
+        assert fingerprint([*rows, rows[0]]) != fingerprint(rows)
