@@ -260,7 +260,7 @@ def demo(
     if as_json:
         _say(summary, "", as_json)
     else:
-        Console().print(*render(summary), sep="\n", highlight=False)
+        Console().print(*render(summary), sep="\n", highlight=False, soft_wrap=True)
     is_equal = all(delivery["verified"] for delivery in summary["deliveries"])
     raise _Finished(0 if is_equal else ExpectationFailedError.exit_code)
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import filecmp
 import json
+import shlex
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -169,7 +171,7 @@ def render(summary: dict[str, Any]) -> list[RenderableType]:
     """What the terminal shows of a summary: a table of deliveries, the answers, and what to try next."""
     from rich.table import Table
 
-    table = Table(title=f"Three deliveries of {summary['package']}'s documentation", title_justify="left")
+    table = Table(title=f"{summary['package']}'s documentation, delivery by delivery", title_justify="left")
     table.add_column("")
     for delivery in summary["deliveries"]:
         table.add_column(delivery["version"], justify="right")
@@ -196,16 +198,18 @@ def render(summary: dict[str, Any]) -> list[RenderableType]:
         row(f"seconds {stage}", "seconds", stage)
     retrieval, answers = summary["retrieval"], summary["answers"]
     workspace = Path(summary["report"]).parent
+    # Without an activated environment the bare name would not be found.
+    program = "lakeloop" if shutil.which("lakeloop") else shlex.quote(str(Path(sys.executable).with_name("lakeloop")))
     return [
         table,
         f"{answers['count']} questions answered: {answers['grounded']} grounded in their sources, {answers['quoted']} "
         f"replaced by a quotation. The gold section was among the first 5 chunks for {retrieval['hit_at_5']:.0%} of "
         f"{retrieval['questions']} (MRR {retrieval['mrr']:.2f}).",
         f"{summary['seconds']:.0f} s, at most {summary['peak_memory_mb']:,} MB. Report: {summary['report']}",
-        f"\nGo on in {workspace}:\n"
-        '  lakeloop ask "How do I share a fixture between test files?"\n'
-        '  lakeloop search "temporary directory"\n'
-        "  lakeloop status",
+        f"\nGo on there:\n  cd {shlex.quote(str(workspace))}\n"
+        f'  {program} ask "How do I share a fixture between test files?"\n'
+        f'  {program} search "temporary directory"\n'
+        f"  {program} status",
     ]
 
 
