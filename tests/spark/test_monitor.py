@@ -93,6 +93,7 @@ def test_monitor_over_everything_again_writes_nothing(logged, run, context):
     assert {t: logged.head(t) for t in versions} == versions
 
 
+@pytest.mark.long
 def test_monitor_computes_only_the_days_that_grew(logged, run):
     run()
     before = value(logged, monitor.QUALITY, "latency_ms_mean", day=1)
@@ -134,6 +135,7 @@ def test_monitor_takes_a_row_away_when_what_it_was_about_is_gone(logged, run, co
     assert value(logged, monitor.QUALITY, "failed_ratio", day=1) == (0.0, 2)
 
 
+@pytest.mark.long
 def test_monitor_without_labels_or_an_index_still_profiles(lake, run):
     lake.append_arrow(LOG, [call(0)])
     assert run()["windows"] == 1
