@@ -94,8 +94,12 @@ def test_cost_follows_change(workspace: Settings, long_document):
     assert verify(new_context(workspace)).is_equal
 
 
-def test_a_lost_index_and_a_lost_watermark_cost_no_embedding(workspace: Settings, long_document):
+def test_a_lost_index_and_a_lost_watermark_cost_no_embedding_and_verify_sees_through(
+    workspace: Settings, long_document
+):
     import shutil
+
+    import lance
 
     shutil.rmtree(workspace.root / "index")
     counts = _counts(workspace)
@@ -109,10 +113,7 @@ def test_a_lost_index_and_a_lost_watermark_cost_no_embedding(workspace: Settings
     assert {t: v for t, v in _versions(workspace).items() if not t.startswith("ops.")} == before
     assert verify(new_context(workspace)).is_equal
 
-
-def test_verify_names_what_was_changed_behind_its_back(workspace: Settings, long_document):
-    import lance
-
+    # Rows changed behind our back are named.
     dataset = lance.dataset(workspace.index_uri)
     ids = dataset.to_table(columns=["chunk_id"])["chunk_id"].to_pylist()
     dataset.delete(f"chunk_id = '{ids[0]}'")
