@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-STRING, LONG, INT, DOUBLE, BOOL = pa.string(), pa.int64(), pa.int32(), pa.float64(), pa.bool_()
+STRING, LONG, INT, DOUBLE = pa.string(), pa.int64(), pa.int32(), pa.float64()
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 STRINGS = pa.list_(STRING)
 WINDOW = pa.struct([("start", TIMESTAMP), ("end", TIMESTAMP)])
