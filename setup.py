@@ -20,6 +20,19 @@ EXTRAS = {
 }
 EXTRAS["local"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
+# Each further store, and each library whose retriever we are, by itself. Annoy comes as source: it wants a compiler.
+EXTRAS |= {
+    "chroma": ["chromadb>=1.5"],
+    "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
+    "faiss": ["faiss-cpu>=1.13"],
+    "annoy": ["annoy>=1.17.3", "numpy>=1.24"],
+    "scann": ["scann>=1.4.2; sys_platform == 'linux'"],
+    "pgvector": ["psycopg[binary]>=3.2", "pgvector>=0.4"],
+    "databricks": ["databricks-ai-search>=0.81"],
+    "langchain": ["langchain-core>=1.0"],
+    "llamaindex": ["llama-index-core>=0.14"],
+}
+
 setup(
     name="lakeloop",
     version="0.1.0",

@@ -8,13 +8,27 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pipelines.settings import FILE_NAME, Settings, load_settings, settings_template
+from pipelines.cli_index import add_index_commands
+from pipelines.cli_options import (
+    Config,
+    Detailed,
+    Finished,
+    Force,
+    From,
+    Json,
+    Set,
+    log_to,
+    run_commands,
+    say,
+    settings_of,
+)
+from pipelines.settings import FILE_NAME, settings_template
 from transformations.errors import ConfigurationError, LakeloopError
 
 log = logging.getLogger("pipelines.cli")  # also when run as python -m pipelines.cli
@@ -27,18 +41,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done or nothing to do (3 with --detailed-exitcode), 4 an expectation failed, "
     "5 configuration, 6 done with some rows set aside, 7 refused as dangerous.",
 )
-
-Config = Annotated[Path | None, typer.Option("--config", help=f"The settings; else the nearest {FILE_NAME}.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Force = Annotated[bool, typer.Option("--force", help="Do it although a limit refuses it.")]
-From = Annotated[Path | None, typer.Option("--from", metavar="FOLDER", help="Take the documents of this folder.")]
-Detailed = Annotated[bool, typer.Option("--detailed-exitcode", help="Exit with 3 when there was nothing to do.")]
-
-
-class _Finished(Exception):
-    def __init__(self, code: int) -> None:
-        self.code = code
 
 
 @app.command()
@@ -60,7 +62,7 @@ def init(
         (landing or folder / "landing").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}. Choose a folder of your own.") from None
-    _say({"settings": str(path)}, f"wrote {path}. Put documents into the landing folder, then: lakeloop run", as_json)
+    say({"settings": str(path)}, f"wrote {path}. Put documents into the landing folder, then: lakeloop run", as_json)
 
 
 @app.command()
@@ -70,7 +72,7 @@ def setup(as_json: Json = False) -> None:
 
     fetched = ensure_assets()
     text = f"fetched {', '.join(fetched)}" if fetched else f"everything is in {cache_dir()}"
-    _say({"fetched": fetched, "cache": str(cache_dir())}, text, as_json)
+    say({"fetched": fetched, "cache": str(cache_dir())}, text, as_json)
 
 
 @app.command()
@@ -78,13 +80,13 @@ def doctor(config: Config = None, overrides: Set = None, as_json: Json = False) 
     """Check Java, jars, models, versions, name clashes and write access; say how to mend what is wrong."""
     from pipelines.doctor import diagnose
 
-    checks = diagnose(_settings(config, overrides))
+    checks = diagnose(settings_of(config, overrides))
     lines = [
         f"{'ok     ' if c.ok else 'WRONG  '} {c.name}: {c.detail}{'' if c.ok else f'  → {c.remedy}'}" for c in checks
     ]
     is_well = all(check.ok for check in checks)
-    _say({"ok": is_well, "checks": [vars(check) for check in checks]}, "\n".join(lines), as_json)
-    raise _Finished(0 if is_well else ConfigurationError.exit_code)
+    say({"ok": is_well, "checks": [vars(check) for check in checks]}, "\n".join(lines), as_json)
+    raise Finished(0 if is_well else ConfigurationError.exit_code)
 
 
 @app.command()
@@ -99,26 +101,7 @@ def run(
     """Run every stage whose input has moved, and no other."""
     from pipelines.run import STAGES
 
-    _run_stages([stage.command for stage in STAGES], config, overrides, landing, force, detailed, as_json)
-
-
-def _run_stages(
-    commands: list[str],
-    config: Path | None,
-    overrides: list[str] | None,
-    landing: Path | None,
-    force: bool,
-    detailed: bool,
-    as_json: bool,
-) -> None:
-    from pipelines.run import new_context, run_stages, stage_named
-
-    context = new_context(_settings(config, overrides, landing), force=force)
-    outcome = run_stages(context, stages=[stage_named(command) for command in commands])
-    lines = [f"{s.stage:<18} {_counted(s.counts)}  ({s.seconds:.1f} s)" for s in outcome.stages]
-    lines.append(f"done in {outcome.seconds:.1f} s" if outcome.stages else "nothing has changed: nothing to do")
-    _say(outcome.to_json(), "\n".join(lines), as_json)
-    raise _Finished(outcome.exit_code(detailed=detailed))
+    run_commands([stage.command for stage in STAGES], config, overrides, landing, force, detailed, as_json)
 
 
 @app.command("ingest-documents")
@@ -131,7 +114,7 @@ def ingest_documents(
     as_json: Json = False,
 ) -> None:
     """Files that are new, changed or gone → bronze.documents."""
-    _run_stages(["ingest-documents"], config, overrides, landing, force, detailed, as_json)
+    run_commands(["ingest-documents"], config, overrides, landing, force, detailed, as_json)
 
 
 @app.command("answer-questions")
@@ -149,18 +132,18 @@ def answer_questions(
         from pipelines.inference.questions import read_questions
         from pipelines.run import new_context, only_writer
 
-        context = new_context(_settings(config, overrides))
+        context = new_context(settings_of(config, overrides))
         rows = read_questions(questions)
         with only_writer(context.settings):
             add_questions(context, rows, batch=batch)
-    _run_stages(["answer-questions"], config, overrides, None, False, detailed, as_json)
+    run_commands(["answer-questions"], config, overrides, None, False, detailed, as_json)
 
 
 def _add_stage_command(command: str, text: str) -> None:
     def stage_command(
         config: Config = None, overrides: Set = None, detailed: Detailed = False, as_json: Json = False
     ) -> None:
-        _run_stages([command], config, overrides, None, False, detailed, as_json)
+        run_commands([command], config, overrides, None, False, detailed, as_json)
 
     app.command(command, help=text)(stage_command)
 
@@ -169,49 +152,35 @@ for _command, _text in {
     "refine-documents": "bronze.documents → silver.documents and its quarantine.",
     "chunk-documents": "silver.documents → silver.chunks.",
     "embed-chunks": "silver.chunks → gold.embeddings and gold.chunk_index.",
-    "sync-index": "gold.chunk_index → the vector index, equal to it.",
     "monitor": "inference.inference_log → profile and quality metrics.",
     "report": "All tables → one self-contained report.html.",
 }.items():
     _add_stage_command(_command, _text)
 
 
-@app.command()
-def verify(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
-    """Compare files, tables and index with each other; exit 4 and name what differs."""
-    from pipelines.run import new_context
-    from pipelines.verify import verify as compare
-    from transformations.errors import ExpectationFailedError
-
-    result = compare(new_context(_settings(config, overrides)))
-    facts = f"{result.documents} documents, {result.chunks} chunks, {result.index_rows} index rows"
-    if result.is_equal:
-        text = f"equal: {facts}, version {result.version}, fingerprint {result.fingerprint}"
-    else:
-        shown = [f"{d.where}: {d.kind} {d.key!r} {d.detail}".rstrip() for d in result.differences[:20]]
-        more = [f"… and {len(result.differences) - 20} more"] if len(result.differences) > 20 else []
-        text = "\n".join([f"NOT equal, {len(result.differences)} differences ({facts}):", *shown, *more])
-    _say(result.to_json(), text, as_json)
-    raise _Finished(0 if result.is_equal else ExpectationFailedError.exit_code)
+add_index_commands(app)
 
 
 @app.command()
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many chunks.")] = 5,
-    where: Annotated[list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Keep equal rows only.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Keep rows that pass, as in: format = rst and not path = a.md")
+    ] = None,
     config: Config = None,
     overrides: Set = None,
     as_json: Json = False,
 ) -> None:
     """Find the chunks nearest to a query. No Spark."""
     from pipelines.inference.search import search as find
+    from transformations.filters import parse_filter
 
-    hits = find(_settings(config, overrides), query, k=k, where=_pairs(where))
+    hits = find(settings_of(config, overrides), query, k=k, where=parse_filter(where) if where else None)
     lines = [
         f"{hit.score:.3f}  {hit.path} › {' › '.join(hit.heading_path)}\n       {_first_line(hit.text)}" for hit in hits
     ]
-    _say({"query": query, "hits": [vars(hit) for hit in hits]}, "\n".join(lines) or "nothing found", as_json)
+    say({"query": query, "hits": [vars(hit) for hit in hits]}, "\n".join(lines) or "nothing found", as_json)
 
 
 @app.command()
@@ -224,12 +193,12 @@ def ask(
     """Answer a question with its sources; the call is logged and traced. No Spark."""
     from pipelines.inference.ask import Answerer
 
-    with Answerer(_settings(config, overrides)) as answerer:
+    with Answerer(settings_of(config, overrides)) as answerer:
         answer = answerer.answer(question)
     note = "quoted from the best source" if answer.is_quoted else "grounded in the sources"
     sources = [f"  [{i}] {s.path} › {' › '.join(s.heading_path)}" for i, s in enumerate(answer.sources, 1)]
     text = "\n".join([answer.text, "", f"({note}; {answer.seconds:.1f} s, trace {answer.trace_id})", *sources])
-    _say({**vars(answer), "sources": [vars(s) for s in answer.sources]}, text, as_json)
+    say({**vars(answer), "sources": [vars(s) for s in answer.sources]}, text, as_json)
 
 
 @app.command()
@@ -237,8 +206,8 @@ def status(config: Config = None, overrides: Set = None, as_json: Json = False) 
     """How far each stage and the index are, and what is quarantined. No Spark."""
     from pipelines.status import describe
 
-    facts, text = describe(_settings(config, overrides))
-    _say(facts, text, as_json)
+    facts, text = describe(settings_of(config, overrides))
+    say(facts, text, as_json)
 
 
 @app.command()
@@ -255,58 +224,14 @@ def demo(
     from transformations.errors import ExpectationFailedError
 
     settings = make_workspace(folder)
-    _log_to(settings)
+    log_to(settings)
     summary = run_demo(settings, package, versions=versions.split(",") if versions else None)
     if as_json:
-        _say(summary, "", as_json)
+        say(summary, "", as_json)
     else:
         Console().print(*render(summary), sep="\n", highlight=False, soft_wrap=True)
     is_equal = all(delivery["verified"] for delivery in summary["deliveries"])
-    raise _Finished(0 if is_equal else ExpectationFailedError.exit_code)
-
-
-def _settings(config: Path | None, overrides: list[str] | None, landing: Path | None = None) -> Settings:
-    extra = [f"landing={json.dumps(str(landing.absolute()))}"] if landing else []
-    settings = load_settings(config, overrides=[*(overrides or []), *extra])
-    _log_to(settings)
-    return settings
-
-
-def _log_to(settings: Settings) -> None:
-    """INFO to the workspace's log file; warnings to the terminal, everything to a job's stderr."""
-    stderr = logging.StreamHandler(sys.stderr)
-    stderr.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
-    handlers: list[logging.Handler] = [stderr]
-    try:
-        settings.log_path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(settings.log_path, encoding="utf-8"))
-        # `main` prints an error itself, in one line; its story goes to the file.
-        stderr.addFilter(lambda record: record.levelno < logging.ERROR)
-    except OSError:
-        stderr.setLevel(logging.INFO)
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("pipelines", "expectations", "transformations"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.handlers = handlers
-        logger.propagate = False
-
-
-def _say(facts: Mapping[str, Any], text: str, as_json: bool) -> None:
-    print(json.dumps(facts, default=str, ensure_ascii=False) if as_json else text)
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{value} {name}" for name, value in counts.items() if value) or "no rows"
-
-
-def _pairs(options: list[str] | None) -> dict[str, str]:
-    pairs = [option.partition("=") for option in options or []]
-    for column, separator, _ in pairs:
-        if not separator:
-            raise ConfigurationError(f"--where takes COLUMN=VALUE, but it is {column!r}")
-    return {column: value for column, _, value in pairs}
+    raise Finished(0 if is_equal else ExpectationFailedError.exit_code)
 
 
 def _first_line(text: str, width: int = 110) -> str:
@@ -326,7 +251,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         command()
     except SystemExit as ended:  # the command line's own end: 0, or 2 after it has said what was wrong with the words
         return ended.code if isinstance(ended.code, int) else 1
-    except _Finished as finished:
+    except Finished as finished:
         return finished.code
     except LakeloopError as error:
         log.error("%s", error)

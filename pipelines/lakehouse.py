@@ -2,14 +2,15 @@
 
 A table is `schema.table`, as in design.md. It lives in a Unity Catalog catalog where `catalog` is set, otherwise in a
 Delta folder. Folders are also read and appended to without a JVM (by delta-rs): that is what lets a run with nothing
-to do, a search or an answer take milliseconds. Changes of keyed tables always go through Spark.
+to do, a search or an answer take milliseconds. So are small changes of keyed tables merged; large ones take Spark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ from transformations.errors import ConfigurationError
 if TYPE_CHECKING:
     from deltalake import DeltaTable
     from pyspark.sql import DataFrame, SparkSession
+
+# Up to here a merge is cheaper in this process than as a Spark job; the rows of one are all in memory.
+FEW_ROWS = 2_000
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,11 @@ class Lakehouse:
         if head is not None:
             return head
         spec = self.spec(table)
-        configuration = {"delta.enableChangeDataFeed": "true"} if spec.change_feed else {}
+        # Statistics would put the first characters of every column into the log, where no VACUUM removes them.
+        keys = [c for c in spec.key or spec.columns[:1] if not pa.types.is_struct(spec.schema.field(c).type)]
+        configuration = {"delta.dataSkippingStatsColumns": ",".join(keys)}
+        if spec.change_feed:
+            configuration["delta.enableChangeDataFeed"] = "true"
         if self.is_local:
             from deltalake import DeltaTable
 
@@ -100,7 +108,7 @@ class Lakehouse:
                 schema=spec.schema,
                 mode="ignore",
                 partition_by=list(spec.partition_by) or None,
-                configuration=configuration or None,
+                configuration=configuration,
             )
         else:
             from delta.tables import DeltaTable as SparkDeltaTable
@@ -115,20 +123,75 @@ class Lakehouse:
         assert head is not None
         return head
 
-    # -- small reads and appends ----------------------------------------------------------------------------------
-
-    def read_arrow(self, table: str, *, columns: list[str] | None = None) -> pa.Table:
-        """The whole table, or some of its columns; no rows where it does not exist."""
+    def history(self, table: str) -> list[dict[str, Any]]:
+        """The commits that the log still has: `version`, `at` (UTC), and the engine's own `metrics`."""
         if self.is_local:
             delta = self._open(table)
-            if delta is not None:
-                # Not through pyarrow's own reader: its threads can abort a process that ends soon after.
-                return self._typed(table, pa.table(delta.scan(columns=columns)))
+            commits = [] if delta is None else delta.history()
+            head = 0 if delta is None else delta.version()
+            return [
+                {
+                    # delta-rs numbers them in newer versions only; they come newest first.
+                    "version": commit.get("version", head - place),
+                    "at": datetime.fromtimestamp(commit["timestamp"] / 1000, timezone.utc),
+                    "metrics": commit.get("operationMetrics") or {},
+                }
+                for place, commit in enumerate(commits)
+            ]
+        rows = self.spark.sql(f"DESCRIBE HISTORY {self.identifier(table)}").collect()
+        return [
+            {
+                "version": row["version"],
+                "at": row["timestamp"].astimezone(timezone.utc),
+                "metrics": row["operationMetrics"],
+            }
+            for row in rows
+        ]
+
+    def properties(self, table: str) -> dict[str, str]:
+        """The table's properties, such as delta.logRetentionDuration."""
+        if self.is_local:
+            delta = self._open(table)
+            return {} if delta is None else {k: v for k, v in delta.metadata().configuration.items() if v is not None}
+        row = self.spark.sql(f"DESCRIBE DETAIL {self.identifier(table)}").select("properties").first()
+        return {} if row is None else dict(row["properties"])
+
+    # -- small reads and appends ----------------------------------------------------------------------------------
+
+    def read_arrow(
+        self, table: str, *, columns: list[str] | None = None, where: Mapping[str, str] | None = None
+    ) -> pa.Table:
+        """The rows of a table whose columns have the values of `where`; no rows where it does not exist."""
+        batches = self.read_batches(table, columns=columns, where=where)
+        schema = self.spec(table).schema
+        schema = pa.schema([schema.field(name) for name in columns]) if columns else schema
+        return pa.Table.from_batches(batches, schema=schema)
+
+    def read_batches(
+        self,
+        table: str,
+        *,
+        columns: list[str] | None = None,
+        where: Mapping[str, str] | None = None,
+        version: int | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """The same rows as a stream, as of `version` where given."""
+        schema = self.spec(table).schema
+        schema = pa.schema([schema.field(name) for name in columns]) if columns else schema
+        if self.is_local:
+            delta = self._open(table, version=version)
+            if delta is None:
+                return
+            # Not through pyarrow's own reader: its threads can abort a process that ends soon after.
+            for batch in delta.scan(columns=columns, predicate=_all_equal(where) if where else None):
+                yield from _typed(pa.table(batch), schema).to_batches()
         elif self.head(table) is not None:
-            frame = self.read(table)
-            return self._typed(table, (frame.select(*columns) if columns else frame).toArrow())
-        empty = self.spec(table).schema.empty_table()
-        return empty.select(columns) if columns else empty
+            from pyspark.sql import functions as F
+
+            frame = self.read(table, version=version)
+            for column, value in (where or {}).items():
+                frame = frame.where(F.col(column) == F.lit(value))
+            yield from _typed(frame.select(*schema.names).toArrow(), schema).to_batches()
 
     def append_arrow(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
         """Append rows in one commit. Lists of dicts take the table's own types; missing keys are null."""
@@ -145,6 +208,85 @@ class Lakehouse:
         else:
             self.spark.createDataFrame(rows).write.mode("append").saveAsTable(self.identifier(table))
 
+    def merge_arrow(self, table: str, changes: pa.Table) -> None:
+        """Apply net changes that are in memory: the table's columns and `_op`. Needs no JVM for folders."""
+        spec = self.spec(table)
+        changes = changes.select([*spec.columns, "_op"]).cast(spec.schema.append(pa.field("_op", pa.string())))
+        if changes.num_rows == 0:
+            return
+        self.ensure(table)
+        if not self.is_local:
+            self.merge(table, self.frame(changes))
+            return
+        values = {column: f"changes.`{column}`" for column in spec.columns}
+        target = self._open(table)
+        assert target is not None
+        merge = target.merge(
+            changes,
+            predicate=" AND ".join(f"target.`{k}` = changes.`{k}`" for k in spec.key),
+            source_alias="changes",
+            target_alias="target",
+        )
+        merge = merge.when_matched_delete("changes._op = 'delete'").when_matched_update(values)
+        merge.when_not_matched_insert(values, "changes._op <> 'delete'").execute()
+
+    def delete(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
+        """Delete the rows whose columns each hold one of the values. Returns how many; no commit where none do."""
+        values = [f"{column} IN ({', '.join(map(_literal, of))})" for column, of in where.items()]
+        if self.head(table) is None or not all(where.values()):
+            return 0
+        if self.is_local:
+            delta = self._open(table)
+            assert delta is not None
+            return int(delta.delete(" AND ".join(values))["num_deleted_rows"] or 0)
+        from delta.tables import DeltaTable as SparkDeltaTable
+
+        row = SparkDeltaTable.forName(self.spark, self.identifier(table)).delete(" AND ".join(values))
+        return int(row.first()[0]) if row is not None else 0
+
+    def purge(self, table: str) -> str:
+        """Remove all files of older versions: what was deleted is no longer on disk. Returns what remains.
+
+        Whoever has not read the change feed up to now compares everything the next time.
+        """
+        if self.is_local:
+            delta = self._open(table)
+            assert delta is not None
+            files = delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
+            return f"nothing in its files ({len(files)} of older versions removed)"
+        days = self.properties(table).get("delta.deletedFileRetentionDuration", "interval 7 days")
+        return f"files of older versions until VACUUM, at the latest after {days.removeprefix('interval ')}"
+
+    def replace_if_unchanged(self, table: str, rows: list[dict[str, Any]], *, version: int) -> bool:
+        """Replace the whole (small) table if it is still at `version`: compare-and-set. Returns whether it was."""
+        arrow = pa.Table.from_pylist(rows, schema=self.spec(table).schema)
+        if self.is_local:
+            from deltalake import CommitProperties, write_deltalake
+            from deltalake.exceptions import CommitFailedError
+
+            delta = self._open(table)
+            if delta is None or delta.version() != version:
+                return False
+            try:
+                # Without retries the commit is version + 1 or fails.
+                write_deltalake(
+                    delta, arrow, mode="overwrite", commit_properties=CommitProperties(max_commit_retries=0)
+                )
+            except CommitFailedError:
+                return False
+            return True
+        head = self.head(table)
+        if head is None or head.version != version:
+            return False
+        from delta.exceptions import DeltaConcurrentModificationException
+
+        try:
+            # Two overwrites remove the same files, which Delta takes as a conflict.
+            self.spark.createDataFrame(arrow).write.mode("overwrite").saveAsTable(self.identifier(table))
+        except DeltaConcurrentModificationException:
+            return False
+        return True
+
     # -- Spark ----------------------------------------------------------------------------------------------------
 
     def read(self, table: str, *, version: int | None = None) -> DataFrame:
@@ -153,6 +295,25 @@ class Lakehouse:
         if version is not None:
             reader = reader.option("versionAsOf", version)
         return reader.load(str(self.folder(table))) if self.is_local else reader.table(self.identifier(table))
+
+    def read_keys(self, table: str, key: str, values: Sequence[str]) -> DataFrame:
+        """The rows whose `key` is one of a few `values`, as a frame that holds them; folders are read without Spark."""
+        from pyspark.sql import functions as F
+
+        delta = self._open(table) if self.is_local else None
+        if delta is None:
+            return self.read(table).where(F.col(key).isin(list(values)))
+        schema = self.spec(table).schema
+        predicate = f"{key} IN ({', '.join(map(_literal, values))})"
+        found = pa.table(delta.scan(predicate=predicate)) if values else schema.empty_table()
+        return self.frame(_typed(found, schema))
+
+    def frame(self, rows: pa.Table) -> DataFrame:
+        """Rows in memory as a frame."""
+        from pyspark.sql.pandas.types import from_arrow_schema
+
+        # Spark takes an empty Arrow table with a list among its columns for an error.
+        return self.spark.createDataFrame(rows if rows.num_rows else [], from_arrow_schema(rows.schema))
 
     def read_changes(self, table: str, *, after: int, until: int) -> DataFrame:
         """The change feed of versions (after, until], with Delta's `_change_type` and `_commit_version`."""
@@ -169,11 +330,18 @@ class Lakehouse:
         else:
             writer.saveAsTable(self.identifier(table))
 
-    def merge(self, table: str, changes: DataFrame) -> None:
-        """Apply net changes: rows of the table with `_op` insert, update or delete, at most one a key."""
+    def merge(self, table: str, changes: DataFrame, *, rows: int | None = None) -> None:
+        """Apply net changes: rows of the table with `_op` insert, update or delete, at most one a key.
+
+        Where `rows` says that they are few, and no key is null, a folder is merged without the JVM: that takes a
+        tenth of Spark's time.
+        """
+        spec = self.spec(table)
+        if self.is_local and rows is not None and rows <= FEW_ROWS:
+            self.merge_arrow(table, changes.select(*spec.columns, "_op").toArrow())
+            return
         from delta.tables import DeltaTable as SparkDeltaTable
 
-        spec = self.spec(table)
         target = (
             SparkDeltaTable.forPath(self.spark, str(self.folder(table)))
             if self.is_local
@@ -189,17 +357,27 @@ class Lakehouse:
             .execute()
         )
 
-    def _typed(self, table: str, rows: pa.Table) -> pa.Table:
-        """`rows` with the table's own types: engines give strings and instants in forms of their own."""
-        schema = self.spec(table).schema
-        return rows.cast(pa.schema([schema.field(name) for name in rows.column_names]))
-
-    def _open(self, table: str) -> DeltaTable | None:
+    def _open(self, table: str, *, version: int | None = None) -> DeltaTable | None:
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
         self.spec(table)
         with suppress(TableNotFoundError):
             if (self.folder(table) / "_delta_log").is_dir():
-                return DeltaTable(str(self.folder(table)))
+                return DeltaTable(str(self.folder(table)), version=version)
         return None
+
+
+def _typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`rows` with the table's own types: engines give strings and instants in forms of their own."""
+    return rows.select(schema.names).cast(schema)
+
+
+def _all_equal(where: Mapping[str, str]) -> str:
+    """A predicate for delta-rs over columns of ours."""
+    return " AND ".join(f"{column} = {_literal(value)}" for column, value in where.items())
+
+
+def _literal(value: str) -> str:
+    """A SQL text: only a quote has a meaning in one."""
+    return "'" + value.replace("'", "''") + "'"

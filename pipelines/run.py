@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 
+from pipelines.index_state import states
 from pipelines.lakehouse import Lakehouse
 from pipelines.progress import Progress
 from pipelines.session import get_spark
 from pipelines.settings import Settings
-from pipelines.stage import Context, Counts, Stage, due, run_stage
+from pipelines.stage import Context, Counts, Stage, Window, due, run_stage
 from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO, EXIT_SET_ASIDE, ConfigurationError, RefusedError
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,9 @@ STAGES: tuple[Stage, ...] = (
         "gold.chunk_index",
         "pipelines.gold.embed_chunks",
         lambda s: f"1 model={s.embedding.model}",
+        is_per_model=True,
     ),
-    Stage("sync-index", "gold.chunk_index", "", "pipelines.index.sync_index"),
+    Stage("sync-index", "gold.chunk_index", "", "pipelines.index.sync_index", is_per_model=True),
     Stage("answer-questions", "inference.requests", "inference.inference_log", "pipelines.inference.answer_questions"),
     Stage(
         "monitor",
@@ -54,11 +56,12 @@ STAGES: tuple[Stage, ...] = (
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What one stage did."""
+    """What one stage did; `model` is the embedding model where the stage runs once for each."""
 
     stage: str
     counts: Counts
     seconds: float
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,13 @@ class Outcome:
             "run_id": self.run_id,
             "changed": bool(self.stages),
             "stages": [
-                {"stage": s.stage, "counts": dict(s.counts), "seconds": round(s.seconds, 3)} for s in self.stages
+                {
+                    "stage": s.stage,
+                    **({"model": s.model} if s.model else {}),
+                    "counts": dict(s.counts),
+                    "seconds": round(s.seconds, 3),
+                }
+                for s in self.stages
             ],
             "seconds": round(self.seconds, 3),
         }
@@ -110,17 +119,34 @@ def run_stages(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome
     outcomes = []
     with only_writer(context.settings):
         for stage in stages:
-            module = import_module(stage.module)
-            window = module.due(context) if hasattr(module, "due") else due(stage, context)
-            if window is None:
-                continue
-            log.info(
-                "%s: versions (%s, %s] of %s", stage.command, window.since, window.until, stage.source or "landing"
-            )
-            counts, seconds = run_stage(stage, context, window=window, work=module.run)
-            log.info("%s: %s in %.1f s", stage.command, dict(counts), seconds)
-            outcomes.append(StageOutcome(stage.command, counts, seconds))
+            for each in contexts_of(stage, context):
+                window = window_of(stage, each)
+                if window is None:
+                    continue
+                log.info("%s: versions (%s, %s] of %s", stage.command, window.since, window.until, stage.source or "-")
+                work = import_module(stage.module).run
+                counts, seconds = run_stage(stage, each, window=window, work=work)
+                log.info("%s: %s in %.1f s", stage.command, dict(counts), seconds)
+                model = each.settings.embedding.model if stage.is_per_model else None
+                outcomes.append(StageOutcome(stage.command, counts, seconds, model))
     return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start)
+
+
+def contexts_of(stage: Stage, context: Context) -> list[Context]:
+    """One context for each embedding model that the stage runs for: the settings' own, and those still in use."""
+    if not stage.is_per_model:
+        return [context]
+    own = context.settings.embedding.model
+    held = states(context.lake, context.settings.index.name)
+    others = [state.model_name for state in held if state.role != "shadow" and state.model_name != own]
+    return [context.of_model(name) for name in dict.fromkeys([*others, own])]
+
+
+def window_of(stage: Stage, context: Context) -> Window | None:
+    """What of its source the stage has not read yet; None where it is up to date."""
+    module = import_module(stage.module)
+    window: Window | None = module.due(context) if hasattr(module, "due") else due(stage, context)
+    return window
 
 
 @contextmanager

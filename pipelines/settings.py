@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -47,7 +47,10 @@ class ChunkSettings(_Section):
 class EmbeddingSettings(_Section):
     """The embedding model, and how often its results are committed."""
 
-    model: Literal["all-minilm-l6-v2"] = Field("all-minilm-l6-v2", description="384 dimensions, full precision")
+    model: str = Field("all-minilm-l6-v2", description="384 dimensions, full precision; or your package.module:Class")
+    max_texts: int | None = Field(
+        None, ge=0, description="a run that would embed more texts is refused; none: no limit"
+    )
     batch_size: int = Field(8, ge=1, description="texts in one call of the model; more wait for the longest of them")
     commit_every: int = Field(1024, ge=1, description="texts between two commits of the cache: what a kill can cost")
 
@@ -55,9 +58,19 @@ class EmbeddingSettings(_Section):
 class IndexSettings(_Section):
     """The vector index that serves gold.chunk_index."""
 
-    store: Literal["lance"] = Field("lance", description="the library that holds the index")
-    name: str = Field("chunks", pattern=r"^[A-Za-z0-9_]+$", description="name of the index in its store")
-    uri: str = Field("index", description="folder or object-storage prefix of the index")
+    store: str = Field(
+        "lance",
+        description="lance, chroma, milvus, pgvector, faiss, annoy, scann, databricks or databricks_delta_sync",
+    )
+    name: str = Field("chunks", pattern=r"^[A-Za-z0-9_]{1,40}$", description="what readers call the index")
+    uri: str = Field("index", description="folder or object-storage prefix of the index, or its server's address")
+    secret: SecretStr | None = Field(None, description="the server's password or token, as ${NAME} of a variable")
+    options: dict[str, str] = Field(default_factory=dict, description="what only this store knows; see its module")
+    max_delete_ratio: float = Field(
+        0.3, ge=0, le=1, description="a sync that would delete a larger share of the index is refused; 1 allows all"
+    )
+    patience_seconds: float = Field(60, ge=0, description="so long a store may be down or busy before a sync gives up")
+    lease_seconds: float = Field(300, gt=0, description="a writer that is silent for so long may be replaced")
 
 
 class LanguageModelSettings(_Section):
@@ -129,9 +142,8 @@ class Settings(_Section):
 
     @property
     def index_uri(self) -> str:
-        """The index's address: an object-storage URI as it is, a folder as an absolute path."""
-        base = self.index.uri if "://" in self.index.uri else str(self.path(self.index.uri))
-        return f"{base}/{self.index.name}.lance"
+        """Where the store is: an address as it is, a folder as an absolute path."""
+        return self.index.uri if "://" in self.index.uri else str(self.path(self.index.uri))
 
     @property
     def tracking_uri(self) -> str:
@@ -225,17 +237,17 @@ def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str)
 
 
 def _resolve_references(merged: dict[str, Any]) -> None:
-    """Replace `${NAME}` as the api_key by that environment variable: a secret never stands in the file."""
-    section = merged.get("language_model")
-    if not isinstance(section, dict) or section.get("api_key") is None:
-        return
-    key = section["api_key"]
-    name = str(key).strip()
-    if not (name.startswith("${") and name.endswith("}")):
-        raise ConfigurationError("language_model.api_key must name an environment variable, as in ${OPENAI_API_KEY}")
-    if name[2:-1] not in os.environ:
-        raise ConfigurationError(f"language_model.api_key names the environment variable {name}, which is not set")
-    section["api_key"] = os.environ[name[2:-1]]
+    """Replace `${NAME}` as a secret by that environment variable: a secret never stands in the file."""
+    for section_name, key in (("language_model", "api_key"), ("index", "secret")):
+        section = merged.get(section_name)
+        if not isinstance(section, dict) or section.get(key) is None:
+            continue
+        name = str(section[key]).strip()
+        if not (name.startswith("${") and name.endswith("}")):
+            raise ConfigurationError(f"{section_name}.{key} must name an environment variable, as in ${{THE_NAME}}")
+        if name[2:-1] not in os.environ:
+            raise ConfigurationError(f"{section_name}.{key} names the environment variable {name}, which is not set")
+        section[key] = os.environ[name[2:-1]]
 
 
 def described(model: type[BaseModel] = Settings) -> Iterator[tuple[int, str, Any, str]]:

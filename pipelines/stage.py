@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from pipelines.lakehouse import Lakehouse
+from pipelines.lakehouse import FEW_ROWS, Lakehouse
 from pipelines.progress import Progress
 from pipelines.settings import Settings
+from transformations.changes import fold_changes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -30,18 +31,27 @@ Counts = Mapping[str, int]
 
 @dataclass
 class Context:
-    """One run: the settings, the tables, an id that every written row carries, and where progress is shown."""
+    """One run: the settings, the tables, an id that every written row carries, and where progress is shown.
+
+    `force` lets pass what a limit refuses; `retry` tries dead letters now, whenever their next time was to be.
+    """
 
     settings: Settings
     lake: Lakehouse
     run_id: str
     progress: Progress = field(default_factory=Progress)
     force: bool = False
+    retry: bool = False
 
     @property
     def parallelism(self) -> int:
         """Python workers that a step may use at once."""
         return parallelism(self.lake.spark)
+
+    def of_model(self, name: str) -> Context:
+        """The same run for another embedding model."""
+        embedding = self.settings.embedding.model_copy(update={"model": name})
+        return replace(self, settings=self.settings.model_copy(update={"embedding": embedding}))
 
     @staticmethod
     def now() -> datetime:
@@ -58,6 +68,7 @@ class Stage:
         target: the table that it keeps equal; "" for what is no table.
         module: where its `run(context, window)` is, and its own `due(context)` where the rule below is not its own.
         definition: what else decides its output (settings, the version of the code); another one: everything anew.
+        is_per_model: it runs once for each embedding model that an index needs.
     """
 
     command: str
@@ -65,6 +76,7 @@ class Stage:
     target: str
     module: str
     definition: Callable[[Settings], str] = lambda settings: "1"
+    is_per_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,18 +185,50 @@ def apply_changes(context: Context, table: str, changes: DataFrame) -> dict[str,
         counts = {"insert": 0, "update": 0, "delete": 0}
         counts.update({row["_op"]: row["count"] for row in changes.groupBy("_op").count().collect()})
         if any(counts.values()):
-            context.lake.merge(table, changes)
+            context.lake.merge(table, changes, rows=sum(counts.values()))
         return counts
     finally:
         changes.unpersist()
+
+
+def changed(
+    context: Context, table: str, *, window: Window, key: str, also: Sequence[str] = ()
+) -> tuple[DataFrame, DataFrame]:
+    """What a window of a keyed table says: the rows to apply, and the keys that are judged (the deleted ones, too).
+
+    Args:
+        also: keys whose rows are wanted although nothing says that they changed.
+    """
+    from pyspark.sql import functions as F
+
+    if window.since is None:
+        rows = context.lake.read(table, version=window.until)
+        return rows, rows.select(key)
+    if window.since < window.until:
+        feed = context.lake.read_changes(table, after=window.since, until=window.until)
+        folded = fold_changes(feed, key=key)
+        rows, keys = folded.where("_op = 'upsert'").drop("_op"), folded.select(key)
+        if not also:
+            return rows, keys
+        more = context.lake.read_keys(table, key, also).join(F.broadcast(keys), key, "left_anti")
+        return rows.unionByName(more.select(*rows.columns)), keys.union(more.select(key))
+    rows = context.lake.read_keys(table, key, also)
+    return rows, rows.select(key)
 
 
 def touched(context: Context, table: str, keys: DataFrame, *, window: Window, key: str) -> DataFrame:
     """The rows of `table` whose `key` is in `keys`; all rows where the window is everything."""
     from pyspark.sql import functions as F
 
-    rows = context.lake.read(table)
-    return rows if window.since is None else rows.join(F.broadcast(keys.select(key).distinct()), key, "left_semi")
+    if window.since is None:
+        return context.lake.read(table)
+    return few_of(context, table, keys, key=key).join(F.broadcast(keys.select(key).distinct()), key, "left_semi")
+
+
+def few_of(context: Context, table: str, keys: DataFrame, *, key: str) -> DataFrame:
+    """The rows of `table` whose `key` is in `keys` where those are few, else all rows: a filter worth its cost."""
+    values = [row[key] for row in keys.select(key).limit(FEW_ROWS + 1).collect()]
+    return context.lake.read(table) if len(values) > FEW_ROWS else context.lake.read_keys(table, key, values)
 
 
 def partitions(rows: DataFrame) -> DataFrame:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from importlib import import_module
 from typing import Any
 
 import pyarrow.compute as pc
 
+from pipelines.dead_letters import open_letters
+from pipelines.index_state import IndexState, states
+from pipelines.lag import lag_of
 from pipelines.lakehouse import Lakehouse
-from pipelines.models.embedders import embedding_model
-from pipelines.run import STAGES, new_context
+from pipelines.run import STAGES, contexts_of, new_context, window_of
 from pipelines.settings import Settings
-from pipelines.stage import STAGE_RUNS, due
-from pipelines.stores import open_store
+from pipelines.stage import STAGE_RUNS, Context
 
 _QUARANTINES = ("silver.documents_quarantine", "silver.chunks_quarantine")
 
@@ -24,8 +24,8 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     last_runs = {row["stage"]: row for row in _last_runs(context.lake)}
     stages = []
     for stage in STAGES:
-        module = import_module(stage.module)
-        window = module.due(context) if hasattr(module, "due") else due(stage, context)
+        windows = [window_of(stage, each) for each in contexts_of(stage, context)]
+        window = next((w for w in windows if w is not None), None)
         last = last_runs.get(stage.command)
         behind = None if window is None else (window.until - window.since if window.since is not None else None)
         stages.append(
@@ -41,24 +41,62 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     if page.is_file():  # the report reads the records of runs, so its own runs are not among them
         written_at = datetime.fromtimestamp(page.stat().st_mtime, timezone.utc)
         next(s for s in stages if s["stage"] == "report")["last_run_at"] = written_at
-    manifest = open_store(settings, dimension=embedding_model(settings).dimension).manifest()
+    indexes = [_index(context, state) for state in states(context.lake, settings.index.name)]
     refused = {table: _open_rows(context.lake, table) for table in _QUARANTINES}
-    facts = {
+    letters = len(open_letters(context.lake))
+    warnings = [warning for index in indexes for warning in index["warnings"]]
+    facts: dict[str, Any] = {
         "workspace": str(settings.root),
         "stages": stages,
-        "index": vars(manifest) if manifest else None,
+        "index": next((i for i in indexes if i["role"] == "served"), None),
+        "indexes": indexes,
         "quarantine": refused,
+        "dead_letters": letters,
+        "warnings": warnings,
     }
     lines = [f"{'due      ' if s['is_due'] else 'up to date'} {s['stage']:<18} {_when(s)}" for s in stages]
-    if manifest:
-        lines.append(
-            f"index = {manifest.source_table} at version {manifest.version}, {manifest.rows} rows, "
-            f"fingerprint {manifest.fingerprint}, model {manifest.model}"
-        )
-    else:
-        lines.append("no index yet: lakeloop run")
+    lines += [_index_line(index) for index in indexes] or ["no index yet: lakeloop run"]
     lines += [f"{table}: {rows} set aside" for table, rows in refused.items() if rows]
+    lines += [f"ops.dead_letters: {letters} open; try them again with: lakeloop replay"] if letters else []
+    lines += [f"WARNING {warning}" for warning in warnings]
     return facts, "\n".join(lines)
+
+
+def _index(context: Context, state: IndexState) -> dict[str, Any]:
+    """One index as it says itself, beside its table."""
+    facts: dict[str, Any] = {"index_name": state.index_name, "role": state.role, "store": state.store, "warnings": []}
+    manifest = state.open(context.settings).manifest()
+    if manifest is None:
+        return facts | {"warnings": [f"{state.index_name} is not at {state.uri}: build it with lakeloop sync-index"]}
+    facts |= vars(manifest)
+    head = context.lake.head("gold.chunk_index")
+    if head is None or head.table_id != manifest.source_id:
+        facts["warnings"].append(f"{state.index_name} belongs to a table that is gone; the next sync compares hashes")
+        return facts
+    lag = lag_of(context.lake, "gold.chunk_index", version=manifest.version, now=context.now())
+    facts["lag"] = vars(lag)
+    if lag.is_at_risk:
+        hours = max(lag.history_hours or 0, 0)
+        facts["warnings"].append(
+            f"{state.index_name} is at version {manifest.version}, the history that its next sync reads ends in "
+            f"{hours:.1f} hours; after that it compares hashes. Sync now: lakeloop sync-index"
+        )
+    return facts
+
+
+def _index_line(index: dict[str, Any]) -> str:
+    if "version" not in index:
+        return f"{index['role']:<10} {index['index_name']}: not there"
+    lag = index.get("lag", {})
+    behind = (
+        f", behind by {lag['versions']} versions, {lag['rows']} rows, {lag['seconds']:.0f} s"
+        if lag.get("versions")
+        else ""
+    )
+    return (
+        f"{index['role']:<10} {index['index_name']} = {index['source_table']} at version {index['version']}, "
+        f"{index['rows']} rows, fingerprint {index['fingerprint']}, model {index['model']}{behind}"
+    )
 
 
 def _when(stage: dict[str, Any]) -> str:

@@ -1,21 +1,19 @@
-"""Files, tables and index in; every difference between them out. Reads all of them, writes nothing, needs no JVM."""
+"""Files, tables and indexes in; every difference between them out. Reads all of them, writes nothing."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.bronze.ingest_documents import document_id, look
-from pipelines.models.embedders import embedding_model
+from pipelines.dead_letters import open_letters
+from pipelines.index.audit import audit
+from pipelines.index_state import IndexState, served, states
+from pipelines.models.embedders import model_named
 from pipelines.stage import Context
-from pipelines.stores import Manifest, open_store
-from transformations.fingerprint import fingerprint, row_hash_of
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class Difference:
 
     Attributes:
         where: "documents" (files against silver.documents), "chunks" (silver.chunks against gold.chunk_index) or
-            "index" (gold.chunk_index against the index).
-        kind: missing, ghost (there without a source), stale, duplicate, wrong_vector, or manifest.
+            an index's name (gold.chunk_index against it).
+        kind: missing, ghost (there without a source), stale, duplicate, wrong_filter, wrong_vector, or manifest.
         key: a path or a chunk_id.
         detail: what was found.
     """
@@ -56,29 +54,51 @@ class Verification:
 
 
 def verify(context: Context) -> Verification:
-    """Compare the landing folder with silver.documents, chunks with gold.chunk_index, and that with the index."""
-    model = embedding_model(context.settings)
-    store = open_store(context.settings, dimension=model.dimension)
+    """Compare the landing folder with silver.documents, chunks with gold.chunk_index, and that with its indexes."""
     lake = context.lake
     documents = lake.read_arrow("silver.documents", columns=["document_id", "path", "content_hash"])
-    table = lake.read_arrow("gold.chunk_index", columns=["chunk_id", "text_hash", "row_hash", "vector"])
     chunks = lake.read_arrow("silver.chunks", columns=["chunk_id", "text_hash"])
-    manifest = store.manifest()
-    held = pa.Table.from_batches(store.rows()) if manifest else None
-    differences = [
-        *_documents(context, documents),
-        *_keyed("chunks", expected=_hashes(chunks, "text_hash"), found=_hashes(table, "text_hash")),
-        *_index(table, held),
-        *_manifest(context, manifest, hashes=table["row_hash"].to_pylist()),
-    ]
+    alias = context.settings.index.name
+    found = [*_documents(context, documents)]
+    for state in states(lake, alias):
+        if state.role != "shadow":
+            found += [*_chunks(context, chunks, state), *_index(context, state)]
+    main = served(lake, alias)
+    manifest = main.open(context.settings).manifest() if main else None
+    if main is None and chunks.num_rows:
+        found.append(Difference(alias, "manifest", alias, "there is no index"))
     return Verification(
         documents=documents.num_rows,
         chunks=chunks.num_rows,
-        index_rows=0 if held is None else held.num_rows,
-        fingerprint=fingerprint(table["row_hash"].to_pylist()),
+        index_rows=manifest.rows if manifest else 0,
+        fingerprint=manifest.fingerprint if manifest else "",
         version=manifest.version if manifest else None,
-        differences=tuple(differences),
+        differences=tuple(found),
     )
+
+
+def _chunks(context: Context, chunks: pa.Table, state: IndexState) -> Iterator[Difference]:
+    """A chunk is served, or it is a dead letter with its reason."""
+    model = model_named(state.model_name).label
+    rows = context.lake.read_arrow("gold.chunk_index", columns=["chunk_id", "text_hash"], where={"model": model})
+    refused = {row["chunk_id"] for row in open_letters(context.lake, stage="embed-chunks", model=model)}
+    expected = {key: value for key, value in _hashes(chunks).items() if key not in refused}
+    yield from _keyed("chunks", expected=expected, found=_hashes(rows))
+
+
+def _index(context: Context, state: IndexState) -> Iterator[Difference]:
+    name = state.index_name
+    manifest, head = state.open(context.settings).manifest(), context.lake.head("gold.chunk_index")
+    if manifest is None or head is None or manifest.source_id not in ("", head.table_id):
+        yield Difference(name, "manifest", state.uri, "no index that belongs to the table as it is")
+        return
+    if manifest.version != head.version:
+        yield Difference(name, "manifest", "version", f"{manifest.version}, the table is at {head.version}")
+    result = audit(context, state)
+    for kind, chunk_id in result.differences:
+        yield Difference(name, kind, chunk_id)
+    if not result.is_fingerprint_right:
+        yield Difference(name, "manifest", "fingerprint", f"{manifest.fingerprint} is not the table's")
 
 
 def _documents(context: Context, documents: pa.Table) -> Iterator[Difference]:
@@ -102,8 +122,8 @@ def _documents(context: Context, documents: pa.Table) -> Iterator[Difference]:
             yield Difference("documents", "ghost", row["path"], "no such file")
 
 
-def _hashes(rows: pa.Table, column: str) -> dict[str, str]:
-    return dict(zip(rows["chunk_id"].to_pylist(), rows[column].to_pylist(), strict=True))
+def _hashes(rows: pa.Table) -> dict[str, str]:
+    return dict(zip(rows["chunk_id"].to_pylist(), rows["text_hash"].to_pylist(), strict=True))
 
 
 def _keyed(where: str, *, expected: dict[str, str], found: dict[str, str]) -> Iterator[Difference]:
@@ -114,41 +134,3 @@ def _keyed(where: str, *, expected: dict[str, str], found: dict[str, str]) -> It
     for key in expected.keys() & found.keys():
         if expected[key] != found[key]:
             yield Difference(where, "stale", key, f"{found[key]}, expected {expected[key]}")
-
-
-def _index(table: pa.Table, held: pa.Table | None) -> Iterator[Difference]:
-    if held is None:
-        yield from (Difference("index", "missing", key) for key in table["chunk_id"].to_pylist())
-        return
-    ids = held["chunk_id"].to_pylist()
-    yield from (Difference("index", "duplicate", key, f"{n} rows") for key, n in Counter(ids).items() if n > 1)
-    # The hash is computed again from what the index holds: a row altered behind our back has its old hash beside it.
-    visible = [c for c in held.column_names if c not in ("vector", "row_hash")]
-    actual = {row["chunk_id"]: row_hash_of(row) for row in held.select(visible).to_pylist()}
-    expected = _hashes(table, "row_hash")
-    yield from _keyed("index", expected=expected, found=actual)
-    wanted = dict(zip(table["chunk_id"].to_pylist(), _vectors(table), strict=True))
-    for key, vector in zip(ids, _vectors(held), strict=True):
-        if key in wanted and not np.array_equal(vector, wanted[key]):
-            yield Difference("index", "wrong_vector", key)
-
-
-def _vectors(rows: pa.Table) -> list[Any]:
-    matrices = [
-        batch.column("vector").flatten().to_numpy(zero_copy_only=False).reshape(batch.num_rows, -1)
-        for batch in rows.to_batches()
-        if batch.num_rows
-    ]
-    return [vector for matrix in matrices for vector in matrix]
-
-
-def _manifest(context: Context, manifest: Manifest | None, *, hashes: list[str]) -> Iterator[Difference]:
-    head = context.lake.head("gold.chunk_index")
-    if manifest is None or head is None:
-        if manifest is not None or head is not None:
-            yield Difference("index", "manifest", context.settings.index_uri, "no index for the table, or no table")
-        return
-    if (manifest.source_id, manifest.version) != (head.table_id, head.version):
-        yield Difference("index", "manifest", "version", f"{manifest.version}, the table is at {head.version}")
-    elif manifest.fingerprint != fingerprint(hashes):
-        yield Difference("index", "manifest", "fingerprint", f"{manifest.fingerprint} is not the table's")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from pipelines.run import new_context
 from pipelines.session import get_spark
 from pipelines.settings import Settings
 from pipelines.stage import Context
+
+# Python workers of Spark import the tests' own embedders, and count what they embed in one file.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(
+    ":"
+)
+os.environ["LAKELOOP_TEST_COUNTER"] = str(Path(tempfile.mkdtemp(prefix="lakeloop-")) / "embedded")
 
 SHARED = Path(os.environ.get("LAKELOOP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

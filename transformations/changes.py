@@ -20,29 +20,34 @@ def latest(rows: DataFrame, *, key: str, order_by: str) -> DataFrame:
     return newest.select("_row.*")
 
 
-def fold_changes(feed: DataFrame, *, key: str) -> DataFrame:
+def fold_changes(feed: DataFrame, *, key: str, before: str | None = None) -> DataFrame:
     """Fold many versions of a key into its last one.
 
     Args:
         feed: Delta's change feed: rows with `_change_type`, `_commit_version` and `_commit_timestamp`.
         key: the table's key column.
+        before: a column whose value before the first change is wanted, too.
 
     Returns:
         One row a key: the feed's data columns with the last values, and `_op` upsert or delete. A key that came and
-        went inside the feed is a delete: the reader may have met it in an earlier, interrupted attempt.
+        went inside the feed is a delete: the reader may have met it in an earlier, interrupted attempt. With `before`,
+        `_before` is that column's value when the feed began, null for a key that did not exist then.
     """
     from pyspark.sql import functions as F
 
     data = [c for c in feed.columns if c not in ("_change_type", "_commit_version", "_commit_timestamp")]
     # One commit can hold a delete and an insert of the same key (an overwrite does): the insert is the later one.
-    order = F.struct("_commit_version", (F.col("_change_type") != "delete").alias("_is_alive"))
+    order = F.struct("_commit_version", (~F.col("_change_type").isin("delete", "update_preimage")).alias("_is_after"))
     op = F.when(F.col("_change_type") == "delete", "delete").otherwise("upsert").alias("_op")
-    last = (
-        feed.where("_change_type <> 'update_preimage'")
-        .groupBy(key)
-        .agg(F.max_by(F.struct(*data, op), order).alias("_row"))
+    last = F.max_by(F.struct(*data, op), F.when(F.col("_change_type") != "update_preimage", order)).alias("_row")
+    if before is None:
+        return feed.groupBy(key).agg(last).select("_row.*")
+    held = F.when(F.col("_change_type") != "insert", F.col(before))
+    return (
+        feed.groupBy(key)
+        .agg(last, F.min_by(F.struct(held.alias("_before")), order).alias("_first"))
+        .select("_row.*", "_first._before")
     )
-    return last.select("_row.*")
 
 
 def net_changes(current: DataFrame, desired: DataFrame, *, key: str, compare: Sequence[str]) -> DataFrame:

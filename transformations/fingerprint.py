@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,19 +29,41 @@ ROW_FIELDS = (
 _MODULUS = 1 << 64
 
 
-def fingerprint(row_hashes: Iterable[str]) -> str:
+def fingerprint(row_hashes: Iterable[str], *, since: str = "0" * 32, without: Iterable[str] = ()) -> str:
     """32 hexadecimal digits for any number of row hashes (at least 32 hexadecimal digits each).
+
+    Args:
+        since: the fingerprint of a set of rows that `row_hashes` are added to.
+        without: the hashes of rows that leave that set.
 
     >>> fingerprint([]) == "0" * 32
     True
     >>> fingerprint(["0" * 31 + "1", "f" * 32]) == "f" * 16 + "0" * 16
     True
+    >>> fingerprint(["ab" * 16], since=fingerprint(["cd" * 16]), without=["cd" * 16]) == fingerprint(["ab" * 16])
+    True
     """
-    high = low = 0
-    for row_hash in row_hashes:
-        high += int(row_hash[:16], 16)
-        low += int(row_hash[16:32], 16)
-    return f"{high % _MODULUS:016x}{low % _MODULUS:016x}"
+    high, low = int(since[:16], 16), int(since[16:], 16)
+    for sign, hashes in ((1, row_hashes), (-1, without)):
+        for row_hash in hashes:
+            high += sign * int(row_hash[:16], 16)
+            low += sign * int(row_hash[16:32], 16)
+    return fingerprint_of_lanes(high, low)
+
+
+def fingerprint_of_lanes(high: int | Decimal | None, low: int | Decimal | None) -> str:
+    """The fingerprint whose two sums are these; no rows give no sums."""
+    return f"{int(high or 0) % _MODULUS:016x}{int(low or 0) % _MODULUS:016x}"
+
+
+def fingerprint_lanes(row_hash: Column) -> tuple[Column, Column]:
+    """Two aggregates over a column of row hashes, `high` and `low`, for `fingerprint_of_lanes`; nulls count nothing."""
+    from pyspark.sql import functions as F
+
+    def lane(start: int) -> Column:
+        return F.sum(F.conv(F.substring(row_hash, start, 16), 16, 10).cast("decimal(20,0)"))
+
+    return lane(1).alias("high"), lane(17).alias("low")
 
 
 def row_hash() -> Column:

@@ -93,8 +93,7 @@ def look(context: Context) -> Delivery:
 def due(context: Context) -> Window | None:
     """A window where anything in the folder differs from its last arrival, else None."""
     delivery = look(context)
-    arrivals = _arrivals(delivery, context.settings.ingest)
-    if delivery.gone or any(row is not None for row in arrivals):
+    if delivery.gone or any(row is not None for row in arrivals(delivery, context.settings.ingest)):
         return Window(None, 0, str(context.settings.landing_path))
     return None
 
@@ -108,7 +107,7 @@ def run(context: Context, window: Window) -> Counts:
     ingest = context.settings.ingest
     delivery = look(context)
     alive = sum(last.op != "delete" for last in delivery.known.values())
-    _refuse_mass_delete(context, gone=len(delivery.gone), alive=alive, found=len(delivery.found))
+    refuse_mass_delete(context, gone=len(delivery.gone), alive=alive, found=len(delivery.found))
     # Arrivals are ordered by this instant, so it never goes back, whatever the clock does.
     last = max((k.ingested_at for k in delivery.known.values()), default=datetime.fromtimestamp(0, timezone.utc))
     technical = {
@@ -120,7 +119,7 @@ def run(context: Context, window: Window) -> Counts:
     rows: list[dict[str, Any]] = []
     size = 0
     with context.progress.step("ingest-documents", total=len(delivery.found)) as step:
-        for found, row in zip(delivery.found, _arrivals(delivery, ingest), strict=True):
+        for found, row in zip(delivery.found, arrivals(delivery, ingest), strict=True):
             step.advance()
             if row is None:
                 counts["unchanged"] += 1
@@ -206,7 +205,7 @@ def _last_arrivals(context: Context) -> dict[str, Known]:
     return known
 
 
-def _arrivals(delivery: Delivery, ingest: IngestSettings) -> Iterator[dict[str, Any] | None]:
+def arrivals(delivery: Delivery, ingest: IngestSettings) -> Iterator[dict[str, Any] | None]:
     """For each found file, in order, its row, or None where it is as it was."""
     for found in delivery.found:
         yield _arrival(found, delivery.known.get(found.path), ingest)
@@ -256,7 +255,7 @@ def _is_untouched(row: dict[str, Any], known: Known, *, changed_at: float) -> bo
     )
 
 
-def _refuse_mass_delete(context: Context, *, gone: int, alive: int, found: int) -> None:
+def refuse_mass_delete(context: Context, *, gone: int, alive: int, found: int) -> None:
     limit = context.settings.ingest.max_delete_ratio
     if context.force or gone <= limit * alive or (found and gone <= _FEW_DOCUMENTS):
         return

@@ -2,119 +2,234 @@
 
 gold.embeddings is a cache by text: what was embedded once is never embedded again, wherever the text moves. It is
 committed every `embedding.commit_every` texts, before anything else is written, so that a kill costs at most that.
+A text that the model refuses becomes a dead letter; the rest goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipelines.models.embedders import EmbeddingModel, embedding_model
-from pipelines.stage import Context, Counts, Window, apply_changes, touched
-from transformations.changes import fold_changes, net_changes
+from pipelines.dead_letters import Failure, open_letters, report, to_retry
+from pipelines.models.embedders import EmbeddingModel, Embeds, embedding_model
+from pipelines.stage import Context, Counts, Window, apply_changes, changed, few_of, touched
+from transformations.changes import net_changes
+from transformations.errors import ConfigurationError, RefusedError
 from transformations.fingerprint import row_hash
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from pyspark.sql import DataFrame
 
-SOURCE, CACHE, TARGET = "silver.chunks", "gold.embeddings", "gold.chunk_index"
+log = logging.getLogger(__name__)
+STAGE, SOURCE, CACHE, TARGET = "embed-chunks", "silver.chunks", "gold.embeddings", "gold.chunk_index"
+# So many texts refused in a row, and none accepted in between: it is not the texts.
+_POISON_IN_A_ROW = 8
+# A model sorts the texts of a call by length; a text that it refuses costs the others of its call a second time.
+_TEXTS_PER_CALL = 256
 
 
 def run(context: Context, window: Window) -> Counts:
-    """Counts: texts computed and cached (taken from the cache), rows insert, update, delete."""
+    """Counts: texts computed and cached (taken from the cache), set_aside, rows insert, update, delete."""
     from pyspark.sql import functions as F
 
     lake, model = context.lake, embedding_model(context.settings)
     lake.ensure(CACHE)
     lake.ensure(TARGET)
-    if window.since is None:
-        chunks = lake.read(SOURCE, version=window.until)
-        keys = chunks.select("chunk_id")
-    else:
-        feed = lake.read_changes(SOURCE, after=window.since, until=window.until)
-        folded = fold_changes(feed, key="chunk_id").persist()
-        chunks, keys = folded.where("_op = 'upsert'"), folded.select("chunk_id")
-    counts = embed_missing(context, chunks.select("text_hash", "embed_text"), model=model)
-    embedded = chunks.join(_cached(context, model), "text_hash", "left").withColumn(
-        "vector",
-        # An inner join would drop the chunk without a word.
-        F.coalesce(
-            "vector", F.raise_error(F.concat(F.lit("no embedding for text "), "text_hash")).cast("array<float>")
-        ),
-    )
-    desired = embedded.withColumn("model", F.lit(model.label)).withColumn("row_hash", row_hash())
-    current = touched(context, TARGET, keys, window=window, key="chunk_id")
-    changes = net_changes(current, desired.select(*lake.spec(TARGET).columns), key="chunk_id", compare=["row_hash"])
-    return {**counts, **apply_changes(context, TARGET, changes)}
+    letters = open_letters(lake, stage=STAGE, model=model.label)
+    chunks, keys = changed(context, SOURCE, window=window, key="chunk_id", also=to_retry(context, letters))
+    chunks, keys = chunks.persist(), keys.persist()
+    try:
+        counts, refused = embed_missing(context, chunks.select("text_hash", "embed_text"), model=model)
+        embedded = chunks.join(_vectors(context, chunks, model=model), "text_hash", "left").withColumn(
+            "vector",
+            # An inner join would drop the chunk without a word.
+            F.when(F.col("text_hash").isin(list(refused)), F.col("vector")).otherwise(
+                F.coalesce(
+                    "vector", F.raise_error(F.concat(F.lit("no embedding for text "), "text_hash")).cast("array<float>")
+                )
+            ),
+        )
+        desired = embedded.where("vector IS NOT NULL").withColumn("model", F.lit(model.label))
+        desired = desired.withColumn("row_hash", row_hash()).select(*lake.spec(TARGET).columns)
+        current = touched(context, TARGET, keys, window=window, key="chunk_id").where(F.col("model") == model.label)
+        changes = net_changes(current, desired, key="chunk_id", compare=["row_hash"])
+        rows = apply_changes(context, TARGET, changes.withColumn("model", F.lit(model.label)))
+        failures = []
+        if refused:
+            poisoned = chunks.where(F.col("text_hash").isin(list(refused)))
+            failures = [
+                Failure(
+                    stage=STAGE,
+                    model=model.label,
+                    chunk_id=row["chunk_id"],
+                    document_id=row["document_id"],
+                    text_hash=row["text_hash"],
+                    error=refused[row["text_hash"]],
+                    version=window.until,
+                )
+                for row in poisoned.select("chunk_id", "document_id", "text_hash").collect()
+            ]
+        resolved: list[str] = []
+        if letters:
+            judged = keys.where(F.col("chunk_id").isin([row["chunk_id"] for row in letters]))
+            resolved = [row["chunk_id"] for row in judged.collect()]
+            if window.since is None:  # everything was judged, also what is there no longer
+                resolved = [row["chunk_id"] for row in letters]
+        set_aside = report(context, failures, resolved=resolved, known=letters) if failures or letters else 0
+        return {**counts, "set_aside": set_aside, **rows}
+    finally:
+        chunks.unpersist()
+        keys.unpersist()
 
 
-def embed_missing(context: Context, texts: DataFrame, *, model: EmbeddingModel) -> dict[str, int]:
-    """Embed on executors what the cache lacks of `texts` (text_hash, embed_text), a commit for each slice."""
+def embed_missing(
+    context: Context, texts: DataFrame, *, model: EmbeddingModel
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Embed on executors what the cache lacks of `texts` (text_hash, embed_text), a commit for each slice.
+
+    Returns:
+        How many texts were computed and found in the cache, and the refused ones with their reason.
+
+    Raises:
+        RefusedError: more texts than `embedding.max_texts`.
+    """
     from pyspark.sql import functions as F
 
     settings = context.settings.embedding
     wanted = texts.dropDuplicates(["text_hash"])
-    cached = _cached(context, model).select("text_hash")
+    cached = _cached(context, wanted, model=model, columns=["text_hash"]).distinct()
     wanted = wanted.join(cached.withColumn("_is_cached", F.lit(True)), "text_hash", "left")
     missing = wanted.where("_is_cached IS NULL").select("text_hash", "embed_text").persist()
+    refused: dict[str, str] = {}
     try:
         found = wanted.agg(F.count("*").alias("wanted"), F.count("_is_cached").alias("cached")).first()
         assert found is not None
         computed = found["wanted"] - found["cached"]
+        if settings.max_texts is not None and computed > settings.max_texts and not context.force:
+            raise RefusedError(
+                f"embed-chunks: {computed} texts would be embedded, embedding.max_texts allows {settings.max_texts}. "
+                "Nothing was embedded. See what is new with: lakeloop plan; if it is right, run again with --force."
+            )
         slices = ceil(computed / settings.commit_every)
         with context.progress.step("embed-chunks", total=computed) as step:
             for number in range(slices):
                 part = missing.where(F.pmod(F.xxhash64("text_hash"), F.lit(slices)) == number)
-                size = ceil(computed / slices)
-                parallel = context.parallelism if size > settings.batch_size else 1
-                vectors = part.repartition(parallel).mapInArrow(
-                    embed_batches(model, batch_size=settings.batch_size), "text_hash string, vector array<float>"
-                )
-                identity = {
-                    "model": model.name,
-                    "revision": model.revision,
-                    "instruction": model.instruction,
-                    "_run_id": context.run_id,
-                }
-                rows = vectors.withColumns({name: F.lit(value) for name, value in identity.items()})
-                context.lake.append(CACHE, rows.withColumn("dimension", F.lit(model.dimension)))
-                step.advance(size)
-        return {"computed": computed, "cached": found["cached"]}
+                refused |= _embed(context, part, model=model, size=ceil(computed / slices))
+                step.advance(ceil(computed / slices))
+        return {"computed": computed - len(refused), "cached": found["cached"]}, refused
     finally:
         missing.unpersist()
 
 
-def _cached(context: Context, model: EmbeddingModel) -> DataFrame:
+def _embed(context: Context, texts: DataFrame, *, model: EmbeddingModel, size: int) -> dict[str, str]:
+    """Embed and commit one slice of some `size` texts. Returns the refused ones with their reason."""
     from pyspark.sql import functions as F
 
-    rows = context.lake.read(CACHE).where(
+    batch_size = context.settings.embedding.batch_size
+    parallel = context.parallelism if size > batch_size else 1
+    embedded = texts.repartition(parallel).mapInArrow(
+        embed_batches(model, batch_size=batch_size), "text_hash string, vector array<float>, error string"
+    )
+    embedded = embedded.persist()  # written, then read for what was refused: not to be computed twice
+    try:
+        identity = {
+            "model": model.name,
+            "revision": model.revision,
+            "instruction": model.instruction,
+            "_run_id": context.run_id,
+        }
+        rows = embedded.where("error IS NULL").withColumns({name: F.lit(value) for name, value in identity.items()})
+        context.lake.append(CACHE, rows.withColumn("dimension", F.lit(model.dimension)))
+        return {row["text_hash"]: row["error"] for row in embedded.where("error IS NOT NULL").collect()}
+    finally:
+        embedded.unpersist()
+
+
+def _cached(context: Context, texts: DataFrame, *, model: EmbeddingModel, columns: list[str]) -> DataFrame:
+    """The cache's rows for `texts` (and others, where those are many)."""
+    from pyspark.sql import functions as F
+
+    rows = few_of(context, CACHE, texts, key="text_hash")
+    return rows.where(
         (F.col("model") == model.name)
         & (F.col("revision") == model.revision)
         & (F.col("dimension") == model.dimension)
         & (F.col("instruction") == model.instruction)
-    )
+    ).select(*columns)
+
+
+def _vectors(context: Context, texts: DataFrame, *, model: EmbeddingModel) -> DataFrame:
     # Two runs that were killed and resumed could have appended a text twice.
-    return rows.select("text_hash", "vector").dropDuplicates(["text_hash"])
+    return _cached(context, texts, model=model, columns=["text_hash", "vector"]).dropDuplicates(["text_hash"])
 
 
 def embed_batches(
     model: EmbeddingModel, *, batch_size: int
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for `mapInArrow`: (text_hash, embed_text) → (text_hash, vector). One thread a worker."""
+    """A function for `mapInArrow`: (text_hash, embed_text) → (text_hash, vector, error). One thread a worker."""
 
     def embed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import numpy as np
+
         embedder = None
         for batch in batches:
             if batch.num_rows == 0:
                 continue
             embedder = embedder or model.load(threads=1)
-            vectors = embedder.embed(batch.column("embed_text").to_pylist(), batch_size=batch_size)
-            column = pa.ListArray.from_arrays(
-                pa.array(range(0, vectors.size + 1, model.dimension), pa.int32()), pa.array(vectors.ravel())
+            texts = batch.column("embed_text").to_pylist()
+            vectors: list[object] = [None] * len(texts)
+            errors: list[str | None] = [None] * len(texts)
+            refused_in_a_row = 0
+            for places, result in embed_all(embedder, texts, batch_size=batch_size, dimension=model.dimension):
+                if isinstance(result, Exception):
+                    refused_in_a_row += 1
+                    if refused_in_a_row >= _POISON_IN_A_ROW:
+                        raise result
+                    errors[places[0]] = f"{type(result).__name__}: {str(result)[:300]}"
+                    continue
+                refused_in_a_row = 0
+                norms = np.linalg.norm(result, axis=1)
+                for place, vector, norm in zip(places, result, norms, strict=True):
+                    if np.isfinite(norm) and norm > 0:
+                        vectors[place] = vector
+                    else:
+                        errors[place] = f"the model gave a vector of norm {norm}"
+            yield pa.RecordBatch.from_arrays(
+                [batch.column("text_hash"), pa.array(vectors, pa.list_(pa.float32())), pa.array(errors, pa.string())],
+                names=["text_hash", "vector", "error"],
             )
-            yield pa.RecordBatch.from_arrays([batch.column("text_hash"), column], names=["text_hash", "vector"])
 
     return embed
+
+
+def embed_all(
+    embedder: Embeds, texts: Sequence[str], *, batch_size: int, dimension: int
+) -> Iterator[tuple[range, NDArray[np.float32] | Exception]]:
+    """The places of some texts with their vectors, or of one text with the error that it raises.
+
+    What fails together is tried in halves, down to the one text that is to blame.
+    """
+    starts = range(0, len(texts), _TEXTS_PER_CALL)
+    waiting = [range(start, min(start + _TEXTS_PER_CALL, len(texts))) for start in starts]
+    while waiting:
+        places = waiting.pop()
+        try:
+            vectors = embedder.embed([texts[place] for place in places], batch_size=batch_size)
+        except Exception as error:
+            if len(places) == 1:
+                yield places, error
+            else:
+                half = len(places) // 2
+                waiting += [places[half:], places[:half]]
+            continue
+        if vectors.shape != (len(places), dimension):
+            raise ConfigurationError(
+                f"the embedding model returned {vectors.shape} for {len(places)} texts; its dimension is {dimension}"
+            )
+        yield places, vectors

@@ -2,29 +2,33 @@
 
 How far the index has come is read from the index itself, so that a lost or restored index is noticed. Where its
 manifest does not fit the table, or the history it would need is gone, ids and hashes are compared instead and only the
-difference is written.
+difference is written. docs/vector-index.md has the protocol and what it promises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import ceil
-from typing import TYPE_CHECKING
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 
+from pipelines.dead_letters import Failure, open_letters, report, to_retry
+from pipelines.index.changes import Changes, changes_since, difference, everything
+from pipelines.index.lease import Lease, writing
+from pipelines.index.writer import IndexWriter, write_on_executors
+from pipelines.index_state import IndexState, physical_name, register, states
 from pipelines.models.embedders import embedding_model
-from pipelines.stage import Context, Counts, Window
-from pipelines.stores import Manifest, Store, open_store
-from transformations.changes import fold_changes, net_changes
-from transformations.errors import ConfigurationError
+from pipelines.stage import STAGE_RUNS, Context, Counts, Window
+from pipelines.stores import Manifest, Store
+from transformations.errors import ConfigurationError, RefusedError
 from transformations.fingerprint import fingerprint
 
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
-
-SOURCE = "gold.chunk_index"
-_ROWS_PER_CALL = 10_000
+log = logging.getLogger(__name__)
+STAGE, SOURCE, RUNS = "sync-index", "gold.chunk_index", "ops.index_runs"
+# Below so many rows, deleting many of them is an ordinary edit.
+_FEW_ROWS = 10
 
 
 def due(context: Context) -> Window | None:
@@ -32,81 +36,257 @@ def due(context: Context) -> Window | None:
     head = context.lake.head(SOURCE)
     if head is None:
         return None
-    manifest = _store(context).manifest()
-    if manifest is None or manifest.source_id != head.table_id or manifest.version > head.version:
+    model = embedding_model(context.settings)
+    name = physical_name(context.settings.index.name, model)
+    held = {state.index_name: state for state in states(context.lake, context.settings.index.name)}
+    state = held.get(name) or IndexState(name, "", "shadow", "", "", model.name)
+    manifest = state.open(context.settings).manifest()
+    # An index that Databricks fills itself knows its table by name only.
+    is_ours = manifest is not None and manifest.source_id in ("", head.table_id)
+    if manifest is None or not is_ours or manifest.version > head.version:
         return Window(None, head.version, head.table_id)
-    _check_model(context, manifest)
-    if manifest.version == head.version:
+    check_source(context, manifest)
+    if manifest.version == head.version and name in held:
         return None
     return Window(manifest.version, head.version, head.table_id)
 
 
 def run(context: Context, window: Window) -> Counts:
-    """Counts: index upserts, deletes and the rows that it then has."""
-    store, model = _store(context), embedding_model(context.settings)
-    with context.progress.step("sync-index") as step:
-        changes = _since(context, window) if window.since is not None else _difference(context, store, window)
-        changes = changes.persist()
+    """Counts: index upserts, deletes, skipped (nothing that is served changed), set_aside, and the rows it then has.
+
+    Raises:
+        RefusedError: a mass delete, or another writer has the lease.
+        ConfigurationError: the index belongs to another table or was written by a newer lakeloop.
+    """
+    return IndexSync(context, window, command=STAGE).run(_since_the_manifest)
+
+
+def _since_the_manifest(sync: IndexSync, manifest: Manifest | None, is_clean: bool) -> Changes:
+    context, model = sync.context, sync.model.label
+    if sync.window.since is not None and manifest is not None:
+        also = to_retry(context, sync.letters)
+        return changes_since(context, sync.window, model=model, is_clean=is_clean, also=also)
+    if next((batch for batch in sync.store.ids_with_hashes() if batch.num_rows), None) is None:
+        return everything(context, sync.window, model=model)
+    return difference(context, sync.store, sync.window, model=model)
+
+
+class IndexSync:
+    """One writing to one index, from the lease to the record: what a sync and a repair share.
+
+    Args:
+        window: the versions that the index will have taken in; `until` is what its manifest will say.
+        command: for the record.
+    """
+
+    def __init__(self, context: Context, window: Window, *, command: str) -> None:
+        self.context, self.window, self.command = context, window, command
+        self.model = embedding_model(context.settings)
+        self.state = register(context.lake, context.settings, self.model)
+        self.store: Store = self.state.open(context.settings)
+        self.letters = open_letters(context.lake, stage=STAGE, index_name=self.state.index_name)
+        self.seconds: dict[str, float] = {}
+        self.started_at, self.start = context.now(), time.monotonic()
+
+    def run(self, find: Callable[[IndexSync, Manifest | None, bool], Changes]) -> Counts:
+        """Apply what `find` (of this, the manifest, and whether the last writing came to its end) says."""
         try:
-            counts = {row["_op"]: row["count"] for row in changes.groupBy("_op").count().collect()}
-            upserts, deletes = counts.get("upsert", 0), counts.get("delete", 0)
-            # New before old: a reader without atomic commits meets a document twice rather than not at all.
-            for rows in _slices(changes.where("_op = 'upsert'").drop("_op"), count=upserts):
-                store.upsert(rows)
-                step.advance(rows.num_rows)
-            if deletes:
-                store.delete(changes.where("_op = 'delete'").select("chunk_id").toArrow()["chunk_id"].to_pylist())
+            manifest = self.store.manifest()
+            if manifest is not None:
+                check_source(self.context, manifest)
+            with writing(self.context, self.state.index_name, at_least=manifest.fence if manifest else 0) as lease:
+                with self._timed("compare"):
+                    changes = find(self, manifest, lease.was_clean)
+                try:
+                    return self._apply(changes, manifest, lease=lease)
+                finally:
+                    changes.close()
         finally:
-            changes.unpersist()
-        hashes = context.lake.read_arrow(SOURCE, columns=["row_hash"])["row_hash"].to_pylist()
-        store.commit(
-            Manifest(
-                source_table=SOURCE,
-                source_id=window.source_id,
-                version=window.until,
-                fingerprint=fingerprint(hashes),
-                model=model.name,
-                revision=model.revision,
-                dimension=model.dimension,
-                instruction=model.instruction,
-                rows=len(hashes),
+            self.store.close()
+
+    def _apply(self, changes: Changes, manifest: Manifest | None, *, lease: Lease) -> Counts:
+        context = self.context
+        rows_before = manifest.rows if manifest else changes.held
+        refuse_mass_delete(context, self.state.index_name, deletes=changes.vanished, rows=rows_before)
+        writer = IndexWriter(
+            self.store,
+            dimension=self.model.dimension,
+            check=lease.check,
+            patience=context.settings.index.patience_seconds,
+        )
+        writer.delete(changes.doubled)
+        # New before old: a reader without atomic commits meets a document twice rather than not at all.
+        with self._timed("upsert"), context.progress.step(STAGE, total=changes.upserts or None) as step:
+            if changes.upserts and self._is_distributed(changes):
+                self._upsert_on_executors(changes, writer)
+            elif changes.upserts:
+                for written in writer.upsert(changes.batches(), schema=context.lake.spec(SOURCE).schema):
+                    step.advance(written)
+        with self._timed("delete"):
+            # Of a row that was refused no old version stays: it would be found for what its chunk says no longer.
+            writer.delete([*changes.deleted_ids(), *writer.refused])
+        with self._timed("letters"):
+            set_aside = self._report(writer, changes)
+        with self._timed("commit"):
+            lease.check()
+            after = self._manifest(changes, manifest, fence=lease.fence, refused=writer.refused)
+            self.store.commit(after, expected=manifest)
+        lease.release(after)
+        counts = {
+            "upserts": writer.written,
+            "deletes": changes.deletes,
+            "skipped": changes.skipped,
+            "set_aside": set_aside,
+            "rows": after.rows,
+        }
+        self._record(changes, counts, writer=writer, fence=lease.fence)
+        return counts
+
+    def _is_distributed(self, changes: Changes) -> bool:
+        """Executors write where the store takes several writers and Spark has executors of their own."""
+        if self.store.capabilities["several_writers"].support != "yes" or changes.frame is None:
+            return False
+        return not str(changes.frame.sparkSession.conf.get("spark.master", "local")).startswith("local")
+
+    def _upsert_on_executors(self, changes: Changes, writer: IndexWriter) -> None:
+        assert changes.frame is not None
+        write = write_on_executors(self.context.settings, name=self.state.index_name, dimension=self.model.dimension)
+        columns = self.context.lake.spec(SOURCE).columns
+        rows = changes.frame.select(*columns).repartition(self.context.parallelism)
+        for row in rows.mapInArrow(write, "chunk_id string, reason string").collect():
+            if row["chunk_id"] is not None:
+                writer.refused[row["chunk_id"]] = row["reason"]
+            else:
+                written, size = row["reason"].split()
+                writer.written, writer.size = writer.written + int(written), writer.size + int(size)
+
+    def _report(self, writer: IndexWriter, changes: Changes) -> int:
+        if not writer.refused and not self.letters:
+            return 0
+        failures = [
+            Failure(
+                stage=STAGE,
+                model=self.model.label,
+                index_name=self.state.index_name,
+                chunk_id=chunk_id,
+                error=error,
+                version=self.window.until,
             )
+            for chunk_id, error in writer.refused.items()
+        ]
+        resolved = changes.judged([row["chunk_id"] for row in self.letters]) - writer.refused.keys()
+        return report(self.context, failures, resolved=resolved, known=self.letters)
+
+    def _manifest(self, changes: Changes, before: Manifest | None, *, fence: int, refused: dict[str, str]) -> Manifest:
+        """The index's next manifest; its fingerprint follows from the last one where every change was applied."""
+        context, model = self.context, self.model
+        if changes.is_exact and before is not None and before.fingerprint and not self.letters and not refused:
+            added, removed = changes.hashes()
+            value = fingerprint(added, since=before.fingerprint, without=removed)
+            rows = before.rows + len(added) - len(removed)
+        else:
+            letters = open_letters(context.lake, stage=STAGE, index_name=self.state.index_name)
+            missing = {row["chunk_id"] for row in letters}
+            hashes = served_hashes(context, model=model.label, version=self.window.until, without=missing)
+            value, rows = fingerprint(hashes), len(hashes)
+        return Manifest(
+            source_table=source_name(context),
+            source_id=self.window.source_id,
+            version=self.window.until,
+            fingerprint=value,
+            model=model.name,
+            revision=model.revision,
+            dimension=model.dimension,
+            instruction=model.instruction,
+            rows=rows,
+            fence=fence,
         )
-    return {"upserts": upserts, "deletes": deletes, "rows": len(hashes)}
+
+    def _record(self, changes: Changes, counts: Counts, *, writer: IndexWriter, fence: int) -> None:
+        """One row of ops.index_runs."""
+        embedded = _embedded_by(self.context)
+        lag_versions = None if self.window.since is None else self.window.until - self.window.since
+        row = {
+            "run_id": self.context.run_id,
+            "index_name": self.state.index_name,
+            "command": self.command,
+            "mode": changes.mode,
+            "from_version": self.window.since,
+            "to_version": self.window.until,
+            "inserted": changes.inserts,
+            "updated": changes.upserts - changes.inserts,
+            "deleted": counts["deletes"],
+            "skipped": counts["skipped"],
+            **embedded,
+            "set_aside": counts["set_aside"],
+            "rows": counts["rows"],
+            "bytes": writer.size,
+            "lag_versions": lag_versions,
+            "lag_seconds": changes.lag_seconds(self.started_at),
+            "fence": fence,
+            "stage_seconds": list(self.seconds.items()),
+            "started_at": self.started_at,
+            "seconds": time.monotonic() - self.start,
+        }
+        self.context.lake.append_arrow(RUNS, [row])
+
+    @contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.seconds[step] = time.monotonic() - start
 
 
-def _since(context: Context, window: Window) -> DataFrame:
-    assert window.since is not None
-    return fold_changes(context.lake.read_changes(SOURCE, after=window.since, until=window.until), key="chunk_id")
+def source_name(context: Context) -> str:
+    """What a manifest calls the table."""
+    settings = context.settings
+    return (
+        f"{settings.catalog}.{settings.schema_prefix}{SOURCE}" if settings.catalog else settings.schema_prefix + SOURCE
+    )
 
 
-def _difference(context: Context, store: Store, window: Window) -> DataFrame:
-    from pyspark.sql import functions as F
-
-    ids = pa.schema([("chunk_id", pa.string()), ("row_hash", pa.string())])
-    held = context.lake.spark.createDataFrame(pa.Table.from_batches(store.ids_with_hashes(), schema=ids))
-    wanted = context.lake.read(SOURCE, version=window.until)
-    changes = net_changes(held, wanted, key="chunk_id", compare=["row_hash"])
-    return changes.withColumn("_op", F.when(F.col("_op") == "delete", "delete").otherwise("upsert"))
-
-
-def _slices(rows: DataFrame, *, count: int) -> Iterator[pa.Table]:
-    from pyspark.sql import functions as F
-
-    slices = ceil(count / _ROWS_PER_CALL)
-    for number in range(slices):
-        yield rows.where(F.pmod(F.xxhash64("chunk_id"), F.lit(slices)) == number).toArrow()
-
-
-def _store(context: Context) -> Store:
-    return open_store(context.settings, dimension=embedding_model(context.settings).dimension)
-
-
-def _check_model(context: Context, manifest: Manifest) -> None:
-    model = embedding_model(context.settings)
-    held = (manifest.model, manifest.revision, manifest.dimension, manifest.instruction)
-    if held != (model.name, model.revision, model.dimension, model.instruction):
+def check_source(context: Context, manifest: Manifest) -> None:
+    """Raises ConfigurationError where the index was made by another table, or holds vectors of another model."""
+    if manifest.source_table != source_name(context):
         raise ConfigurationError(
-            f"sync-index: the index at {context.settings.index_uri} holds vectors of {held}, the settings name "
-            f"{model.label}. An index never holds two models: name another index with index.name."
+            f"sync-index: the index at {context.settings.index_uri} was made by the table {manifest.source_table}, not "
+            f"by {source_name(context)}. Nothing was changed. Give this table an index of its own with index.name."
         )
+    model = embedding_model(context.settings)
+    if manifest.model_label != model.label:
+        raise ConfigurationError(
+            f"sync-index: the index at {context.settings.index_uri} holds vectors of {manifest.model_label}, not of "
+            f"{model.label}. An index never holds two models. Nothing was changed."
+        )
+
+
+def refuse_mass_delete(context: Context, name: str, *, deletes: int, rows: int) -> None:
+    """Raises RefusedError where too large a share of an index would vanish, and this is not forced."""
+    limit = context.settings.index.max_delete_ratio
+    if context.force or deletes <= _FEW_ROWS or deletes <= limit * rows:
+        return
+    raise RefusedError(
+        f"sync-index: {deletes} of {rows} rows would leave the index {name} for good, more than "
+        f"index.max_delete_ratio {limit:g} allows. The index was not touched. See what is gone with: lakeloop plan; if "
+        "it is right, run again with --force."
+    )
+
+
+def served_hashes(context: Context, *, model: str, version: int, without: set[str]) -> list[str]:
+    """The row hashes that an index of `model` holds at a version of the table, dead letters left out."""
+    rows = pa.Table.from_batches(
+        context.lake.read_batches(SOURCE, columns=["chunk_id", "row_hash"], where={"model": model}, version=version),
+        schema=pa.schema([("chunk_id", pa.string()), ("row_hash", pa.string())]),
+    )
+    pairs = zip(rows["chunk_id"].to_pylist(), rows["row_hash"].to_pylist(), strict=True)
+    return [row_hash for chunk_id, row_hash in pairs if chunk_id not in without]
+
+
+def _embedded_by(context: Context) -> dict[str, int]:
+    """What embed-chunks computed and found in its cache in this run."""
+    runs = context.lake.read_arrow(STAGE_RUNS, columns=["run_id", "stage", "counts"]).to_pylist()
+    mine = [dict(r["counts"]) for r in runs if r["run_id"] == context.run_id and r["stage"] == "embed-chunks"]
+    return {
+        "embedded": sum(counts.get("computed", 0) for counts in mine),
+        "cache_hits": sum(counts.get("cached", 0) for counts in mine),
+    }

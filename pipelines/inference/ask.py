@@ -13,7 +13,7 @@ import getpass
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -30,6 +30,7 @@ from pipelines.session import get_spark
 from pipelines.settings import Settings
 from pipelines.stores import Hit, Manifest
 from transformations.errors import ConfigurationError
+from transformations.filters import Filter
 from transformations.grounding import Grounding, finished, judge, quote
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Search(Protocol):
 
     def manifest(self) -> Manifest: ...
 
-    def search(self, query: str, *, k: int, where: Mapping[str, str] | None = None) -> list[Hit]: ...
+    def search(self, query: str, *, k: int, where: Filter | None = None) -> list[Hit]: ...
 
 
 @dataclass(frozen=True)

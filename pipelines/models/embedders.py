@@ -1,4 +1,8 @@
-"""Texts in, unit vectors out: the embedding model of the settings.
+"""Texts in, vectors out: the embedding model of the settings.
+
+A model is one of ours, or a class of yours, named as `package.module:Class`: it needs no arguments, has the attributes
+`revision`, `dimension` and (optional) `instruction`, and a method `embed(texts, *, batch_size)` that returns float32
+[len(texts), dimension]. What it raises for a text sets that text aside.
 
 The default is MiniLM-L6-v2 in full precision, run by onnxruntime. Full precision matters: a quantised model's vector
 depends on the other texts of its batch, so that an incremental run and a rebuild would disagree.
@@ -9,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipelines.settings import Settings
+from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +25,12 @@ if TYPE_CHECKING:
 
 # The revision is the release whose files pipelines/assets.py pins by hash.
 _REVISIONS = {"all-minilm-l6-v2": ("1.20.0-beta30", 384)}
+
+
+class Embeds(Protocol):
+    """What a loaded model does."""
+
+    def embed(self, texts: Sequence[str], *, batch_size: int = 8) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
@@ -41,19 +53,46 @@ class EmbeddingModel:
     def label(self) -> str:
         return f"{self.name}@{self.revision}/{self.dimension}" + (f"+{self.instruction}" if self.instruction else "")
 
-    def load(self, *, threads: int) -> Embedder:
-        """The model in memory (some 0.4 s and 300 MB); one a process and thread count."""
+    def load(self, *, threads: int) -> Embeds:
+        """The model in memory (ours: some 0.4 s and 300 MB); one a process and thread count."""
         return _load(self, threads)
 
 
 def embedding_model(settings: Settings) -> EmbeddingModel:
     """The model that the settings name."""
-    revision, dimension = _REVISIONS[settings.embedding.model]
-    return EmbeddingModel(settings.embedding.model, revision, dimension)
+    return model_named(settings.embedding.model)
+
+
+@lru_cache
+def model_named(name: str) -> EmbeddingModel:
+    """Raises ConfigurationError for a name that is neither one of ours nor a class that can be imported."""
+    if ":" in name:
+        cls = _class_of(name)
+        return EmbeddingModel(name, str(cls.revision), int(cls.dimension), getattr(cls, "instruction", ""))
+    if name not in _REVISIONS:
+        raise ConfigurationError.unknown_name("embedding model", name, _REVISIONS)
+    return EmbeddingModel(name, *_REVISIONS[name])
+
+
+def _class_of(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        cls = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"the embedding model {name!r} cannot be imported: {error}. It is package.module:Class, and must be on "
+            "Python's path here and on the executors."
+        ) from None
+    if not all(hasattr(cls, needed) for needed in ("revision", "dimension", "embed")):
+        raise ConfigurationError(f"the embedding model {name!r} needs revision, dimension and embed(texts, batch_size)")
+    return cls
 
 
 @lru_cache(maxsize=2)
-def _load(model: EmbeddingModel, threads: int) -> Embedder:
+def _load(model: EmbeddingModel, threads: int) -> Embeds:
+    if ":" in model.name:
+        loaded: Embeds = _class_of(model.name)()
+        return loaded
     return Embedder(model, threads=threads)
 
 

@@ -135,12 +135,11 @@ def _runs(rows: pa.Table) -> list[Row]:
 
 
 def _index(context: Context) -> Row | None:
-    from pipelines.models.embedders import embedding_model
-    from pipelines.stores import open_store
+    from pipelines.index_state import served
 
-    settings = context.settings
-    manifest = open_store(settings, dimension=embedding_model(settings).dimension).manifest()
-    return None if manifest is None else vars(manifest) | {"store": settings.index.store}
+    state = served(context.lake, context.settings.index.name)
+    manifest = state.open(context.settings).manifest() if state else None
+    return None if manifest is None else vars(manifest) | {"store": context.settings.index.store}
 
 
 def _refused(context: Context) -> list[Row]:

@@ -10,8 +10,8 @@ import pyarrow as pa
 from expectations.chunks import chunk_rules
 from expectations.rules import split
 from pipelines.silver.set_aside import set_aside
-from pipelines.stage import Context, Counts, Window, apply_changes, partitions, touched
-from transformations.changes import fold_changes, net_changes
+from pipelines.stage import Context, Counts, Window, apply_changes, changed, partitions, touched
+from transformations.changes import net_changes
 
 SOURCE, TARGET, QUARANTINE = "silver.documents", "silver.chunks", "silver.chunks_quarantine"
 _COMPARE = ["path", "title", "ordinal", "heading_path", "text", "text_hash", "token_count", "format", "source"]
@@ -21,13 +21,7 @@ def run(context: Context, window: Window) -> Counts:
     """Counts: chunks insert, update (moved, or their document renamed), delete, and set_aside."""
     lake, limit = context.lake, context.settings.chunks.max_tokens
     lake.ensure(TARGET)
-    if window.since is None:
-        documents = lake.read(SOURCE, version=window.until)
-        keys = documents.select("document_id")
-    else:
-        feed = lake.read_changes(SOURCE, after=window.since, until=window.until)
-        folded = fold_changes(feed, key="document_id")
-        documents, keys = folded.where("_op = 'upsert'"), folded.select("document_id")
+    documents, keys = changed(context, SOURCE, window=window, key="document_id")
     with context.progress.step("chunk-documents"):
         columns = ["document_id", "path", "title", "text", "format", "source"]
         cut = documents.select(*columns).transform(partitions).mapInArrow(chunk_batches(limit), _CHUNKS_DDL).persist()

@@ -1,8 +1,8 @@
 """The contract between an index and the table that it serves; one file a store beside this one.
 
 A store holds rows of gold.chunk_index by `chunk_id`, and with them a manifest that says which version of which table
-they equal. Rows and manifest are lost or restored together, so the index itself tells where to go on. Writes become
-visible to readers all at once, when the manifest moves (`commit`), for stores that declare `has_atomic_commit`.
+they equal. Rows and manifest are lost or restored together, so the index itself tells where to go on. What a store
+promises beyond this contract it declares (capabilities.py); tests/stores holds every store to both.
 """
 
 from __future__ import annotations
@@ -16,17 +16,30 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from pipelines.settings import Settings
-from transformations.errors import ConfigurationError
+from pipelines.stores.capabilities import Capability
+from transformations.errors import ConfigurationError, LakeloopError, RefusedError
+from transformations.filters import Filter, check_filter
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 # Adding a store: its file, and its line here.
-STORES = {"lance": "pipelines.stores.lance:LanceStore"}
+STORES = {
+    "lance": "pipelines.stores.lance:LanceStore",
+    "chroma": "pipelines.stores.chroma:ChromaStore",
+    "milvus": "pipelines.stores.milvus:MilvusStore",
+    "pgvector": "pipelines.stores.pgvector:PgvectorStore",
+    "faiss": "pipelines.stores.faiss:FaissStore",
+    "annoy": "pipelines.stores.annoy:AnnoyStore",
+    "scann": "pipelines.stores.scann:ScannStore",
+    "databricks": "pipelines.stores.databricks:DirectAccessStore",
+    "databricks_delta_sync": "pipelines.stores.databricks:DeltaSyncStore",
+}
 
 MANIFEST_FORMAT = 1
 FILTER_COLUMNS = ("document_id", "path", "format", "source")
+MAX_ID_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class Manifest:
         fingerprint: order-independent hash over all rows (transformations/fingerprint.py).
         model, revision, dimension, instruction: of the vectors; an index never holds two kinds.
         rows: how many.
+        fence: number of the lease under which it was written; it only grows.
         format: of this manifest; a newer one than ours is refused.
     """
 
@@ -51,7 +65,13 @@ class Manifest:
     dimension: int
     rows: int
     instruction: str = ""
+    fence: int = 0
     format: int = MANIFEST_FORMAT
+
+    @property
+    def model_label(self) -> str:
+        """As in gold.chunk_index's column `model`."""
+        return f"{self.model}@{self.revision}/{self.dimension}" + (f"+{self.instruction}" if self.instruction else "")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -84,51 +104,105 @@ class Hit:
     score: float
 
 
-class Store(Protocol):
-    """One index in one store. Ids are `chunk_id`; rows are Arrow tables with gold.chunk_index's columns."""
+class StoreUnavailableError(LakeloopError):
+    """The store is down, slow, or limits the rate: the same call may succeed later.
 
-    has_atomic_commit: bool
+    Attributes:
+        retry_after: seconds that the store asks to wait, where it says so.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Store(Protocol):
+    """One index in one store. Ids are `chunk_id`; rows are Arrow tables with gold.chunk_index's columns.
+
+    An adapter is made by `open_store` with (uri, name, dimension, secret, options) and connects at its first call.
+    Its calls raise StoreUnavailableError for what may pass by itself, ConfigurationError for what a person must mend,
+    and the library's own error for a batch that it refuses: the caller then halves the batch down to the bad row.
+    """
+
+    capabilities: Mapping[str, Capability]
 
     def manifest(self) -> Manifest | None:
         """What the index equals, or None where there is no index, or one that was never committed."""
 
-    def upsert(self, rows: pa.Table) -> None:
-        """Insert or replace by id. The same rows twice leave the index as once."""
+    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+        """Insert or replace by id; the same rows twice leave the index as once. Ids are distinct within a call.
+
+        Returns:
+            The ids that the store refused, with its reason; all others are stored. Empty for nearly all stores.
+        """
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete by id; an id that is not there is no error."""
 
-    def commit(self, manifest: Manifest) -> None:
-        """Say what the index now equals, and show readers the writes since the last commit."""
+    def commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
+        """Say what the index now equals, and show readers the writes since the last commit.
+
+        Raises:
+            RefusedError: the index no longer has the manifest `expected`, or one of a later fence.
+        """
 
     def ids_with_hashes(self) -> Iterator[pa.RecordBatch]:
-        """All (chunk_id, row_hash) as last written, committed or not: what audits and recovery compare."""
+        """All (chunk_id, row_hash) as last written, committed or not: what recovery compares."""
 
     def rows(self) -> Iterator[pa.RecordBatch]:
-        """All rows that readers see."""
+        """All rows that readers see, every column: what audits compare."""
 
-    def search(self, vector: NDArray[np.float32], *, k: int, where: Mapping[str, str] | None = None) -> list[Hit]:
-        """The k nearest rows that readers see, best first; `where` keeps rows whose columns equal the values."""
+    def search(self, vector: NDArray[np.float32], *, k: int, where: Filter | None = None) -> list[Hit]:
+        """The k rows nearest by cosine that readers see and that pass `where`, best first."""
+
+    def forget(self) -> str:
+        """Drop every old state and compact, so that deleted rows leave the store's files. Returns what remains."""
 
     def drop(self) -> None:
         """Remove the index with its manifest."""
 
+    def close(self) -> None:
+        """Let go of connections and files."""
 
-def open_store(settings: Settings, *, dimension: int) -> Store:
-    """The store that the settings name; nothing is created before the first write.
+
+def open_store(settings: Settings, *, dimension: int, name: str | None = None) -> Store:
+    """The index `name` (the settings' own where None) in the store that the settings name.
+
+    Nothing is created before the first write.
 
     Raises:
         ConfigurationError: an unknown store, or its library is not installed.
     """
-    if settings.index.store not in STORES:
-        raise ConfigurationError.unknown_name("store", settings.index.store, STORES)
-    module, name = STORES[settings.index.store].split(":")
-    store: Store = getattr(import_module(module), name)(settings.index_uri, dimension=dimension)
+    index = settings.index
+    if index.store not in STORES:
+        raise ConfigurationError.unknown_name("store", index.store, STORES)
+    module, cls = STORES[index.store].split(":")
+    store: Store = getattr(import_module(module), cls)(
+        settings.index_uri,
+        name=name or index.name,
+        dimension=dimension,
+        secret=index.secret.get_secret_value() if index.secret else None,
+        options=index.options,
+    )
     return store
 
 
-def check_filter(where: Mapping[str, str]) -> None:
-    """Raises ConfigurationError for a column that cannot be filtered on."""
-    for column in where:
-        if column not in FILTER_COLUMNS:
-            raise ConfigurationError.unknown_name("filter column", column, FILTER_COLUMNS)
+def check_query(vector: NDArray[np.float32], *, dimension: int, where: Filter | None) -> None:
+    """Raises ConfigurationError for a vector of another dimension and a filter on an unknown column."""
+    if vector.shape != (dimension,):
+        raise ConfigurationError(f"the query's vector has shape {vector.shape}, the index holds ({dimension},)")
+    if where is not None:
+        check_filter(where, known=FILTER_COLUMNS)
+
+
+def check_succession(held: Manifest | None, *, expected: Manifest | None, new: Manifest) -> None:
+    """What `commit` demands before it moves the manifest. Raises RefusedError."""
+    if held != expected or (held is not None and held.fence > new.fence):
+        raise RefusedError(
+            f"another sync moved the index meanwhile: it is at {_brief(held)}, this one began from {_brief(expected)} "
+            "and was not committed. Run it again."
+        )
+
+
+def _brief(manifest: Manifest | None) -> str:
+    return "nothing" if manifest is None else f"version {manifest.version} (lease {manifest.fence})"

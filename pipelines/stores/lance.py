@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.schemas import TABLES
-from pipelines.stores import Hit, Manifest, check_filter
-from transformations.errors import ConfigurationError, MissingDependencyError
+from pipelines.stores import Hit, Manifest, check_query, check_succession
+from pipelines.stores.capabilities import declare, notimpl, yes
+from pipelines.stores.libraries import library
+from transformations.errors import RefusedError
+from transformations.filters import And, Filter, In, Not
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,38 +36,65 @@ _KEEP_VERSIONS_FOR = timedelta(hours=1)
 
 
 class LanceStore:
-    """One dataset at `uri`."""
+    """One dataset, `<name>.lance` below `uri`: a folder, or an object-storage prefix."""
 
-    has_atomic_commit = True
+    capabilities = declare(
+        atomic_commit=yes("readers open the version that the tag names"),
+        compare_and_set=yes(
+            "a change of the configuration conflicts with another one since the version it was read at"
+        ),
+        several_writers=yes("conflicting merges are retried inside the library"),
+        other_processes=yes(),
+        filters=yes(),
+        approximate_search=notimpl("every search is exact; Lance's IVF_PQ is not used yet"),
+        object_storage=yes("by its URI; tested on folders only"),
+        forgets_at_once=yes(
+            "old versions are removed and files rewritten; object storage may keep versions of its own"
+        ),
+    )
 
-    def __init__(self, uri: str, *, dimension: int) -> None:
-        self._uri = uri
+    def __init__(
+        self,
+        uri: str,
+        *,
+        name: str,
+        dimension: int,
+        secret: str | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self._uri = f"{uri}/{name}.lance"
         self._dimension = dimension
 
     def manifest(self) -> Manifest | None:
         dataset = self._open_served()
-        text = None if dataset is None else dataset.config().get(_MANIFEST_KEY)
-        return None if text is None else Manifest.from_json(text)
+        return None if dataset is None else _manifest(dataset)
 
-    def upsert(self, rows: pa.Table) -> None:
-        if rows.num_rows == 0:
-            return
-        dataset = self._open_latest() or self._create()
-        merge = dataset.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(rows.select(self._schema.names).cast(self._schema))
+    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+        if rows.num_rows:
+            merge = (
+                self._open_or_create().merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
+            )
+            merge.execute(rows.select(self._schema.names).cast(self._schema))
+        return {}
 
     def delete(self, ids: Sequence[str]) -> None:
         dataset = self._open_latest()
         if dataset is None:
             return
         for start in range(0, len(ids), _DELETES_PER_CALL):
-            dataset.delete(f"chunk_id IN ({', '.join(map(_literal, ids[start : start + _DELETES_PER_CALL]))})")
+            dataset.delete(_sql(In("chunk_id", tuple(ids[start : start + _DELETES_PER_CALL]))))
 
-    def commit(self, manifest: Manifest) -> None:
-        dataset = self._open_latest() or self._create()
+    def commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
+        dataset = self._open_or_create()
         if len(dataset.get_fragments()) > _FRAGMENTS_BEFORE_COMPACTION:
             dataset.optimize.compact_files()
-        dataset.update_config({_MANIFEST_KEY: manifest.to_json()})
+        check_succession(self.manifest(), expected=expected, new=manifest)
+        try:
+            dataset.update_config({_MANIFEST_KEY: manifest.to_json()})
+        except OSError as error:
+            if "conflict" in str(error).lower():
+                raise RefusedError(f"another sync committed to {self._uri} meanwhile. Run it again.") from error
+            raise
         if _TAG in dataset.tags.list():
             dataset.tags.update(_TAG, dataset.version)
         else:
@@ -81,19 +111,15 @@ class LanceStore:
         if dataset is not None:
             yield from dataset.to_batches()
 
-    def search(self, vector: NDArray[np.float32], *, k: int, where: Mapping[str, str] | None = None) -> list[Hit]:
-        check_filter(where or {})
-        if vector.shape != (self._dimension,):
-            raise ConfigurationError(
-                f"the query's vector has shape {vector.shape}, the index holds ({self._dimension},)"
-            )
+    def search(self, vector: NDArray[np.float32], *, k: int, where: Filter | None = None) -> list[Hit]:
+        check_query(vector, dimension=self._dimension, where=where)
         dataset = self._open_served()
         if dataset is None:
             return []
         found = dataset.to_table(
             columns=[*_HIT_COLUMNS, "_distance"],
             nearest={"column": "vector", "q": vector, "k": k, "metric": "cosine"},
-            filter=" AND ".join(f"{column} = {_literal(value)}" for column, value in (where or {}).items()) or None,
+            filter=None if where is None else _sql(where),
             prefilter=True,
         )
         return [
@@ -104,6 +130,16 @@ class LanceStore:
             for row in found.to_pylist()
         ]
 
+    def forget(self) -> str:
+        dataset = self._open_latest()
+        if dataset is not None:
+            # Deleted rows stay in their file until it is rewritten.
+            dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+            if _TAG in dataset.tags.list():
+                dataset.tags.update(_TAG, dataset.version)
+            dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+        return "nothing: files rewritten, old versions removed"
+
     def drop(self) -> None:
         if "://" in self._uri:
             dataset = self._open_latest()
@@ -112,14 +148,20 @@ class LanceStore:
         else:
             shutil.rmtree(self._uri, ignore_errors=True)
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     @property
     def _schema(self) -> pa.Schema:
         vector = pa.field("vector", pa.list_(pa.float32(), self._dimension))
         schema = TABLES["gold.chunk_index"].schema
         return schema.set(schema.get_field_index("vector"), vector)
 
-    def _create(self) -> Any:
-        return _lance().write_dataset(self._schema.empty_table(), self._uri, mode="create")
+    def _open_or_create(self) -> Any:
+        dataset = self._open_latest()
+        if dataset is None:
+            dataset = _lance().write_dataset(self._schema.empty_table(), self._uri, mode="create")
+        return dataset
 
     def _open_latest(self) -> Any | None:
         return self._open(None)
@@ -139,16 +181,26 @@ class LanceStore:
         return dataset.checkout_version(version) if version in dataset.tags.list() else None
 
 
+def _manifest(dataset: Any) -> Manifest | None:
+    text = dataset.config().get(_MANIFEST_KEY)
+    return None if text is None else Manifest.from_json(text)
+
+
+def _sql(where: Filter) -> str:
+    """The filter as Lance's SQL. Columns are known names, values are literals: only a quote has a meaning in one."""
+    if isinstance(where, In):
+        return f"{where.column} IN ({', '.join(map(_literal, where.values))})"
+    if isinstance(where, Not):
+        return f"NOT ({_sql(where.part)})"
+    return (" AND " if isinstance(where, And) else " OR ").join(f"({_sql(part)})" for part in where.parts)
+
+
 def _literal(value: str) -> str:
-    """A SQL string literal: the only character with a meaning inside one is the quote."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def _lance() -> Any:
-    try:
-        import lance
-    except ImportError:
-        raise MissingDependencyError.for_extra("pylance", "lance") from None
+    lance = library("lance", distribution="pylance", minimum="8.0", extra="lance")
     # It warns at every fork; ours start another program at once (Java), which is safe.
     warnings.filterwarnings("ignore", message="lance is not fork-safe")
     return lance

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.index_state import served
 from pipelines.lakehouse import Lakehouse
 from pipelines.run import STAGES, new_context, run_stages
 from pipelines.schemas import TABLES
@@ -90,7 +91,7 @@ def test_cost_follows_change(workspace: Settings, long_document):
     # Gone: gone from the index.
     path.with_name("renamed.md").unlink()
     counts = _counts(workspace, force=True)
-    assert counts["sync-index"] == {"upserts": 0, "deletes": counts["sync-index"]["deletes"], "rows": 5}
+    assert (counts["sync-index"]["upserts"], counts["sync-index"]["rows"]) == (0, 5)
     assert verify(new_context(workspace)).is_equal
 
 
@@ -114,10 +115,11 @@ def test_a_lost_index_and_a_lost_watermark_cost_no_embedding_and_verify_sees_thr
     assert verify(new_context(workspace)).is_equal
 
     # Rows changed behind our back are named.
-    dataset = lance.dataset(workspace.index_uri)
+    name = served(new_context(workspace).lake, "chunks").index_name
+    dataset = lance.dataset(f"{workspace.index_uri}/{name}.lance")
     ids = dataset.to_table(columns=["chunk_id"])["chunk_id"].to_pylist()
     dataset.delete(f"chunk_id = '{ids[0]}'")
     dataset.update({"text": "'altered'"}, where=f"chunk_id = '{ids[1]}'")
     dataset.tags.update("served", dataset.latest_version)
-    found = {(d.kind, d.key) for d in verify(new_context(workspace)).differences if d.where == "index"}
+    found = {(d.kind, d.key) for d in verify(new_context(workspace)).differences if d.where == name}
     assert found == {("missing", ids[0]), ("stale", ids[1])}

@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.models.embedders import embedding_model
+from pipelines.index_state import served
 from pipelines.run import new_context
 from pipelines.settings import Settings
-from pipelines.stores import open_store
 
 _OF_THE_RUN = {"_run_id", "_ingested_at", "modified_at", "attempts", "replayed_at"}
 _TABLES = {
@@ -27,8 +26,8 @@ def state(settings: Settings) -> dict[str, dict[str, Any]]:
     """For each table, and for the index, key → row. Quarantines hold what is refused now."""
     lake = new_context(settings).lake
     tables = {table: _keyed(lake.read_arrow(table), key) for table, key in _TABLES.items()}
-    store = open_store(settings, dimension=embedding_model(settings).dimension)
-    batches = list(store.rows())
+    state = served(lake, settings.index.name)
+    batches = list(state.open(settings).rows()) if state else []
     tables["index"] = _keyed(pa.Table.from_batches(batches), "chunk_id") if batches else {}
     cache = lake.read_arrow("gold.embeddings")
     hashes = cache["text_hash"].to_pylist()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines.index_state import register, served
 from pipelines.inference import answer_questions as stage
 from pipelines.inference.ask import Answerer
 from pipelines.inference.search import Searcher, search
@@ -24,8 +25,9 @@ from pipelines.progress import Progress
 from pipelines.schemas import TABLES
 from pipelines.settings import LanguageModelSettings, Settings
 from pipelines.stage import Context
-from pipelines.stores import Hit, Manifest, open_store
+from pipelines.stores import Hit, Manifest
 from transformations.errors import ConfigurationError, LakeloopError
+from transformations.filters import equals
 
 SOURCE = "The capsys fixture returns captured output. Call its readouterr() method to read what was printed so far."
 GROUNDED = "Call the readouterr() method of the capsys fixture."
@@ -323,9 +325,9 @@ def indexed(workspace: Settings) -> Settings:
         }
         for n, text in enumerate(texts)
     ]  # fmt: skip
-    store = open_store(workspace, dimension=chosen.dimension)
+    store = register(Lakehouse(workspace, spark=no_spark), workspace, chosen).open(workspace)
     store.upsert(pa.Table.from_pylist(values, schema=TABLES["gold.chunk_index"].schema))
-    store.commit(manifest(rows=3, revision=chosen.revision))
+    store.commit(manifest(rows=3, revision=chosen.revision), expected=None)
     return workspace
 
 
@@ -333,7 +335,7 @@ def test_search_finds_the_nearest_chunk_and_a_query_takes_milliseconds(indexed):
     searcher = Searcher(indexed)
     hits = searcher.search("Which tests take longest?", k=2)
     assert hits[0].chunk_id == "c2"
-    assert [h.path for h in searcher.search("tests", k=3, where={"path": "1.rst"})] == ["1.rst"]
+    assert [h.path for h in searcher.search("tests", k=3, where=equals(path="1.rst"))] == ["1.rst"]
     started = time.monotonic()
     for _ in range(5):
         searcher.search("slow tests", k=2)
@@ -344,8 +346,9 @@ def test_search_finds_the_nearest_chunk_and_a_query_takes_milliseconds(indexed):
 
 
 def test_an_index_of_another_model_is_refused(indexed):
-    open_store(indexed, dimension=384).commit(manifest(model="another-model"))
-    with pytest.raises(ConfigurationError, match=r"another-model.*cannot be compared"):
+    store = served(Lakehouse(indexed, spark=no_spark), "chunks").open(indexed)
+    store.commit(manifest(revision="older"), expected=store.manifest())
+    with pytest.raises(ConfigurationError, match=r"@older.*cannot be compared"):
         Searcher(indexed)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.index_state import register
 from pipelines.lakehouse import Lakehouse
 from pipelines.models.embedders import embedding_model
 from pipelines.monitoring import charts, report
@@ -19,7 +20,7 @@ from pipelines.progress import Progress
 from pipelines.run import stage_named
 from pipelines.settings import Settings
 from pipelines.stage import Context, run_stage
-from pipelines.stores import Manifest, open_store
+from pipelines.stores import Manifest
 
 START = datetime(2026, 3, 1, 9, tzinfo=timezone.utc)
 NASTY = "<script>alert('x')</script> & \"$y^2$\" {{ 7*7 }}"
@@ -107,10 +108,11 @@ def fill(context: Context, *, questions: int = 24) -> None:
     )
     lake.append_arrow("silver.chunks_quarantine", [{"chunk_id": "z", "path": "table.rst", "ordinal": 7, **refused}])
     model = embedding_model(settings)
-    store = open_store(settings, dimension=model.dimension)
+    store = register(lake, settings, model).open(settings)
     vectors = {"model": model.name, "row_hash": "h", "vector": np.full(model.dimension, 0.05, np.float32)}
     store.upsert(pa.Table.from_pylist([c | vectors for c in chunks], schema=lake.spec("gold.chunk_index").schema))
-    store.commit(Manifest("gold.chunk_index", "id", 5, "f1f2f3f4", model.name, model.revision, model.dimension, rows=2))
+    built = Manifest("gold.chunk_index", "id", 5, "f1f2f3f4", model.name, model.revision, model.dimension, rows=2)
+    store.commit(built, expected=None)
     lake.append_arrow("inference.inference_log", [_call(i) for i in range(questions)])
     window = {"window": {"start": START.replace(hour=0), "end": START.replace(hour=0) + timedelta(days=1)}}
     group = window | {"granularity": "1 day", "model_id": "smollm2-135m-instruct/1"}

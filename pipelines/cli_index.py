@@ -1,0 +1,156 @@
+"""The commands about an index and its table; each prints one JSON object with --json."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli_options import Config, Detailed, Finished, Force, From, Json, Set, run_commands, say, settings_of
+from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO, EXIT_SET_ASIDE, ExpectationFailedError, RefusedError
+
+
+def add_index_commands(app: typer.Typer) -> None:
+    """Add them to the command line, in the order in which an index lives."""
+    app.command()(plan)
+    app.command("sync-index")(sync_index)
+    app.command()(verify)
+    app.command()(audit)
+    app.command()(repair)
+    app.command()(replay)
+    app.command()(swap)
+    app.command()(forget)
+
+
+def plan(
+    config: Config = None,
+    overrides: Set = None,
+    landing: From = None,
+    force: Force = False,
+    detailed: Detailed = False,
+    as_json: Json = False,
+) -> None:
+    """What the next run would add, change, delete and embed; exit 7 where a limit would refuse it. No Spark."""
+    from pipelines.plan import plan as make_plan
+    from pipelines.plan import render
+    from pipelines.run import new_context
+
+    made = make_plan(new_context(settings_of(config, overrides, landing), force=force))
+    say(made.to_json(), render(made), as_json)
+    if made.refused_by:
+        raise Finished(RefusedError.exit_code)
+    is_idle = detailed and not made.documents and not made.embed
+    raise Finished(EXIT_NOTHING_TO_DO if is_idle else EXIT_DONE)
+
+
+def sync_index(
+    config: Config = None,
+    overrides: Set = None,
+    force: Force = False,
+    detailed: Detailed = False,
+    as_json: Json = False,
+) -> None:
+    """gold.chunk_index → the vector index, equal to it."""
+    run_commands(["sync-index"], config, overrides, None, force, detailed, as_json)
+
+
+def verify(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
+    """Compare files, tables and indexes with each other; exit 4 and name what differs."""
+    from pipelines.run import new_context
+    from pipelines.verify import verify as compare
+
+    result = compare(new_context(settings_of(config, overrides)))
+    facts = f"{result.documents} documents, {result.chunks} chunks, {result.index_rows} index rows"
+    if result.is_equal:
+        text = f"equal: {facts}, version {result.version}, fingerprint {result.fingerprint}"
+    else:
+        shown = [f"{d.where}: {d.kind} {d.key!r} {d.detail}".rstrip() for d in result.differences[:20]]
+        more = [f"… and {len(result.differences) - 20} more"] if len(result.differences) > 20 else []
+        text = "\n".join([f"NOT equal, {len(result.differences)} differences ({facts}):", *shown, *more])
+    say(result.to_json(), text, as_json)
+    raise Finished(EXIT_DONE if result.is_equal else ExpectationFailedError.exit_code)
+
+
+def audit(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
+    """Compare every row and vector of the indexes with the table; exit 4 and name what differs."""
+    from pipelines.index.audit import audit as compare
+    from pipelines.run import new_context
+
+    context = new_context(settings_of(config, overrides))
+    results = [compare(context, state).to_json() for state in _indexes(context)]
+    lines = [
+        f"{r['index']}: {'equal' if r['equal'] else 'NOT equal'}, {r['rows']} rows at version {r['version']}"
+        + "".join(f"\n  {d['kind']} {d['chunk_id']}" for d in r["differences"][:20])
+        + ("" if r["is_fingerprint_right"] else "\n  the manifest's fingerprint is not the table's")
+        for r in results
+    ]
+    say({"indexes": results}, "\n".join(lines) or "no index yet: lakeloop run", as_json)
+    raise Finished(EXIT_DONE if all(r["equal"] for r in results) else ExpectationFailedError.exit_code)
+
+
+def repair(config: Config = None, overrides: Set = None, force: Force = False, as_json: Json = False) -> None:
+    """Audit, then write exactly the rows that differ. Embeds nothing."""
+    from pipelines.index.repair import repair as mend
+    from pipelines.run import new_context, only_writer
+
+    context = new_context(settings_of(config, overrides), force=force)
+    with only_writer(context.settings):
+        results = [mend(context, state) for state in _indexes(context)]
+    lines = [
+        f"{r['index']}: {r['upserts']} written, {r['deletes']} deleted ({r['differences'] or 'equal'})" for r in results
+    ]
+    say({"indexes": results}, "\n".join(lines) or "no index yet: lakeloop run", as_json)
+
+
+def replay(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
+    """Try every dead letter once more; exit 6 while some stay."""
+    from pipelines.index.replay import replay as try_again
+    from pipelines.run import new_context
+
+    result = try_again(new_context(settings_of(config, overrides)))
+    say(result, f"{result['tried']} tried, {result['still_open']} still open", as_json)
+    raise Finished(EXIT_SET_ASIDE if result["still_open"] else EXIT_DONE)
+
+
+def swap(
+    back: Annotated[bool, typer.Option("--back", help="Serve what was served before the last swap, at once.")] = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Drop the indexes that are not served.")] = False,
+    config: Config = None,
+    overrides: Set = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Serve the index of the settings' embedding model, if it passes its gates; the old one stays up to date."""
+    from pipelines.index.swap import finish as drop_others
+    from pipelines.index.swap import swap as move
+    from pipelines.index.swap import swap_back
+    from pipelines.run import new_context, only_writer
+
+    context = new_context(settings_of(config, overrides), force=force)
+    with only_writer(context.settings):
+        result = drop_others(context) if finish else swap_back(context) if back else move(context)
+    lines = [f"{'passed' if g['is_passed'] else 'FAILED'} {g['name']}: {g['detail']}" for g in result.get("gates", [])]
+    lines.append(f"readers get {result['serves']}" + (f"; dropped {', '.join(result['dropped'])}" if finish else ""))
+    say(result, "\n".join(lines), as_json)
+
+
+def forget(
+    document: Annotated[str, typer.Argument(help="Its path, as in silver.documents, or its document_id.")],
+    config: Config = None,
+    overrides: Set = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Remove a document from every table, the embedding cache and each index; leaves a receipt."""
+    from pipelines.forget import forget as remove
+    from pipelines.forget import render
+    from pipelines.run import new_context
+
+    receipt = remove(new_context(settings_of(config, overrides), force=force), document)
+    say(receipt, render(receipt), as_json)
+
+
+def _indexes(context: Any) -> list[Any]:
+    from pipelines.index_state import states
+
+    return [state for state in states(context.lake, context.settings.index.name) if state.role != "shadow"]

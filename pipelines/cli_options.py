@@ -1,0 +1,85 @@
+"""What every command shares: its options, its settings, and how it says what it did."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.settings import FILE_NAME, Settings, load_settings
+
+Config = Annotated[Path | None, typer.Option("--config", help=f"The settings; else the nearest {FILE_NAME}.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it although a limit refuses it.")]
+From = Annotated[Path | None, typer.Option("--from", metavar="FOLDER", help="Take the documents of this folder.")]
+Detailed = Annotated[bool, typer.Option("--detailed-exitcode", help="Exit with 3 when there was nothing to do.")]
+
+
+class Finished(Exception):
+    """The command has done its work and ends with this code."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+def settings_of(config: Path | None, overrides: list[str] | None, landing: Path | None = None) -> Settings:
+    """The command's settings; from here on it writes its log."""
+    extra = [f"landing={json.dumps(str(landing.absolute()))}"] if landing else []
+    settings = load_settings(config, overrides=[*(overrides or []), *extra])
+    log_to(settings)
+    return settings
+
+
+def log_to(settings: Settings) -> None:
+    """INFO to the workspace's log file; warnings to the terminal, everything to a job's stderr."""
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    handlers: list[logging.Handler] = [stderr]
+    try:
+        settings.log_path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(settings.log_path, encoding="utf-8"))
+        # `main` prints an error itself, in one line; its story goes to the file.
+        stderr.addFilter(lambda record: record.levelno < logging.ERROR)
+    except OSError:
+        stderr.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("pipelines", "expectations", "transformations"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = handlers
+        logger.propagate = False
+
+
+def say(facts: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """One JSON object on stdout, or the text."""
+    print(json.dumps(facts, default=str, ensure_ascii=False) if as_json else text)
+
+
+def run_commands(
+    commands: list[str],
+    config: Path | None,
+    overrides: list[str] | None,
+    landing: Path | None,
+    force: bool,
+    detailed: bool,
+    as_json: bool,
+) -> None:
+    from pipelines.run import new_context, run_stages, stage_named
+
+    context = new_context(settings_of(config, overrides, landing), force=force)
+    outcome = run_stages(context, stages=[stage_named(command) for command in commands])
+    lines = [f"{s.stage:<18} {_counted(s.counts)}  ({s.seconds:.1f} s)" for s in outcome.stages]
+    lines.append(f"done in {outcome.seconds:.1f} s" if outcome.stages else "nothing has changed: nothing to do")
+    say(outcome.to_json(), "\n".join(lines), as_json)
+    raise Finished(outcome.exit_code(detailed=detailed))
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{value} {name}" for name, value in counts.items() if value) or "no rows"

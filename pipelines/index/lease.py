@@ -1,0 +1,122 @@
+"""The right to write to one index, in ops.index_state: at most one holder, each with a higher number than the last.
+
+The number (the fence) goes into the index's manifest, which only moves to the same or a higher one. So a writer that
+lost its lease unawares, say in a paused machine, can no longer commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from pipelines.index_state import IndexState, change, holder, is_alive, updated
+from pipelines.stage import Context
+from pipelines.stores import Manifest
+from transformations.errors import RefusedError
+
+log = logging.getLogger(__name__)
+
+
+class Lease:
+    """Held until `release`; renewed by a thread every third of its length."""
+
+    def __init__(self, context: Context, name: str) -> None:
+        self._context, self._name = context, name
+        self._holder = holder(context.run_id)
+        self._seconds = context.settings.index.lease_seconds
+        self._stop = threading.Event()
+        self.fence = 0
+        self.was_clean = False
+
+    def acquire(self, *, at_least: int) -> None:
+        """Take the lease, with a number above `at_least` (the index's own) and above all before.
+
+        Raises:
+            RefusedError: another writer holds it.
+        """
+
+        def take(rows: list[IndexState]) -> list[IndexState]:
+            (row,) = [row for row in rows if row.index_name == self._name]
+            now = self._context.now()
+            if (
+                row.lease_holder is not None
+                and row.lease_holder != self._holder
+                and row.lease_until is not None
+                and row.lease_until > now
+                and is_alive(row.lease_holder)
+            ):
+                raise RefusedError(
+                    f"sync-index: another run ({row.lease_holder.split(' ')[0]}) is writing to the index {self._name} "
+                    f"until {row.lease_until:%H:%M:%S} UTC or longer. Nothing was done. Wait for it, and run again."
+                )
+            self.fence, self.was_clean = max(row.fence, at_least) + 1, row.is_clean
+            until = now + timedelta(seconds=self._seconds)
+            return updated(
+                rows, self._name, fence=self.fence, lease_holder=self._holder, lease_until=until, is_clean=False
+            )
+
+        change(self._context.lake, take)
+        self._renewed = time.monotonic()
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+
+    def check(self) -> None:
+        """Raises RefusedError where the lease has run out: then another writer may have it."""
+        if time.monotonic() - self._renewed > self._seconds:
+            raise RefusedError(
+                f"sync-index: this run was silent for more than {self._seconds:g} s, so that another may write to "
+                f"{self._name} by now. It stops here; nothing was committed. Run again."
+            )
+
+    def release(self, manifest: Manifest | None) -> None:
+        """Give the lease back; `manifest` is what the index now equals, None where the sync did not get there."""
+        self._stop.set()
+        mirror = {} if manifest is None else {
+            "source_table": manifest.source_table,
+            "source_id": manifest.source_id,
+            "version": manifest.version,
+            "fingerprint": manifest.fingerprint,
+            "rows": manifest.rows,
+            "is_clean": True,
+        }  # fmt: skip
+
+        def give_back(rows: list[IndexState]) -> list[IndexState]:
+            mine = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
+            if not mine:
+                return rows
+            free = {"lease_holder": None, "lease_until": None, "updated_at": self._context.now()}
+            return updated(rows, self._name, **free, **mirror)
+
+        change(self._context.lake, give_back)
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self._seconds / 3):
+            until = self._context.now() + timedelta(seconds=self._seconds)
+
+            def prolong(rows: list[IndexState], until=until) -> list[IndexState]:  # type: ignore[no-untyped-def]
+                mine = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
+                if not mine:
+                    raise RefusedError(f"the lease on {self._name} was taken by another run")
+                return updated(rows, self._name, lease_until=until)
+
+            try:
+                change(self._context.lake, prolong)
+            except Exception:
+                log.warning("the lease on %s was not renewed", self._name, exc_info=True)
+                return  # `check` stops the writer once the time is over
+            self._renewed = time.monotonic()
+
+
+@contextmanager
+def writing(context: Context, name: str, *, at_least: int) -> Iterator[Lease]:
+    """Hold the lease on the index `name`; given back even where the work fails, without a manifest then."""
+    lease = Lease(context, name)
+    lease.acquire(at_least=at_least)
+    try:
+        yield lease
+    except BaseException:
+        lease.release(None)
+        raise

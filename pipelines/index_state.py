@@ -1,0 +1,150 @@
+"""The indexes behind one name, which of them readers get, who may write: ops.index_state in, its next state out.
+
+An alias (`index.name` in the settings) is what readers ask for. Behind it stand one index a model: the served one, a
+shadow that is being filled for the next model, the previous one that a swap can go back to. Every change of the table
+is one compare-and-set of all of it, so an alias moves at once and a lease has one holder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+from pipelines.lakehouse import Lakehouse
+from pipelines.models.embedders import EmbeddingModel, model_named
+from pipelines.settings import Settings
+from pipelines.stores import Manifest, Store, open_store
+from transformations.errors import ConfigurationError, RefusedError
+
+TABLE = "ops.index_state"
+Role = Literal["served", "shadow", "previous"]
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class IndexState:
+    """One row: an index, its role behind its alias, its lease, and a copy of its manifest's watermark."""
+
+    index_name: str
+    alias: str
+    role: Role
+    store: str
+    uri: str
+    model_name: str
+    source_table: str | None = None
+    source_id: str | None = None
+    version: int | None = None
+    fingerprint: str | None = None
+    rows: int | None = None
+    is_clean: bool = False
+    fence: int = 0
+    lease_holder: str | None = None
+    lease_until: datetime | None = None
+    updated_at: datetime | None = None
+
+    def open(self, settings: Settings) -> Store:
+        """The store of this index; nothing is connected yet."""
+        return open_store(settings, dimension=model_named(self.model_name).dimension, name=self.index_name)
+
+
+def physical_name(alias: str, model: EmbeddingModel) -> str:
+    """The index of one model behind an alias: models never share one."""
+    return f"{alias}_{hashlib.sha256(model.label.encode()).hexdigest()[:8]}"
+
+
+def states(lake: Lakehouse, alias: str) -> list[IndexState]:
+    """All indexes behind `alias`, the served one first."""
+    rows = lake.read_arrow(TABLE, where={"alias": alias}).to_pylist()
+    return sorted((IndexState(**row) for row in rows), key=lambda s: (s.role != "served", s.index_name))
+
+
+def served(lake: Lakehouse, alias: str) -> IndexState | None:
+    """The index that readers of `alias` get."""
+    return next((state for state in states(lake, alias) if state.role == "served"), None)
+
+
+def open_served(settings: Settings, lake: Lakehouse) -> tuple[IndexState, Store, Manifest]:
+    """The index behind the settings' alias, with what it equals.
+
+    Raises:
+        ConfigurationError: no index of that name, or the alias points at an index that is gone.
+    """
+    alias = settings.index.name
+    state = served(lake, alias)
+    if state is None:
+        raise ConfigurationError(
+            f"there is no index {alias!r} at {settings.index_uri} yet. Build it with: lakeloop run"
+        )
+    store = state.open(settings)
+    manifest = store.manifest()
+    if manifest is None:
+        raise ConfigurationError(
+            f"the alias {alias!r} points at the index {state.index_name!r}, which is not at {settings.index_uri}. "
+            "Build it anew from its table, which embeds nothing, with: lakeloop sync-index"
+        )
+    return state, store, manifest
+
+
+def change(lake: Lakehouse, update: Callable[[list[IndexState]], list[IndexState]]) -> list[IndexState]:
+    """Replace the table's rows by `update(rows)`, once more for each writer that was quicker.
+
+    Raises:
+        RefusedError: the table did not hold still for twenty tries.
+    """
+    for _ in range(_TRIES):
+        version = lake.ensure(TABLE).version
+        before = [IndexState(**row) for row in lake.read_arrow(TABLE).to_pylist()]
+        after = update(list(before))
+        if after == before or lake.replace_if_unchanged(TABLE, [asdict(state) for state in after], version=version):
+            return after
+    raise RefusedError(f"{TABLE} is being changed by others all the time; nothing was done. Run again.")
+
+
+def register(lake: Lakehouse, settings: Settings, model: EmbeddingModel) -> IndexState:
+    """The state of `model`'s index behind the settings' alias: a new one is its shadow, the first one is served."""
+    alias = settings.index.name
+    name = physical_name(alias, model)
+    known = next((state for state in states(lake, alias) if state.index_name == name), None)
+    if known is not None and (known.store, known.uri) == (settings.index.store, settings.index_uri):
+        return known
+
+    def add(rows: list[IndexState]) -> list[IndexState]:
+        others = [row for row in rows if row.index_name != name]
+        is_served = any(row.alias == alias and row.role == "served" for row in others)
+        store, uri = settings.index.store, settings.index_uri
+        row = next((row for row in rows if row.index_name == name), None)
+        if row is None:
+            row = IndexState(name, alias, "shadow" if is_served else "served", store, uri, model.name)
+        # In another place it is another index, of which nothing is known yet.
+        return [*others, replace(row, store=store, uri=uri, is_clean=False)]
+
+    return next(state for state in change(lake, add) if state.index_name == name)
+
+
+def holder(run_id: str) -> str:
+    """Who writes: the run, and the process by which another one on this machine can tell that it is dead."""
+    return f"{run_id} {platform.node()} {os.getpid()}"
+
+
+def is_alive(lease_holder: str) -> bool:
+    """False only where the holder was a process of this machine that has ended."""
+    *_, node, pid = lease_holder.split(" ")
+    if node != platform.node():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def updated(states: Sequence[IndexState], name: str, /, **values: object) -> list[IndexState]:
+    """`states` with other values for the index `name`."""
+    return [replace(s, **values) if s.index_name == name else s for s in states]  # type: ignore[arg-type]

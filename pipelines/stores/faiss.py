@@ -1,0 +1,96 @@
+"""Rows in, a FAISS index of any kind out, kept in step by base, tail and tombstones (segments.py).
+
+Options: `factory`, a string of FAISS's index factory ("Flat", "HNSW32", "IVF256,Flat"; with inner product on vectors of
+norm one); `search`, parameters of a search ("efSearch=64", "nprobe=16"). The kinds that FAISS can delete from and those
+that it cannot are treated alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.stores.capabilities import yes
+from pipelines.stores.libraries import library
+from pipelines.stores.segment_view import Mask, Positions
+from pipelines.stores.segments import Option, SegmentedStore, declare_segments
+from transformations.errors import ConfigurationError
+
+
+class FaissStore(SegmentedStore):
+    library_name = "faiss"
+    build_options: ClassVar[Mapping[str, Option]] = {"factory": "Flat"}
+    search_options: ClassVar[Mapping[str, Option]] = {"search": ""}
+    capabilities = declare_segments(yes("as the factory string says; Flat, the default, is exact"))
+
+    def _import(self) -> Any:
+        return _faiss()
+
+    def _least_rows(self) -> int:
+        lists = _faiss().try_extract_index_ivf(self._empty())
+        return 0 if lists is None else int(lists.nlist * lists.cp.min_points_per_centroid)
+
+    def _build(self, vectors: NDArray[np.float32], path: Path) -> None:
+        index = self._empty()
+        index.train(vectors)
+        index.add(vectors)
+        _faiss().write_index(index, str(path))
+
+    def _load(self, path: Path) -> Any:
+        faiss = _faiss()
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        lists = faiss.try_extract_index_ivf(index)
+        if lists is not None:
+            # FAISS looks into a single list unless it is told otherwise.
+            lists.nprobe = min(lists.nlist, max(8, lists.nlist // 16))
+        try:
+            faiss.ParameterSpace().set_index_parameters(index, str(self._options["search"]))
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"index.options.search is {self._options['search']!r}, which FAISS does not take for "
+                f"{self._options['factory']!r}: {error}"
+            ) from None
+        return index, _parameters(index)
+
+    def _ask(self, index: Any, query: NDArray[np.float32], *, count: int, among: Mask) -> Positions:
+        index, parameters = index
+        options = {}
+        if parameters is not None and not among.all():
+            kind, values = parameters
+            options["params"] = kind(sel=_faiss().IDSelectorBitmap(np.packbits(among, bitorder="little")), **values)
+        found = index.search(query[np.newaxis], count, **options)[1][0]
+        return np.asarray(found[found >= 0])
+
+    def _empty(self) -> Any:
+        faiss = _faiss()
+        try:
+            return faiss.index_factory(self._dimension, str(self._options["factory"]), faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"index.options.factory is {self._options['factory']!r}, which FAISS cannot make for vectors of "
+                f"dimension {self._dimension} and inner product: {error}"
+            ) from None
+
+
+def _parameters(index: Any) -> tuple[Any, dict[str, int]] | None:
+    """How this kind of index is told to keep to some rows; None where it cannot: not every kind takes parameters."""
+    faiss = _faiss()
+    lists = faiss.try_extract_index_ivf(index)
+    kind, values = (
+        (faiss.SearchParameters, {}) if lists is None else (faiss.SearchParametersIVF, {"nprobe": lists.nprobe})
+    )
+    try:
+        index.search(np.zeros((1, index.d), np.float32), 1, params=kind(sel=faiss.IDSelectorAll(), **values))
+    except RuntimeError:
+        return None
+    return kind, values
+
+
+@cache
+def _faiss() -> Any:
+    return library("faiss", distribution="faiss-cpu", minimum="1.13", extra="faiss")

@@ -1,0 +1,60 @@
+"""Rows in, a ScaNN index out (a partition tree and hashed vectors), kept in step by base, tail and tombstones.
+
+Options: `leaves` (0 is the square root of the number of rows), `leaves_to_search` (0 is a tenth of them, at least 8).
+Its index keeps hashes only: each hit takes ten candidates, which the stored vectors bring into order (segments.py).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cache
+from math import isqrt
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.stores.capabilities import yes
+from pipelines.stores.libraries import library
+from pipelines.stores.segment_view import Mask, Positions
+from pipelines.stores.segments import Option, SegmentedStore, declare_segments
+from transformations.errors import MissingDependencyError
+
+
+class ScannStore(SegmentedStore):
+    library_name = "scann"
+    build_options: ClassVar[Mapping[str, Option]] = {"leaves": 0}
+    search_options: ClassVar[Mapping[str, Option]] = {"leaves_to_search": 0, "candidates": 10}
+    capabilities = declare_segments(yes("the base's candidates are; exact below `base_rows`"))
+
+    def _import(self) -> Any:
+        return _scann()
+
+    def _least_rows(self) -> int:
+        # Each of the 16 centres that a hash knows should stand for some rows.
+        return max(256, int(self._options["leaves"]))
+
+    def _build(self, vectors: NDArray[np.float32], path: Path) -> None:
+        leaves = int(self._options["leaves"]) or isqrt(len(vectors))
+        builder = _scann().builder(vectors, 10, "dot_product")
+        builder = builder.tree(num_leaves=leaves, num_leaves_to_search=min(leaves, max(8, leaves // 10)))
+        index = builder.score_ah(2, anisotropic_quantization_threshold=0.2).build()
+        path.mkdir()
+        index.serialize(str(path), relative_path=True)
+
+    def _load(self, path: Path) -> Any:
+        return _scann().load_searcher(str(path))
+
+    def _ask(self, index: Any, query: NDArray[np.float32], *, count: int, among: Mask) -> Positions:
+        leaves = int(self._options["leaves_to_search"]) or -1
+        found, _ = index.search(query, final_num_neighbors=count, leaves_to_search=leaves)
+        return np.asarray(found, dtype=np.intp)
+
+
+@cache
+def _scann() -> Any:
+    if sys.platform != "linux":
+        raise MissingDependencyError("ScaNN is published for Linux only. Set index.store to another library, as faiss.")
+    return library("scann", distribution="scann", minimum="1.4.2", extra="scann").scann_ops_pybind

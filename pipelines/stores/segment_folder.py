@@ -1,0 +1,151 @@
+"""States of an index in; a folder that holds the files they name, and at every moment whole states only, out.
+
+state.json              the states; it is replaced by a rename, and nothing else is ever written twice
+rows-….arrow            rows, every column: the base's, in the order of its index, or those of one upsert
+index-….<library>       the library's index over a base's vectors
+deleted-….arrow         the ids of one delete
+lock                    held while one of these is written
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from transformations.errors import ConfigurationError
+
+_FORMAT = 1
+_STATE, _LOCK = "state.json", "lock"
+
+
+@dataclass(frozen=True)
+class Base:
+    """Rows with the library's index over them; `recipe` says how it was built."""
+
+    rows: str
+    index: str
+    recipe: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What an index holds: the base, then each upsert and delete since, in order; of an id the last one counts."""
+
+    base: Base | None = None
+    tail: tuple[str, ...] = ()
+    manifest: str | None = None
+
+    @property
+    def files(self) -> set[str]:
+        return {*self.tail, *((self.base.rows, self.base.index) if self.base else ())}
+
+
+@dataclass(frozen=True)
+class States:
+    """What readers see, what they saw before (they may still be opening it), and what the next commit will show."""
+
+    committed: State | None = None
+    previous: State | None = None
+    pending: State | None = None
+    format: int = field(default=_FORMAT, kw_only=True)
+
+    @property
+    def written(self) -> State | None:
+        """All that was written, committed or not."""
+        return self.pending or self.committed
+
+
+class Folder:
+    """The files of one index."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def states(self) -> States:
+        """Raises ConfigurationError for a file that something else, or a newer lakeloop, wrote."""
+        try:
+            text = (self.path / _STATE).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return States()
+        try:
+            values = json.loads(text)
+            if values["format"] == _FORMAT:
+                return States(*(_state(values[name]) for name in ("committed", "previous", "pending")))
+            problem = f"it has format {values['format']}, this lakeloop reads {_FORMAT}"
+        except (ValueError, TypeError, KeyError) as error:
+            problem = str(error)
+        raise ConfigurationError(
+            f"{self.path / _STATE} cannot be read ({problem}). Upgrade lakeloop, or remove the folder and sync anew."
+        )
+
+    @contextmanager
+    def writing(self) -> Iterator[States]:
+        """The states, while no other process writes; the kernel drops the lock with the process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / _LOCK).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield self.states()
+
+    def replace(self, states: States) -> None:
+        """Move to `states` in one step that outlives a loss of power, then remove the files that none of them names."""
+        draft = self.path / f"{_STATE}.new"
+        draft.write_text(json.dumps(asdict(states)), encoding="utf-8")
+        _sync(draft)
+        os.replace(draft, self.path / _STATE)
+        _sync(self.path)
+        kept = {_STATE, _LOCK}.union(*(s.files for s in (states.committed, states.previous, states.pending) if s))
+        for file in self.path.iterdir():
+            if file.name not in kept:
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+    def write(self, table: pa.Table, *, kind: str) -> str:
+        """A new file's name. One record batch: read back, every column is one piece of the mapped file."""
+        path = self.new(f"{kind}-", ".arrow")
+        with path.open("wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        self.keep(path)
+        return path.name
+
+    def read(self, name: str) -> pa.Table:
+        """The table, mapped and not loaded; a reader keeps it when the file is removed."""
+        with pa.memory_map(str(self.path / name)) as file:
+            return pa.ipc.open_file(file).read_all()
+
+    def new(self, prefix: str, suffix: str) -> Path:
+        """A path that was never used, so that what is cached by name is never stale."""
+        return self.path / f"{prefix}{secrets.token_hex(8)}{suffix}"
+
+    def keep(self, path: Path) -> None:
+        """Let a new file (or folder of files) outlive a loss of power."""
+        for file in (*path.iterdir(), path) if path.is_dir() else (path,):
+            _sync(file)
+
+    def remove(self) -> None:
+        """The states first: what a kill leaves over is then no index any more."""
+        (self.path / _STATE).unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _state(values: dict[str, Any] | None) -> State | None:
+    if values is None:
+        return None
+    base = values["base"]
+    return State(base=Base(**base) if base else None, tail=tuple(values["tail"]), manifest=values["manifest"])
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,279 @@
+"""An index library that cannot change what it has built in; a store that is written to like any other out.
+
+    base        the library's index over most rows, never changed
+    tail        the rows written since, few enough to be compared one by one
+    tombstones  the ids that the tail replaces or deletes, dropped from what the base finds
+
+A search merges base and tail. Scores are computed from the stored vectors, so that only the base's choice of candidates
+is ever approximate. Once tail and tombstones have outgrown their share, a commit builds a new base. Options of every
+such store: `base_rows` (an index of fewer rows has no base, and each search is exact), `compact_ratio` and
+`compact_rows` (tail and tombstones are compacted when they are larger than both, a share of the base and a count),
+`candidates` (asked of the base for each hit: what its order lacks, the exact one makes good).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.stores import Hit, Manifest, check_query, check_succession
+from pipelines.stores.capabilities import Capability, declare, never, yes
+from pipelines.stores.segment_folder import Base, Folder, State, States
+from pipelines.stores.segment_view import IDS, Mask, Positions, View, file_schema, live_rows, norms
+from transformations.errors import ConfigurationError
+from transformations.filters import Filter
+from transformations.vectors import matrix_of
+
+Option = int | float | str
+
+_OPTIONS: Mapping[str, Option] = {"base_rows": 5000, "compact_ratio": 0.2, "compact_rows": 1000, "candidates": 4}
+_FILES_BEFORE_FOLDING = 32
+# Where fewer of the base's rows pass a filter, to compare these one by one is as fast, and exact.
+_LEAST_SHARE = 0.1
+# The states that this process searches, by folder and options: a base stays loaded from search to search.
+_SERVED: dict[tuple[object, ...], View] = {}
+
+
+def declare_segments(approximate_search: Capability) -> Mapping[str, Capability]:
+    """What all of these stores have in common."""
+    local = never("a folder on one machine's disk; its files are mapped, locked and renamed")
+    return declare(
+        atomic_commit=yes("one rename moves readers from state to state"),
+        compare_and_set=yes("under a lock of the folder that all writers of the machine take"),
+        several_writers=local,
+        other_processes=yes("each search looks for a newer state"),
+        filters=yes("computed over the stored columns first"),
+        approximate_search=approximate_search,
+        object_storage=local,
+        forgets_at_once=yes("files are rewritten, older ones removed; a reader holds its own until its next search"),
+    )
+
+
+class SegmentedStore(ABC):
+    """One folder, `<name>.<library>` below `uri`. A library's store says how its index is built, loaded and asked."""
+
+    library_name: ClassVar[str]
+    # With their defaults. A base that was built with other `build_options` is built anew by the next commit.
+    build_options: ClassVar[Mapping[str, Option]] = {}
+    search_options: ClassVar[Mapping[str, Option]] = {}
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        name: str,
+        dimension: int,
+        secret: str | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        if "://" in uri:
+            raise ConfigurationError(f"{self.library_name} keeps its index in a folder of this machine, not at {uri}")
+        self._folder = Folder(Path(uri) / f"{name}.{self.library_name}")
+        self._dimension = dimension
+        self._options = _parse(
+            options or {}, known={**_OPTIONS, **self.build_options, **self.search_options}, store=self.library_name
+        )
+        self._key = (self._folder.path, dimension, *self._options.items())
+        self._recipe = ", ".join(f"{option}={self._options[option]}" for option in self.build_options)
+
+    @abstractmethod
+    def _import(self) -> Any:
+        """The library. Raises MissingDependencyError."""
+
+    @abstractmethod
+    def _build(self, vectors: NDArray[np.float32], path: Path) -> None:
+        """Write the index over `vectors` (each of norm one), which it names by their positions."""
+
+    @abstractmethod
+    def _load(self, path: Path) -> Any:
+        """The index, ready to be asked by several threads."""
+
+    @abstractmethod
+    def _ask(self, index: Any, query: NDArray[np.float32], *, count: int, among: Mask) -> Positions:
+        """About the `count` nearest positions; a library that can keeps to those that are true in `among`."""
+
+    def _least_rows(self) -> int:
+        """Fewer rows the library cannot build an index over."""
+        return 0
+
+    def manifest(self) -> Manifest | None:
+        self._import()
+        return _manifest(self._folder.states().committed)
+
+    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+        if rows.num_rows:
+            schema = file_schema(self._dimension)
+            self._append(rows.select(schema.names).cast(schema), kind="rows")
+        return {}
+
+    def delete(self, ids: Sequence[str]) -> None:
+        if ids and self._folder.states().written is not None:
+            self._append(pa.table([pa.array(ids, pa.large_string())], schema=IDS), kind="deleted")
+
+    def commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
+        with self._folder.writing() as states:
+            check_succession(_manifest(states.committed), expected=expected, new=manifest)
+            state = self._tidied(states.written or State())
+            self._folder.replace(
+                States(committed=replace(state, manifest=manifest.to_json()), previous=states.committed)
+            )
+
+    def ids_with_hashes(self) -> Iterator[pa.RecordBatch]:
+        view = self._open("written")
+        if view is not None:
+            yield from view.batches(["chunk_id", "row_hash"])
+
+    def rows(self) -> Iterator[pa.RecordBatch]:
+        view = self._open("committed")
+        if view is not None:
+            yield from view.batches()
+
+    def search(self, vector: NDArray[np.float32], *, k: int, where: Filter | None = None) -> list[Hit]:
+        check_query(vector, dimension=self._dimension, where=where)
+        view = self._open("committed", with_index=True)
+        if view is None:
+            return []
+        query = (vector / max(float(np.linalg.norm(vector)), np.finfo(np.float32).tiny)).astype(np.float32)
+        return view.nearest(query, k=k, where=where, in_base=lambda among: self._candidates(view, query, k, among))
+
+    def forget(self) -> str:
+        if self._folder.states().written is None:
+            return "nothing: there is no index"
+        with self._folder.writing() as states:
+            committed, pending = (state and self._compacted(state) for state in (states.committed, states.pending))
+            self._folder.replace(States(committed=committed, pending=pending))
+        if pending:
+            return "the rows that were deleted since the last commit, for readers still see them: commit, then forget"
+        return "nothing: files rewritten, older ones removed"
+
+    def drop(self) -> None:
+        self.close()
+        self._folder.remove()
+
+    def close(self) -> None:
+        _SERVED.pop(self._key, None)
+
+    def _append(self, table: pa.Table, *, kind: str) -> None:
+        with self._folder.writing() as states:
+            written = states.written or State()
+            name = self._folder.write(table, kind=kind)
+            self._folder.replace(replace(states, pending=replace(written, tail=(*written.tail, name))))
+
+    def _open(self, which: Literal["committed", "written"], *, with_index: bool = False) -> View | None:
+        """The state that is there now. A commit may remove its files meanwhile; then there is a newer one to open."""
+        while (state := getattr(self._folder.states(), which)) is not None:
+            try:
+                return self._served(state) if with_index else self._view(state)
+            except FileNotFoundError as error:
+                if getattr(self._folder.states(), which) == state:
+                    raise ConfigurationError(
+                        f"the index at {self._folder.path} lacks a file ({error}). Restore the whole folder, or drop "
+                        "the index and sync anew."
+                    ) from None
+        return None
+
+    def _view(self, state: State) -> View:
+        return View(self._folder, state, dimension=self._dimension)
+
+    def _served(self, state: State) -> View:
+        last = _SERVED.get(self._key)
+        if last is not None and last.state == state:
+            return last
+        view = self._view(state)
+        if state.base is not None:
+            if last is not None and last.state.base == state.base:
+                view.index = last.index
+            else:
+                view.index = self._loaded(state.base)
+        _SERVED[self._key] = view
+        return view
+
+    def _loaded(self, base: Base) -> Any:
+        path = self._folder.path / base.index
+        try:
+            return self._load(path)
+        except Exception:
+            if not path.exists():  # each library has an error of its own for it
+                raise FileNotFoundError(str(path)) from None
+            raise
+
+    def _candidates(self, view: View, query: NDArray[np.float32], k: int, among: Mask) -> Positions:
+        """Positions in the base, of which `among` allows at least k, or all that it allows."""
+        passing, size = int(np.count_nonzero(among)), len(among)
+        if passing >= max(size * _LEAST_SHARE, 1):
+            count = max(k, int(self._options["candidates"]) * k * size // passing)
+            while count < size:
+                found = self._ask(view.index, query, count=count, among=among)
+                found = found[among[found]]
+                if len(found) >= min(k, passing):
+                    return found
+                count *= 4
+        return np.flatnonzero(among)
+
+    def _tidied(self, state: State) -> State:
+        """The state as it is while the tail is small; else one of fewer files, or with a new base."""
+        view = self._view(state)
+        if view.base is None:
+            due = sum(int(part.alive.sum()) for part in view.tail) >= self._rows_for_base()
+        else:
+            assert state.base is not None
+            size = len(view.base.alive)
+            edits = int((~view.base.alive).sum()) + sum(len(part.alive) for part in view.tail)
+            due = state.base.recipe != self._recipe or edits > max(
+                float(self._options["compact_rows"]), float(self._options["compact_ratio"]) * size
+            )
+        if due:
+            return self._compacted(state)
+        if len(state.tail) <= _FILES_BEFORE_FOLDING:
+            return state
+        folded = [
+            self._folder.write(table, kind=kind)
+            for kind, table in (
+                ("deleted", view.tombstones()),
+                ("rows", live_rows(view.tail, dimension=self._dimension)),
+            )
+            if table.num_rows
+        ]
+        return replace(state, tail=tuple(folded))
+
+    def _compacted(self, state: State) -> State:
+        """The same rows in one file, with a base where they are enough for one."""
+        table = live_rows(self._view(state).parts, dimension=self._dimension)
+        if table.num_rows == 0:
+            return replace(state, base=None, tail=())
+        rows = self._folder.write(table, kind="rows")
+        if table.num_rows < self._rows_for_base():
+            return replace(state, base=None, tail=(rows,))
+        del table  # the library needs the room, and the file is mapped
+        vectors = matrix_of(self._folder.read(rows)["vector"], dimension=self._dimension)
+        index = self._folder.new("index-", f".{self.library_name}")
+        self._build(vectors / norms(vectors)[:, np.newaxis], index)
+        self._folder.keep(index)
+        return replace(state, base=Base(rows, index.name, self._recipe), tail=())
+
+    def _rows_for_base(self) -> int:
+        return max(int(self._options["base_rows"]), self._least_rows())
+
+
+def _manifest(state: State | None) -> Manifest | None:
+    return None if state is None or state.manifest is None else Manifest.from_json(state.manifest)
+
+
+def _parse(given: Mapping[str, str], *, known: Mapping[str, Option], store: str) -> dict[str, Option]:
+    parsed = dict(known)
+    for name, value in given.items():
+        if name not in known:
+            raise ConfigurationError.unknown_name(f"option of {store} (index.options)", name, known)
+        kind = type(known[name])
+        try:
+            parsed[name] = kind(value)
+        except ValueError:
+            raise ConfigurationError(f"index.options.{name} takes a number like {known[name]}, not {value!r}") from None
+    return parsed

@@ -1,0 +1,85 @@
+"""`forget`: what a document said is on no disk of the workspace, and a receipt says what remains elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.forget import forget
+from pipelines.plan import plan
+from pipelines.run import STAGES, new_context, run_stages
+from pipelines.settings import Settings
+from pipelines.verify import verify
+from tests.support.chunked import settings_for
+from tests.support.embedders import counted
+from transformations.errors import ConfigurationError, RefusedError
+
+SECRET = "Zanzibar-Quokka-7781"
+
+
+def _texts(settings: Settings) -> None:
+    for number in range(8):
+        text = f"# Document {number}\n\nThis is about subject {number}.\n"
+        (settings.landing_path / f"{number}.md").write_text(text, encoding="utf-8")
+    private = f"# Private\n\n{SECRET} lives in a house.\n\n## More\n\nOf {SECRET} more is told here.\n"
+    (settings.landing_path / "private.md").write_text(private, encoding="utf-8")
+
+
+def test_a_plan_tells_what_a_run_then_does_and_a_forgotten_document_is_on_no_disk(tmp_path: Path, spark):
+    settings = settings_for(tmp_path)
+    _texts(settings)
+    made = plan(new_context(settings))
+    assert ({d.op for d in made.documents}, len(made.documents), made.embed, made.cached) == ({"+"}, 9, 10, 0)
+    assert made.tokens > 50
+    counts = {s.stage: s.counts for s in run_stages(new_context(settings), stages=STAGES[:5]).stages}
+    assert counts["embed-chunks"]["computed"] == made.embed
+    assert plan(new_context(settings)).documents == ()
+
+    private = settings.landing_path / "private.md"
+    private.write_text(private.read_text(encoding="utf-8") + f"\n## Last\n\n{SECRET} again.\n", encoding="utf-8")
+    (settings.landing_path / "0.md").unlink()
+    (settings.landing_path / "empty.md").touch()
+    by_path = {d.path: d for d in plan(new_context(settings)).documents}
+    assert {path: d.op for path, d in by_path.items()} == {"private.md": "~", "0.md": "-", "empty.md": "!"}
+    assert (by_path["private.md"].chunks_added, by_path["private.md"].chunks_removed) == (1, 0)
+    assert (by_path["private.md"].to_embed, by_path["0.md"].chunks_removed) == (1, 1)
+    (settings.landing_path / "empty.md").unlink()
+    run_stages(new_context(settings), stages=STAGES[:5])
+
+    with pytest.raises(RefusedError, match=r"still in .*: the next run would bring it back"):
+        forget(new_context(settings), "private.md")
+    with pytest.raises(ConfigurationError, match=r"unknown document 'privat.md'. Did you mean 'private.md'"):
+        forget(new_context(settings), "privat.md")
+    private.unlink()
+    before = counted()
+    receipt = forget(new_context(settings), "private.md")
+
+    assert counted() == before
+    assert receipt["removed"]["bronze.documents"] == 3, "two editions, and that it is gone"
+    assert receipt["removed"]["gold.embeddings"] == 4, "its three texts, and that of the document that went earlier"
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert len(files) > 50
+    assert [p for p in files if SECRET.encode() in p.read_bytes()] == []
+    (row,) = new_context(settings).lake.read_arrow("ops.forget_receipts").to_pylist()
+    assert row["receipt_id"] == receipt["receipt_id"]
+    assert any("logs and the backups" in line for line in receipt["remains"])
+    result = verify(new_context(settings))
+    assert result.is_equal, result.differences
+    assert run_stages(new_context(settings), stages=STAGES[:5]).stages == ()
+
+
+def test_a_plan_names_the_limits_that_would_stop_the_run(tmp_path: Path, spark):
+    settings = settings_for(tmp_path)
+    _texts(settings)
+    limited = settings.model_copy(update={"embedding": settings.embedding.model_copy(update={"max_texts": 5})})
+    (refusal,) = plan(new_context(limited)).refused_by
+    assert refusal.startswith("embed-chunks: 10 texts would be embedded, embedding.max_texts allows 5")
+    with pytest.raises(RefusedError, match="10 texts would be embedded"):
+        run_stages(new_context(limited), stages=STAGES[:5])
+    assert new_context(limited).lake.read_arrow("gold.embeddings").num_rows == 0
+    run_stages(new_context(limited, force=True), stages=STAGES[:5])
+    for path in settings.landing_path.iterdir():
+        path.unlink()
+    first, *_ = plan(new_context(settings)).refused_by
+    assert "9 of 9 documents are gone" in first

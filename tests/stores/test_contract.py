@@ -1,0 +1,340 @@
+"""One suite for all stores: what the contract promises to everyone, then what each store declares beyond it."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.stores import FILTER_COLUMNS, MANIFEST_FORMAT, Store
+from pipelines.stores.capabilities import CAPABILITIES
+from tests.stores.rows import DIMENSION, manifest, row, table, vector
+from transformations.errors import ConfigurationError, RefusedError
+from transformations.filters import And, Filter, In, Not, Or, equals, matches
+
+Rows = list[dict[str, Any]]
+Make = Callable[..., Store]
+
+
+def load(store: Store, rows: Rows, *, version: int = 1) -> None:
+    """A whole sync: all rows written, then committed."""
+    before = store.manifest()
+    assert store.upsert(table(rows)) == {}
+    store.commit(manifest(rows, version=version), expected=before)
+
+
+def held(store: Store) -> dict[str, dict[str, Any]]:
+    batches = [b for b in store.rows() if b.num_rows]
+    rows = pa.Table.from_batches(batches).to_pylist() if batches else []
+    assert len({r["chunk_id"] for r in rows}) == len(rows), "a row is there twice"
+    return {r["chunk_id"]: r for r in rows}
+
+
+def hashes(store: Store) -> dict[str, str]:
+    pairs = [pair for batch in store.ids_with_hashes() for pair in batch.to_pylist()]
+    assert len({p["chunk_id"] for p in pairs}) == len(pairs), "an id is there twice"
+    return {p["chunk_id"]: p["row_hash"] for p in pairs}
+
+
+def assert_holds(store: Store, rows: Iterable[dict[str, Any]]) -> None:
+    expected, found = {r["chunk_id"]: r for r in rows}, held(store)
+    assert found.keys() == expected.keys()
+    assert hashes(store) == {key: r["row_hash"] for key, r in expected.items()}
+    for key, r in expected.items():
+        got = found[key]
+        np.testing.assert_allclose(got["vector"], r["vector"], atol=1e-6)
+        assert {c: v for c, v in got.items() if c != "vector"} == {c: v for c, v in r.items() if c != "vector"}
+
+
+def nearest(rows: Rows, query: np.ndarray, *, k: int, where: Filter | None = None) -> list[tuple[str, float]]:
+    """The exact answer, by hand."""
+    scored = [
+        (r["chunk_id"], float(np.dot(r["vector"], query) / np.linalg.norm(r["vector"]) / np.linalg.norm(query)))
+        for r in rows
+        if where is None or matches(r, where)
+    ]
+    return sorted(scored, key=lambda pair: -pair[1])[:k]
+
+
+def assert_finds(store: Store, rows: Rows, query: np.ndarray, *, k: int, where: Filter | None = None) -> None:
+    hits = store.search(query, k=k, where=where)
+    expected = nearest(rows, query, k=k, where=where)
+    assert [hit.chunk_id for hit in hits] == [key for key, _ in expected]
+    np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in expected], atol=1e-4)
+
+
+def test_a_new_index_is_empty_and_says_so(make_store: Make):
+    store = make_store()
+    assert store.manifest() is None
+    assert store.search(vector(0), k=3) == []
+    assert held(store) == {}
+    assert hashes(store) == {}
+    store.delete(["nobody"])
+    store.upsert(table([]))
+    assert store.manifest() is None
+
+
+def test_every_declaration_answers_every_question(make_store: Make):
+    answers = make_store().capabilities
+    assert list(answers) == list(CAPABILITIES)
+    assert all(answer.note for answer in answers.values() if answer.support != "yes"), "what is missing has a reason"
+
+
+def test_rows_come_back_as_they_were_written(make_store: Make):
+    rows = [row(n) for n in range(200)]
+    load(make_store(), rows)
+    store = make_store()
+    assert_holds(store, rows)
+    assert store.manifest() == manifest(rows)
+
+
+def test_the_same_rows_twice_leave_the_index_as_once(make_store: Make):
+    rows = [row(n) for n in range(50)]
+    store = make_store()
+    load(store, rows)
+    load(make_store(), rows, version=2)
+    assert_holds(make_store(), rows)
+    assert_finds(make_store(), rows, vector(3), k=50)
+
+
+def test_a_changed_row_replaces_the_old_one(make_store: Make):
+    rows = [row(n) for n in range(40)]
+    store = make_store()
+    load(store, rows)
+    rows[7:12] = [row(n, edition=1) for n in range(7, 12)]
+    rows[20] = row(20, source="moved")
+    load(store, [*rows[7:12], rows[20]], version=2)
+    assert_holds(store, rows)
+    for query in (vector(8), vector(8, edition=1), vector(20)):
+        assert_finds(store, rows, query, k=10)
+
+
+def test_deleted_rows_are_gone_and_unknown_ids_are_no_error(make_store: Make):
+    rows = [row(n) for n in range(60)]
+    store = make_store()
+    load(store, rows)
+    store.delete([r["chunk_id"] for r in rows[:25]] + ["nobody", "it's"])
+    store.commit(manifest(rows[25:], version=2), expected=store.manifest())
+    assert_holds(make_store(), rows[25:])
+    assert_finds(make_store(), rows[25:], vector(3), k=60)
+    load(store, rows[:5], version=3)  # what was deleted may come back
+    assert_holds(make_store(), rows[:5] + rows[25:])
+
+
+def test_a_thousand_rows_can_be_deleted_at_once(make_store: Make):
+    rows = [row(n) for n in range(1200)]
+    store = make_store()
+    load(store, rows)
+    store.delete([r["chunk_id"] for r in rows[:1100]])
+    store.commit(manifest(rows[1100:], version=2), expected=store.manifest())
+    assert_holds(store, rows[1100:])
+
+
+def test_search_is_exact_on_little_data_best_first(make_store: Make):
+    rows = [row(n) for n in range(300)]
+    store = make_store()
+    load(store, rows)
+    for number in range(300, 310):
+        assert_finds(store, rows, vector(number), k=10)
+    assert_finds(store, rows, vector(5) * 3, k=1)
+    assert len(store.search(vector(1), k=1000)) == 300
+    best = store.search(vector(21), k=1)[0]
+    expected = rows[21]
+    assert (best.document_id, best.path, best.title, best.heading_path, best.text) == (
+        expected["document_id"],
+        expected["path"],
+        expected["title"],
+        tuple(expected["heading_path"]),
+        expected["text"],
+    )
+
+
+FILTERS: list[Filter] = [
+    equals(format="rst"),
+    Not(equals(format="rst")),
+    In("format", ("rst", "md")),
+    equals(format="md", source="wiki"),
+    Or((equals(format="md"), equals(source="wiki"))),
+    Not(Or((equals(format="md"), equals(source="wiki")))),
+    And((Not(equals(source="wiki")), Or((equals(format="html"), equals(document_id="document-2"))))),
+    equals(source="nowhere"),
+    Not(And((equals(format="md"), Not(equals(source="wiki"))))),
+]
+
+
+def test_filters_pass_what_the_definition_passes(make_store: Make):
+    rows = [row(n) for n in range(120)]
+    store = make_store()
+    load(store, rows)
+    paths = sorted({r["path"] for r in rows})
+    for where in [*FILTERS, *(equals(path=path) for path in paths), In("path", tuple(paths))]:
+        assert_finds(store, rows, vector(500), k=120, where=where)
+        assert_finds(store, rows, vector(500), k=4, where=where)
+
+
+def test_a_filter_on_an_unknown_column_and_a_query_of_another_dimension_are_refused(make_store: Make):
+    store = make_store()
+    load(store, [row(n) for n in range(3)])
+    with pytest.raises(ConfigurationError, match=r"unknown filter column 'sourc'\. Did you mean 'source'"):
+        store.search(vector(0), k=1, where=equals(sourc="wiki"))
+    with pytest.raises(ConfigurationError, match=rf"the index holds \({DIMENSION},\)"):
+        store.search(np.ones(DIMENSION + 1, dtype=np.float32), k=1)
+    assert set(FILTER_COLUMNS) <= set(table([]).column_names)
+
+
+def test_only_the_writer_who_read_the_manifest_may_move_it(make_store: Make):
+    rows = [row(n) for n in range(10)]
+    first, second = make_store(), make_store()
+    load(first, rows)
+    seen = second.manifest()
+    first.commit(manifest(rows, version=2, fence=2), expected=first.manifest())
+    with pytest.raises(RefusedError, match="another sync moved the index"):
+        second.commit(manifest(rows, version=3, fence=3), expected=seen)
+    with pytest.raises(RefusedError):  # the lease that it was written under is older than the index's
+        second.commit(manifest(rows, version=3, fence=1), expected=second.manifest())
+    with pytest.raises(RefusedError):
+        second.commit(manifest(rows, version=3, fence=3), expected=None)
+    assert make_store().manifest() == manifest(rows, version=2, fence=2)
+
+
+def test_a_manifest_of_a_newer_lakeloop_is_not_read(make_store: Make):
+    rows = [row(n) for n in range(3)]
+    store = make_store()
+    load(store, rows)
+    store.commit(replace(manifest(rows), format=MANIFEST_FORMAT + 1), expected=store.manifest())
+    with pytest.raises(ConfigurationError, match="written by a newer lakeloop"):
+        make_store().manifest()
+
+
+def test_a_sync_that_stops_before_its_commit_is_finished_by_the_next_one(make_store: Make):
+    rows = [row(n) for n in range(30)]
+    load(make_store(), rows)
+    stopped = make_store()
+    changed = [row(n, edition=1) for n in range(5)]
+    stopped.upsert(table(changed))
+    stopped.delete([rows[29]["chunk_id"]])
+    store = make_store()
+    assert store.manifest() == manifest(rows)
+    if store.capabilities["atomic_commit"].support == "yes":
+        assert {r["text"] for r in held(store).values()} == {r["text"] for r in rows}
+        assert_finds(store, rows, vector(29), k=30)
+    after = changed + rows[5:29]
+    assert hashes(store) == {r["chunk_id"]: r["row_hash"] for r in after}
+    store.upsert(table(changed))
+    store.delete([rows[29]["chunk_id"]])
+    store.commit(manifest(after, version=2), expected=store.manifest())
+    assert_holds(make_store(), after)
+    assert_finds(make_store(), after, vector(29), k=30)
+
+
+def test_two_indexes_are_apart(make_store: Make):
+    rows, others = [row(n) for n in range(20)], [row(n) for n in range(100, 110)]
+    first, second = make_store("first_index"), make_store("second_index")
+    load(first, rows)
+    load(second, others)
+    assert_holds(make_store("first_index"), rows)
+    make_store("first_index").drop()
+    assert make_store("first_index").manifest() is None
+    assert_holds(make_store("second_index"), others)
+
+
+@pytest.mark.parametrize("seed", [1, 2, pytest.param(3, marks=pytest.mark.long)])
+def test_any_order_of_writes_equals_the_last_of_them(make_store: Make, seed: int):
+    chance = random.Random(seed)
+    expected: dict[str, dict[str, Any]] = {}
+    for version in range(1, 9):
+        store = make_store()
+        for _ in range(chance.randint(1, 3)):
+            numbers = chance.sample(range(80), chance.randint(1, 25))
+            if chance.random() < 0.6:
+                rows = [row(n, edition=chance.randint(0, 3)) for n in numbers]
+                store.upsert(table(rows))
+                expected |= {r["chunk_id"]: r for r in rows}
+            else:
+                ids = [row(n)["chunk_id"] for n in numbers]
+                store.delete(ids)
+                expected = {key: r for key, r in expected.items() if key not in ids}
+        rows = list(expected.values())
+        store.commit(manifest(rows, version=version), expected=store.manifest())
+        assert_finds(make_store(), rows, vector(1000 + version), k=10)
+    assert_holds(make_store(), expected.values())
+
+
+def test_forgotten_text_is_in_no_file(make_store: Make, tmp_path: Path):
+    secret = "Zanzibar-Quokka-7781"
+    rows = [row(n) for n in range(40)] + [row(40, text=f"This names {secret} once.")]
+    store = make_store()
+    load(store, rows)
+    store.delete([rows[40]["chunk_id"]])
+    store.commit(manifest(rows[:40], version=2), expected=store.manifest())
+    said = store.forget()
+    assert_holds(make_store(), rows[:40])
+    assert_finds(make_store(), rows[:40], vector(40), k=40)
+    if store.capabilities["forgets_at_once"].support == "yes":
+        store.close()
+        files = [p for p in (tmp_path / "index").rglob("*") if p.is_file()]
+        assert not [p for p in files if secret.encode() in p.read_bytes()]
+    else:
+        assert len(said) > 20, "what the store keeps, and until when, is said"
+
+
+_READER = """
+import sys, pathlib, json
+from pipelines.settings import Settings
+from pipelines.stores import open_store
+from tests.stores.rows import vector
+settings = Settings(**json.loads(sys.argv[1]))
+store = open_store(settings, dimension=16)
+print(store.manifest().version, store.search(vector(3), k=1)[0].chunk_id)
+"""
+
+
+def other_process(program: str, *arguments: str) -> subprocess.Popen[str]:
+    root = str(Path(__file__).resolve().parents[2])
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=root, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_reader_in_another_process_sees_the_last_commit(make_store: Make, store_settings: str):
+    store = make_store()
+    if store.capabilities["other_processes"].support != "yes":
+        pytest.skip(store.capabilities["other_processes"].note)
+    rows = [row(n) for n in range(10)]
+    load(store, rows)
+    reader = other_process(_READER, store_settings)
+    assert reader.communicate(timeout=60)[0].split() == ["1", rows[3]["chunk_id"]]
+
+
+_WRITER = """
+import sys, json
+from pipelines.settings import Settings
+from pipelines.stores import open_store
+from tests.stores.rows import row, table
+settings = Settings(**json.loads(sys.argv[1]))
+first = int(sys.argv[2])
+store = open_store(settings, dimension=16)
+for start in range(first, first + 100, 20):
+    store.upsert(table([row(n) for n in range(start, start + 20)]))
+store.close()
+"""
+
+
+def test_writers_in_two_processes_lose_and_double_nothing(make_store: Make, store_settings: str):
+    store = make_store()
+    if store.capabilities["several_writers"].support != "yes":
+        pytest.skip(store.capabilities["several_writers"].note)
+    load(store, [row(0)])
+    writers = [other_process(_WRITER, store_settings, first) for first in ("0", "100")]
+    assert [w.wait(timeout=120) for w in writers] == [0, 0]
+    rows = [row(n) for n in range(200)]
+    store = make_store()
+    store.commit(manifest(rows, version=2), expected=store.manifest())
+    assert_holds(store, rows)
+    assert_finds(make_store(), rows, vector(3), k=200)
