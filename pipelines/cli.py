@@ -94,14 +94,18 @@ def run(
     config: Config = None,
     overrides: Set = None,
     landing: From = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="The last stage to run, as in sync-index.")] = None,
     force: Force = False,
     detailed: Detailed = False,
     as_json: Json = False,
 ) -> None:
     """Run every stage whose input has moved, and no other."""
-    from pipelines.run import STAGES
+    from pipelines.run import STAGES, stage_named
 
-    run_commands([stage.command for stage in STAGES], config, overrides, landing, force, detailed, as_json)
+    commands = [stage.command for stage in STAGES]
+    if until is not None:
+        commands = commands[: commands.index(stage_named(until).command) + 1]
+    run_commands(commands, config, overrides, landing, force, detailed, as_json)
 
 
 @app.command("ingest-documents")

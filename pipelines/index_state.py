@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -28,7 +29,10 @@ _TRIES = 20
 
 @dataclass(frozen=True)
 class IndexState:
-    """One row: an index, its role behind its alias, its lease, and a copy of its manifest's watermark."""
+    """One row: an index, its role behind its alias, its lease, and a copy of its manifest's watermark.
+
+    `model` is the label of the vectors that it holds, `model_name` the setting that gave it.
+    """
 
     index_name: str
     alias: str
@@ -36,6 +40,7 @@ class IndexState:
     store: str
     uri: str
     model_name: str
+    model: str
     source_table: str | None = None
     source_id: str | None = None
     version: int | None = None
@@ -47,9 +52,19 @@ class IndexState:
     lease_until: datetime | None = None
     updated_at: datetime | None = None
 
+    @property
+    def has_its_model(self) -> bool:
+        """Whether `model_name` still means the same model: a new revision under the old name cannot keep it in step."""
+        return model_named(self.model_name).label == self.model
+
     def open(self, settings: Settings) -> Store:
         """The store of this index; nothing is connected yet."""
-        return open_store(settings, dimension=model_named(self.model_name).dimension, name=self.index_name)
+        return open_store(settings, dimension=_dimension(self.model), name=self.index_name)
+
+
+def _dimension(label: str) -> int:
+    """Of a model, from its label: `name@revision/dimension+instruction`."""
+    return int(re.findall(r"/(\d+)(?:\+|$)", label)[0])
 
 
 def physical_name(alias: str, model: EmbeddingModel) -> str:
@@ -119,7 +134,7 @@ def register(lake: Lakehouse, settings: Settings, model: EmbeddingModel) -> Inde
         store, uri = settings.index.store, settings.index_uri
         row = next((row for row in rows if row.index_name == name), None)
         if row is None:
-            row = IndexState(name, alias, "shadow" if is_served else "served", store, uri, model.name)
+            row = IndexState(name, alias, "shadow" if is_served else "served", store, uri, model.name, model.label)
         # In another place it is another index, of which nothing is known yet.
         return [*others, replace(row, store=store, uri=uri, is_clean=False)]
 

@@ -14,6 +14,7 @@ from importlib import import_module
 
 from pipelines.index_state import states
 from pipelines.lakehouse import Lakehouse
+from pipelines.models.embedders import embedding_model
 from pipelines.progress import Progress
 from pipelines.session import get_spark
 from pipelines.settings import Settings
@@ -39,7 +40,7 @@ STAGES: tuple[Stage, ...] = (
         "silver.chunks",
         "gold.chunk_index",
         "pipelines.gold.embed_chunks",
-        lambda s: f"1 model={s.embedding.model}",
+        lambda s: f"1 model={embedding_model(s).label}",
         is_per_model=True,
     ),
     Stage("sync-index", "gold.chunk_index", "", "pipelines.index.sync_index", is_per_model=True),
@@ -138,7 +139,7 @@ def contexts_of(stage: Stage, context: Context) -> list[Context]:
         return [context]
     own = context.settings.embedding.model
     held = states(context.lake, context.settings.index.name)
-    others = [state.model_name for state in held if state.role != "shadow" and state.model_name != own]
+    others = [s.model_name for s in held if s.role != "shadow" and s.model_name != own and s.has_its_model]
     return [context.of_model(name) for name in dict.fromkeys([*others, own])]
 
 

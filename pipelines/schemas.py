@@ -284,6 +284,7 @@ TABLES: dict[str, TableSpec] = {
         ("store", STRING),
         ("uri", STRING),
         ("model_name", STRING),
+        ("model", STRING),
         ("source_table", STRING),
         ("source_id", STRING),
         ("version", LONG),

@@ -206,7 +206,7 @@ def changed(
         return rows, rows.select(key)
     if window.since < window.until:
         feed = context.lake.read_changes(table, after=window.since, until=window.until)
-        folded = fold_changes(feed, key=key)
+        folded = held_if_few(context, fold_changes(feed, key=key))
         rows, keys = folded.where("_op = 'upsert'").drop("_op"), folded.select(key)
         if not also:
             return rows, keys
@@ -214,6 +214,16 @@ def changed(
         return rows.unionByName(more.select(*rows.columns)), keys.union(more.select(key))
     rows = context.lake.read_keys(table, key, also)
     return rows, rows.select(key)
+
+
+def held_if_few(context: Context, rows: DataFrame) -> DataFrame:
+    """`rows` as a frame that holds them, where they are few: each later step then costs nothing but its own work."""
+    rows = rows.persist()
+    found = rows.limit(FEW_ROWS + 1).toArrow()
+    if found.num_rows > FEW_ROWS:
+        return rows
+    rows.unpersist()
+    return context.lake.frame(found)
 
 
 def touched(context: Context, table: str, keys: DataFrame, *, window: Window, key: str) -> DataFrame:

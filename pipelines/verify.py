@@ -12,7 +12,6 @@ from pipelines.bronze.ingest_documents import document_id, look
 from pipelines.dead_letters import open_letters
 from pipelines.index.audit import audit
 from pipelines.index_state import IndexState, served, states
-from pipelines.models.embedders import model_named
 from pipelines.stage import Context
 
 
@@ -79,9 +78,8 @@ def verify(context: Context) -> Verification:
 
 def _chunks(context: Context, chunks: pa.Table, state: IndexState) -> Iterator[Difference]:
     """A chunk is served, or it is a dead letter with its reason."""
-    model = model_named(state.model_name).label
-    rows = context.lake.read_arrow("gold.chunk_index", columns=["chunk_id", "text_hash"], where={"model": model})
-    refused = {row["chunk_id"] for row in open_letters(context.lake, stage="embed-chunks", model=model)}
+    rows = context.lake.read_arrow("gold.chunk_index", columns=["chunk_id", "text_hash"], where={"model": state.model})
+    refused = {row["chunk_id"] for row in open_letters(context.lake, stage="embed-chunks", model=state.model)}
     expected = {key: value for key, value in _hashes(chunks).items() if key not in refused}
     yield from _keyed("chunks", expected=expected, found=_hashes(rows))
 

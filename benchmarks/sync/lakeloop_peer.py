@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.sync.check import Columns
+from benchmarks.sync.embedder import MODEL, StubEmbedder
 from benchmarks.sync.systems import Outcome, Running, System
 
+if TYPE_CHECKING:
+    from pipelines.lakehouse import Lakehouse
+
 _CHUNK_INDEX = "gold.chunk_index"
+_MODEL = "benchmarks.sync.embedder:StubEmbedder"
 
 
 class Lakeloop(System):
@@ -24,15 +30,35 @@ class Lakeloop(System):
     def prepare(self, folder: Path, state: Path) -> None:
         super().prepare(folder, state)
         # JSON is YAML.
-        settings = {"landing": str(folder), "embedding": {"model": "benchmarks.sync.embedder:StubEmbedder"}}
+        settings = {"landing": str(folder), "embedding": {"model": _MODEL}}
         (state / "lakeloop.yml").write_text(json.dumps(settings), encoding="utf-8")
 
     @property
     def table(self) -> Path:
-        return self.state / "index" / "chunks.lance"
+        """The index that the alias names; before there is one, that which the first sync will make."""
+        from pipelines.index_state import physical_name, served
+        from pipelines.models.embedders import EmbeddingModel
+
+        state = served(self._lake(), "chunks")
+        first = EmbeddingModel(_MODEL, StubEmbedder.revision, StubEmbedder.dimension)
+        name = state.index_name if state else physical_name("chunks", first)
+        return self.state / "index" / f"{name}.lance"
 
     def command(self, *, is_new_model: bool) -> list[str]:
-        return _lakeloop("run", "--json")
+        return _lakeloop("run", "--until", "sync-index", "--json")
+
+    def sync(
+        self,
+        environment: Mapping[str, str],
+        *,
+        is_new_model: bool = False,
+        kill_when: Callable[[], bool] | None = None,
+    ) -> Outcome:
+        """A run; where the model is another one, then the swap to the index that the run filled beside the old one."""
+        outcome = super().sync(environment, is_new_model=is_new_model, kill_when=kill_when)
+        if MODEL in environment and outcome.exit == 0:
+            return Running(_lakeloop("swap", "--json"), folder=self.state, environment=environment).wait()
+        return outcome
 
     def repair(self, environment: Mapping[str, str]) -> Outcome:
         """The audit that names what differs, and the repair that writes exactly that."""
@@ -48,12 +74,7 @@ class Lakeloop(System):
     def _write_chunk_index(self, *, is_new: bool) -> None:
         from deltalake import DeltaTable, write_deltalake
 
-        from pipelines.lakehouse import Lakehouse
-        from pipelines.session import get_spark
-        from pipelines.settings import load_settings
-
-        settings = load_settings(self.state / "lakeloop.yml")
-        lake = Lakehouse(settings, spark=lambda: get_spark(settings))
+        lake = self._lake()
         folder, rows = lake.folder(_CHUNK_INDEX), lake.read_arrow(_CHUNK_INDEX)
         properties = {key: value for key, value in DeltaTable(folder).metadata().configuration.items() if value}
         if is_new:
@@ -61,6 +82,14 @@ class Lakeloop(System):
             write_deltalake(folder, rows, configuration=properties)
         else:
             write_deltalake(folder, rows, mode="overwrite")
+
+    def _lake(self) -> Lakehouse:
+        from pipelines.lakehouse import Lakehouse
+        from pipelines.session import get_spark
+        from pipelines.settings import load_settings
+
+        settings = load_settings(self.state / "lakeloop.yml")
+        return Lakehouse(settings, spark=lambda: get_spark(settings))
 
 
 def _lakeloop(*arguments: str) -> list[str]:

@@ -12,7 +12,6 @@ import pyarrow as pa
 from pipelines.dead_letters import open_letters
 from pipelines.index.source import read_index
 from pipelines.index_state import IndexState
-from pipelines.models.embedders import model_named
 from pipelines.stage import Context
 from pipelines.stores import FILTER_COLUMNS, Manifest
 from transformations.errors import ConfigurationError
@@ -80,9 +79,8 @@ def audit(context: Context, state: IndexState) -> Audit:
             f"audit: there is no index {state.index_name} at {state.uri} that belongs to the table {SOURCE} as it is. "
             "Bring it up to date, which embeds nothing, with: lakeloop sync-index"
         )
-    label = model_named(state.model_name).label
     letters = [row["chunk_id"] for row in open_letters(context.lake, stage="sync-index", index_name=state.index_name)]
-    wanted = context.lake.read(SOURCE, version=manifest.version).where(F.col("model") == label)
+    wanted = context.lake.read(SOURCE, version=manifest.version).where(F.col("model") == state.model)
     wanted = wanted.where(~F.col("chunk_id").isin(letters)) if letters else wanted
     held = read_index(context.lake.spark, context.settings, index=state.index_name)
     expected = wanted.select("chunk_id", _digests(hash_column=F.col("row_hash")).alias("expected"))

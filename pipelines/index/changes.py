@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stage import Context, Window
+from pipelines.stage import Context, Window, held_if_few
 from pipelines.stores import Store
 from transformations.changes import fold_changes, net_changes
 
@@ -103,11 +103,8 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
     lake = context.lake
     if window.since < window.until:
         feed = lake.read_changes(SOURCE, after=window.since, until=window.until).where(F.col("model") == model)
-        committed_at = F.min("_commit_timestamp").alias("committed_at")
-        feed = feed.persist()
-        folded = fold_changes(feed, key="chunk_id", before="row_hash")
+        folded = held_if_few(context, fold_changes(feed, key="chunk_id", before="row_hash"))
     else:
-        feed, committed_at = None, F.lit(None).alias("committed_at")
         folded = lake.read_keys(SOURCE, "chunk_id", []).withColumns({"_op": F.lit("upsert"), "_before": F.lit("")})
     if also:
         more = lake.read_keys(SOURCE, "chunk_id", also).where(F.col("model") == model)
@@ -115,7 +112,7 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
         more = more.withColumns({"_op": F.lit("upsert"), "_before": F.lit(None).cast("string")})
         folded = folded.unionByName(more)
     is_same = F.col("_before").eqNullSafe(F.when(F.col("_op") == "upsert", F.col("row_hash")))
-    folded = folded.withColumn("_is_skipped", is_same if is_clean else F.lit(False)).persist()
+    folded = folded.withColumn("_is_skipped", is_same if is_clean else F.lit(False))
     net = folded.where("NOT _is_skipped")
     kept = F.max(F.when(F.col("_op") == "upsert", 1).otherwise(0))
     by_document = folded.groupBy("document_id").agg(
@@ -132,7 +129,7 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
         F.coalesce(F.sum(F.when(F.col("is_kept") == 0, F.col("deletes"))), F.lit(0)).alias("vanished"),
     ).first()
     assert totals is not None
-    oldest = feed.agg(committed_at).first() if feed is not None else None
+    lacking = [commit["at"] for commit in lake.history(SOURCE) if commit["version"] > window.since]
     upserts = net.where("_op = 'upsert'")
     return Changes(
         mode="changes",
@@ -146,8 +143,8 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
         frame=upserts,
         keys=net.select("chunk_id", "_op", "row_hash", "_before"),
         is_exact=is_clean,
-        committed_at=_utc(oldest["committed_at"]) if oldest else None,
-        cached=[folded, *([feed] if feed is not None else [])],
+        committed_at=min(lacking, default=None),
+        cached=[folded],
     )
 
 
@@ -228,7 +225,3 @@ def _stream(rows: DataFrame, *, count: int, columns: Sequence[str]) -> Iterator[
     for number in range(slices):
         part = rows if slices == 1 else rows.where(F.pmod(F.xxhash64("chunk_id"), F.lit(slices)) == number)
         yield from part.select(*columns).toArrow().to_batches()
-
-
-def _utc(value: datetime | None) -> datetime | None:
-    return None if value is None else value.astimezone()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipelines.dead_letters import open_letters
 from pipelines.index.sync_index import served_hashes
 from pipelines.index_state import IndexState, change, physical_name, served, states
-from pipelines.models.embedders import embedding_model, model_named
+from pipelines.models.embedders import embedding_model
 from pipelines.stage import Context
 from pipelines.stores import Manifest, Store
 from transformations.errors import ConfigurationError, RefusedError
@@ -90,7 +90,7 @@ def finish(context: Context) -> dict[str, Any]:
         store = state.open(context.settings)
         store.drop()
         store.close()
-        lake.delete(SOURCE, {"model": [model_named(state.model_name).label]})
+        lake.delete(SOURCE, {"model": [state.model]})
     return {"serves": keep.index_name, "dropped": sorted(names)}
 
 
@@ -125,9 +125,12 @@ def check_gates(context: Context, state: IndexState) -> list[Gate]:
         missing = {row["chunk_id"] for row in letters if row["index_name"] == state.index_name}
         wanted = served_hashes(context, model=label, version=head.version, without=missing)
         held = [value for batch in store.ids_with_hashes() for value in batch.column("row_hash").to_pylist()]
+        refused = len({row["chunk_id"] for row in letters if row["stage"] == "embed-chunks"})
+        chunks = context.lake.read_arrow("silver.chunks", columns=["chunk_id"]).num_rows - refused
         recall = _recall(context, store, manifest)
         return [
             Gate("version", is_current, f"{manifest.version}, the table is at {head.version}"),
+            Gate("chunks", len(wanted) == chunks - len(missing), f"{len(wanted)} of {chunks - len(missing)}"),
             Gate("rows", len(held) == len(wanted), f"{len(held)}, the table has {len(wanted)}"),
             Gate("fingerprint", fingerprint(held) == fingerprint(wanted) == manifest.fingerprint, manifest.fingerprint),
             Gate("dead letters", not letters, f"{len(letters)} open"),

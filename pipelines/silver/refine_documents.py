@@ -9,7 +9,7 @@ import pyarrow as pa
 from expectations.documents import DOCUMENT_RULES
 from expectations.rules import split
 from pipelines.silver.set_aside import set_aside
-from pipelines.stage import Context, Counts, Window, apply_changes, partitions, touched
+from pipelines.stage import Context, Counts, Window, apply_changes, held_if_few, partitions, touched
 from transformations.changes import latest, net_changes
 
 SOURCE, TARGET, QUARANTINE = "bronze.documents", "silver.documents", "silver.documents_quarantine"
@@ -27,6 +27,8 @@ def run(context: Context, window: Window) -> Counts:
     else:
         arrivals = lake.read_changes(SOURCE, after=window.since, until=window.until)
     arrivals = latest(arrivals.select(*lake.spec(SOURCE).columns), key="document_id", order_by="_ingested_at")
+    if window.since is not None:
+        arrivals = held_if_few(context, arrivals)
     with context.progress.step("refine-documents"):
         parsed = arrivals.where("op <> 'delete'").transform(partitions).mapInArrow(parse_batches, _PARSED_DDL).persist()
         keys = arrivals.select("document_id").persist()

@@ -13,8 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("transformations", "expectations", "pipelines")
 STAGES = ("bronze", "silver", "gold", "index", "inference", "training", "monitoring", "feedback")
 # Modules that are themselves imported only by the call that needs their library.
-ADAPTERS = ("pipelines.stores.", "pipelines.models.", "transformations.documents.")
-HEAVY = {"mlflow", "lance", "onnxruntime", "openai", "xllamacpp", "matplotlib", "trafilatura", "unearth"}
+ADAPTERS = (
+    "pipelines.stores.", "pipelines.models.", "transformations.documents.",
+    "pipelines.inference.langchain", "pipelines.inference.llamaindex",
+)  # fmt: skip
+HEAVY = {
+    "mlflow", "lance", "onnxruntime", "openai", "xllamacpp", "matplotlib", "trafilatura", "unearth", "chromadb",
+    "pymilvus", "faiss", "annoy", "scann", "psycopg", "pgvector", "databricks", "langchain_core", "llama_index",
+}  # fmt: skip
 IMPURE = {
     "os", "io", "time", "socket", "subprocess", "shutil", "tempfile", "random", "secrets", "logging", "asyncio",
     "multiprocessing", "glob", "fcntl", "sqlite3", "urllib.request", "http", "requests", "httpx",
