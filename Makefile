@@ -1,7 +1,9 @@
 # Every target sets up .venv by itself; a second start is quick and needs no network. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types replay lock clean
+.PHONY: help setup demo test lint types replay crash lock clean
 ARGS ?=
+N ?= 200
+CHANGES ?= ../shared/data/delta_docs/changes.jsonl.gz
 PYTHON ?=
 export PYTHON
 UV = bin/in-venv uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
@@ -29,6 +31,9 @@ types: ## mypy, strict
 
 replay: ## the test of a real edit history with all of its 86 deliveries instead of some eight
 	@bin/setup --dev && bin/in-venv lakeloop setup && LAKELOOP_REPLAY=all bin/in-venv python -m pytest -k replay $(ARGS)
+
+crash: ## N=200 kills at random moments of a real edit history (CHANGES=its changes.jsonl.gz), and a table
+	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m tests.crash --kills $(N) --changes $(CHANGES)
 
 lock: ## compile requirements/*.lock anew (ARGS="--upgrade" for newer versions; uv reads UV_INDEX_URL)
 	@bin/setup --dev

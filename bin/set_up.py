@@ -43,7 +43,13 @@ def main() -> None:
 
 def key(level: str) -> str:
     """What the installed packages depend on, as one hash."""
-    files = [REQUIREMENTS / "build.lock", REQUIREMENTS / f"{level}.lock", ROOT / "setup.py", ROOT / "pyproject.toml"]
+    files = [
+        REQUIREMENTS / "build.lock",
+        REQUIREMENTS / "annoy.lock",
+        REQUIREMENTS / f"{level}.lock",
+        ROOT / "setup.py",
+        ROOT / "pyproject.toml",
+    ]
     digest = hashlib.sha256(f"{sys.version_info[:2]} {ROOT}".encode())
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
@@ -88,10 +94,20 @@ def install(level: str, wanted: dict[str, str]) -> None:
     say(f"installing about {len(names)} packages into .venv (2 to 4 minutes, once) …")
     pip("--require-hashes", "--no-deps", "--no-build-isolation", "-r", str(lock), count=len(names))
     pip("--no-deps", "--no-build-isolation", "--no-index", "--editable", str(ROOT))
+    if level == "dev":
+        add_annoy()
     # dev.lock holds everything of local.lock in the same versions.
     levels = ("local", "dev") if level == "dev" else ("local",)
     STAMP.write_text(json.dumps({name: wanted[name] for name in levels}))
     MARKER.unlink()
+
+
+def add_annoy() -> None:
+    """Annoy comes as source only. Without a compiler, or Python's headers, its tests skip and say so."""
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        return
+    lock = str(REQUIREMENTS / "annoy.lock")
+    run([*pip_command(), "--require-hashes", "--no-deps", "--no-build-isolation", "-r", lock], check=False)
 
 
 def ensure_java() -> None:

@@ -43,7 +43,7 @@ class LanceStore:
         compare_and_set=yes(
             "a change of the configuration conflicts with another one since the version it was read at"
         ),
-        several_writers=yes("conflicting merges are retried inside the library"),
+        several_writers=yes("of different rows: two that insert the same new id at once both do"),
         other_processes=yes(),
         filters=yes(),
         approximate_search=notimpl("every search is exact; Lance's IVF_PQ is not used yet"),
@@ -64,6 +64,7 @@ class LanceStore:
     ) -> None:
         self._uri = f"{uri}/{name}.lance"
         self._dimension = dimension
+        self._served: tuple[Any, Any] | None = None
 
     def manifest(self) -> Manifest | None:
         dataset = self._open_served()
@@ -149,7 +150,7 @@ class LanceStore:
             shutil.rmtree(self._uri, ignore_errors=True)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        self._served = None
 
     @property
     def _schema(self) -> pa.Schema:
@@ -164,21 +165,23 @@ class LanceStore:
         return dataset
 
     def _open_latest(self) -> Any | None:
-        return self._open(None)
-
-    def _open_served(self) -> Any | None:
-        return self._open(_TAG)
-
-    def _open(self, version: str | None) -> Any | None:
         try:
-            dataset = _lance().dataset(self._uri)
+            return _lance().dataset(self._uri)
         except ValueError as error:
             if "not found" in str(error).lower():
                 return None
             raise
-        if version is None:
-            return dataset
-        return dataset.checkout_version(version) if version in dataset.tags.list() else None
+
+    def _open_served(self) -> Any | None:
+        """The version that the tag names; kept open, with what it has read, until the tag moves."""
+        if self._served is not None and self._served[1].tags.list().get(_TAG) == self._served[0]:
+            return self._served[1]
+        self._served = None
+        dataset = self._open_latest()
+        tag = None if dataset is None else dataset.tags.list().get(_TAG)
+        if dataset is not None and tag is not None:
+            self._served = tag, dataset.checkout_version(tag["version"])
+        return None if self._served is None else self._served[1]
 
 
 def _manifest(dataset: Any) -> Manifest | None:

@@ -53,10 +53,14 @@ def test_the_whole_loop(workspace: Settings, spark, monkeypatch):
     assert answer.sources[0].path == "tmp.rst"
     assert lake.read_arrow("inference.inference_log").num_rows == 3
 
-    # The example of the docs, as it stands there.
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.DOTALL)
+    # The examples of the docs, as they stand there.
     (workspace.root / "lakeloop.yml").touch()
     monkeypatch.chdir(workspace.root)
     names: dict[str, object] = {}
-    exec(example, names)
+    for page, count in (("index.md", 1), ("vector-index.md", 2)):
+        examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
+        assert len(examples) == count
+        for example in examples:
+            exec(example, names)
     assert names["hits"][0].path == "tmp.rst"
+    assert names["nodes"][0].metadata["path"] == "tmp.rst"

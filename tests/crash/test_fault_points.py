@@ -1,0 +1,108 @@
+"""A crash at each step of the protocol: readers go on with a whole state, and the next run is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import index_state
+from pipelines.gold import embed_chunks
+from pipelines.index import lease as lease_module
+from pipelines.index import sync_index
+from pipelines.index.audit import audit
+from pipelines.index.lease import Lease
+from pipelines.index.writer import IndexWriter
+from pipelines.index_state import served, states
+from pipelines.lakehouse import Lakehouse
+from pipelines.run import new_context, run_stages
+from pipelines.settings import Settings
+from pipelines.stores.lance import LanceStore
+from tests.support.chunked import INDEX_STAGES, chunk, deliver, settings_for, sync
+from tests.support.embedders import counted
+from transformations.fingerprint import fingerprint
+
+CHUNKS = [chunk(document, place) for document in range(4) for place in range(10)]
+
+
+class Crash(BaseException):
+    """Nothing catches it: what follows does not run, as after a kill."""
+
+
+# Where it dies: an attribute, and whether just before or just after it has done its work.
+POINTS: dict[str, tuple[Any, str, bool]] = {
+    "before the cache is committed": (Lakehouse, "append", False),
+    "after the cache is committed": (Lakehouse, "append", True),
+    "before gold.chunk_index is merged": (embed_chunks, "apply_changes", False),
+    "after gold.chunk_index is merged": (embed_chunks, "apply_changes", True),
+    "before the lease": (Lease, "acquire", False),
+    "after the lease": (Lease, "acquire", True),
+    "before the first upsert": (LanceStore, "upsert", False),
+    "after the upserts": (LanceStore, "upsert", True),
+    "before the deletes": (IndexWriter, "delete", False),
+    "after the deletes": (LanceStore, "delete", True),
+    "before the manifest moves": (LanceStore, "commit", False),
+    "after the manifest moved": (LanceStore, "commit", True),
+    "before the run is recorded": (sync_index.IndexSync, "_record", False),
+}
+
+
+def dying(original: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        if after:
+            original(*arguments, **named)
+        raise Crash
+
+    return call
+
+
+def seen_by_readers(settings: Settings) -> tuple[int, str]:
+    """The version that readers get, after a check that its rows are those that its manifest names."""
+    store = served(new_context(settings).lake, "chunks").open(settings)
+    manifest = store.manifest()
+    rows = [row_hash for batch in store.rows() for row_hash in batch.column("row_hash").to_pylist()]
+    assert (fingerprint(rows), len(rows)) == (manifest.fingerprint, manifest.rows), "readers see half a sync"
+    return manifest.version, manifest.fingerprint
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One workspace for all points, as it would be that crashes again and again."""
+    return tmp_path_factory.mktemp("crashing")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_crash_leaves_readers_a_whole_state_and_the_next_run_is_exact(point: str, root: Path, spark, monkeypatch):
+    settings = settings_for(root)
+    if new_context(settings).lake.head("silver.chunks") is None:
+        deliver(settings, CHUNKS)
+        sync(settings)
+    edition = list(POINTS).index(point)
+    before, paid = seen_by_readers(settings), counted()
+    deliver(
+        settings,
+        [chunk(0, 0, f"Edition {edition} of a text."), *([CHUNKS[1]] if edition % 2 else [])],
+        [
+            chunk(0, 0, f"Edition {edition - 1} of a text.") if edition else CHUNKS[0],
+            *([] if edition % 2 else [CHUNKS[1]]),
+        ],
+    )
+    owner, name, after = POINTS[point]
+    with monkeypatch.context() as patch:
+        # A process that dies gives no lease back, and its number belongs to nobody.
+        patch.setattr(Lease, "release", lambda self, manifest: self._stop.set())
+        patch.setattr(index_state.os, "getpid", lambda: 999_999_999)
+        patch.setattr(lease_module, "holder", lambda run_id: index_state.holder(run_id))
+        patch.setattr(owner, name, dying(getattr(owner, name), after=after))
+        with pytest.raises(Crash):
+            run_stages(new_context(settings), stages=INDEX_STAGES)
+    version, _ = seen_by_readers(settings)
+    assert version == before[0] or point in ("after the manifest moved", "before the run is recorded")
+
+    sync(settings)
+    context = new_context(settings)
+    assert all(audit(context, state).is_equal for state in states(context.lake, "chunks"))
+    assert counted() - paid <= (2 if point == "before the cache is committed" else 1), "embedded again what was paid"
+    assert sync(settings) == {}

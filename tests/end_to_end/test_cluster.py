@@ -1,0 +1,131 @@
+"""A standalone cluster, a master and two workers as processes: executors write, and the index is exact."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.java import find_java
+from tests.stores.postgres_server import postgres_uri  # noqa: F401 - a fixture
+from tests.stores.servers import address
+
+pytestmark = pytest.mark.long
+ROOT = Path(__file__).resolve().parents[2]
+
+_DRIVER = """
+import json, sys
+from pipelines.index.audit import audit
+from pipelines.index_state import states
+from pipelines.run import new_context, run_stages
+from pipelines.settings import Settings
+from tests.support.chunked import INDEX_STAGES, chunk, deliver, runs
+
+settings = Settings(**json.loads(sys.argv[1]))
+chunks = [chunk(document, place) for document in range(60) for place in range(50)]
+deliver(settings, chunks)
+run_stages(new_context(settings), stages=INDEX_STAGES)
+deliver(settings, [chunk(1, 100 + n) for n in range(30)], chunks[:20])
+run_stages(new_context(settings), stages=INDEX_STAGES)
+context = new_context(settings)
+(state,) = states(context.lake, "chunks")
+result = audit(context, state)
+spark = context.lake.spark
+infos = spark.sparkContext._jsc.sc().statusStore().executorList(True)
+tasks = {infos.apply(i).id(): infos.apply(i).completedTasks() for i in range(infos.size())}
+print(json.dumps({
+    "equal": result.is_equal, "rows": result.rows, "tasks": tasks,
+    "runs": [{k: r[k] for k in ("mode", "inserted", "deleted", "rows", "bytes")} for r in runs(settings)],
+}))
+spark.stop()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The master's address; all processes end with the test."""
+    import pyspark
+
+    folder = tmp_path_factory.mktemp("cluster")
+    spark_class = Path(pyspark.__file__).parent / "bin" / "spark-class"
+    environment = {
+        **os.environ,
+        "JAVA_HOME": str(find_java()),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "PYSPARK_PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+    }
+    port = _free_port()
+    processes = []
+
+    def start(name: str, *arguments: str) -> None:
+        log = (folder / f"{name}.log").open("w")
+        command = [str(spark_class), f"org.apache.spark.deploy.{arguments[0]}", *arguments[1:]]
+        processes.append(
+            subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder, start_new_session=True
+            )
+        )
+
+    master = f"spark://127.0.0.1:{port}"
+    start("master", "master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", "0")
+    for number in (1, 2):
+        options = ("--host", "127.0.0.1", "--cores", "1", "--memory", "1g", "--webui-port", "0")
+        start(f"worker-{number}", "worker.Worker", *options, "--work-dir", str(folder / f"work-{number}"), master)
+    try:
+        deadline = time.monotonic() + 60
+        while len(re.findall("Registering worker", (folder / "master.log").read_text())) < 2:
+            assert time.monotonic() < deadline, (folder / "master.log").read_text()
+            time.sleep(0.2)
+        yield master
+    finally:
+        for process in processes:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("store", ["lance", "pgvector"])
+def test_both_executors_write_and_the_index_equals_the_table(store: str, cluster: str, tmp_path: Path, request):
+    index = {"store": store}
+    if store == "pgvector":
+        _, index = address("pgvector", tmp_path, request)
+        index = {"store": store, **index}
+    (tmp_path / "landing").mkdir()
+    settings = {
+        "root": str(tmp_path),
+        "index": index,
+        "embedding": {"model": "tests.support.embedders:Free"},
+        "spark": {"master": cluster, "conf": {"spark.executor.memory": "800m"}},
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _DRIVER, json.dumps(settings)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["equal"], result["rows"]) == (True, 3010)
+    workers = {key: tasks for key, tasks in result["tasks"].items() if key != "driver"}
+    assert len(workers) == 2
+    assert all(tasks > 5 for tasks in workers.values()), workers
+    first, second = result["runs"]
+    assert (first["mode"], first["inserted"], first["bytes"] > 3000 * 64 * 4) == ("everything", 3000, True)
+    assert (second["mode"], second["inserted"], second["deleted"]) == ("changes", 30, 20)

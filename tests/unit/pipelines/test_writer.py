@@ -1,0 +1,170 @@
+"""The writer against a real store that is down, full, busy, or answers in part: patient, exact, never endless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.index.writer import ROWS_PER_CALL, IndexWriter
+from pipelines.stores import StoreUnavailableError
+from pipelines.stores.lance import LanceStore
+from tests.stores.rows import DIMENSION, SCHEMA, row, table
+from transformations.errors import RefusedError
+
+
+class Faulty(LanceStore):
+    """The real store behind a fault: `fault(rows)` raises, or answers what was refused, or None to pass."""
+
+    fault: Callable[[pa.Table], Mapping[str, str] | None] = staticmethod(lambda rows: None)
+    sizes: list[int]
+
+    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+        self.sizes.append(rows.num_rows)
+        refused = self.fault(rows) or {}
+        kept = [r for r in rows.to_pylist() if r["chunk_id"] not in refused]
+        super().upsert(table(kept))
+        return refused
+
+    def delete(self, ids: Sequence[str]) -> None:
+        self.fault(table([]))
+        super().delete(ids)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Faulty:
+    made = Faulty(str(tmp_path), name="chunks", dimension=DIMENSION)
+    made.sizes = []
+    return made
+
+
+def write(store: Faulty, rows: Sequence[dict[str, Any]], **options: Any) -> tuple[IndexWriter, list[float]]:
+    waits: list[float] = []
+    writer = IndexWriter(store, dimension=DIMENSION, sleep=waits.append, **options)
+    for _ in writer.upsert(table(rows).to_batches(), schema=SCHEMA):
+        pass
+    return writer, waits
+
+
+def held(store: Faulty) -> set[str]:
+    return {key for batch in store.ids_with_hashes() for key in batch.column("chunk_id").to_pylist()}
+
+
+ROWS = [row(n) for n in range(100)]
+IDS = {r["chunk_id"] for r in ROWS}
+
+
+def test_a_store_that_is_busy_is_waited_for_as_long_as_it_asks(store: Faulty):
+    answers = [
+        StoreUnavailableError("429", retry_after=7.0),
+        StoreUnavailableError("503"),
+        StoreUnavailableError("503"),
+    ]
+
+    def busy(rows: pa.Table) -> None:
+        if answers:
+            raise answers.pop(0)
+
+    store.fault = busy
+    writer, waits = write(store, ROWS)
+    assert held(store) == IDS
+    assert waits[0] == 7.0
+    assert 0.3 < waits[1] < waits[2] < 3, "pauses grow"
+    assert writer.written == 100
+    answers.append(StoreUnavailableError("429", retry_after=0.1))
+    writer.delete(sorted(IDS)[:10])
+    assert len(held(store)) == 90
+
+
+def test_a_store_that_stays_down_ends_the_writing_and_no_row_is_blamed(store: Faulty):
+    def down(rows: pa.Table) -> None:
+        raise StoreUnavailableError("the store at nowhere does not answer")
+
+    store.fault = down
+    waits: list[float] = []
+    writer = IndexWriter(store, dimension=DIMENSION, patience=20, sleep=waits.append)
+    with pytest.raises(StoreUnavailableError, match="does not answer"):
+        list(writer.upsert(table(ROWS).to_batches(), schema=SCHEMA))
+    assert sum(waits) <= 20
+    assert writer.refused == {}
+
+
+def test_a_row_that_the_store_refuses_is_found_by_halving_and_stays_alone(store: Faulty):
+    bad = {ROWS[17]["chunk_id"], ROWS[80]["chunk_id"]}
+
+    def poison(rows: pa.Table) -> None:
+        if bad & set(rows["chunk_id"].to_pylist()):
+            raise ValueError("a character that cannot be stored")
+
+    store.fault = poison
+    writer, _ = write(store, ROWS)
+    assert held(store) == IDS - bad
+    assert writer.refused == dict.fromkeys(bad, "ValueError: a character that cannot be stored")
+    assert writer.written == 98
+    assert len(store.sizes) <= 2 * 2 * 8, "logarithmic, not row by row"
+
+
+def test_a_store_that_is_full_is_not_taken_for_poison(store: Faulty):
+    def full(rows: pa.Table) -> None:
+        raise OSError("No space left on device")
+
+    store.fault = full
+    with pytest.raises(OSError, match="No space left"):
+        write(store, ROWS)
+    assert len(store.sizes) < 30
+    store.fault = lambda rows: None
+    write(store, ROWS)
+    assert held(store) == IDS
+
+
+def test_what_a_store_refuses_in_part_is_told_and_the_rest_is_stored(store: Faulty):
+    refused = {ROWS[3]["chunk_id"]: "too large"}
+    store.fault = lambda rows: refused
+    writer, _ = write(store, ROWS)
+    assert writer.refused == refused
+    assert held(store) == IDS - refused.keys()
+    assert writer.written == 99
+
+
+def test_vectors_without_a_direction_never_reach_the_store(store: Faulty):
+    rows = [
+        *ROWS[:5],
+        row(200, vector=[0.0] * DIMENSION),
+        row(201, vector=[float("inf")] * DIMENSION),
+        row(202, chunk_id=""),
+    ]
+    writer, _ = write(store, rows)
+    assert set(writer.refused.values()) == {
+        "the vector has norm zero",
+        "the vector holds NaN or infinity",
+        "the chunk_id has 0 characters, 1 to 512 are allowed",
+    }
+    assert store.sizes == [5]
+
+
+def test_calls_are_of_ten_thousand_rows_whatever_the_batches_are(store: Faulty):
+    store.fault = lambda rows: dict.fromkeys(rows["chunk_id"].to_pylist(), "counted only")
+    one = table([row(n) for n in range(500)])
+    batches = (batch for _ in range(50) for batch in one.to_batches(max_chunksize=130))
+    writer = IndexWriter(store, dimension=DIMENSION)
+    assert len(list(writer.upsert(batches, schema=SCHEMA))) == 3
+    assert store.sizes == [ROWS_PER_CALL, ROWS_PER_CALL, 5000]
+
+
+def test_a_writer_that_may_write_no_longer_stops_before_the_next_call(store: Faulty):
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) > 2:
+            raise RefusedError("the lease is over")
+
+    writer = IndexWriter(store, dimension=DIMENSION, check=check)
+    writer.delete(["a"])
+    writer.delete(["b"])
+    with pytest.raises(RefusedError):
+        list(writer.upsert(table(ROWS).to_batches(), schema=SCHEMA))
+    assert held(store) == set()
