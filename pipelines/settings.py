@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from transformations.errors import ConfigurationError
 
@@ -71,6 +71,14 @@ class IndexSettings(_Section):
     )
     patience_seconds: float = Field(60, ge=0, description="so long a store may be down or busy before a sync gives up")
     lease_seconds: float = Field(300, gt=0, description="a writer that is silent for so long may be replaced")
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _as_text(cls, options: Any) -> Any:
+        """YAML reads `trees: 10` as a number; an adapter reads it as it is written."""
+        if not isinstance(options, dict):
+            return options
+        return {key: str(v).lower() if isinstance(v, bool) else str(v) for key, v in options.items()}
 
 
 class LanguageModelSettings(_Section):

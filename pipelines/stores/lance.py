@@ -64,6 +64,7 @@ class LanceStore:
     ) -> None:
         self._uri = f"{uri}/{name}.lance"
         self._dimension = dimension
+        self._latest: Any | None = None
         self._served: tuple[Any, Any] | None = None
 
     def manifest(self) -> Manifest | None:
@@ -148,9 +149,10 @@ class LanceStore:
                 dataset.drop(self._uri)
         else:
             shutil.rmtree(self._uri, ignore_errors=True)
+        self.close()
 
     def close(self) -> None:
-        self._served = None
+        self._latest = self._served = None
 
     @property
     def _schema(self) -> pa.Schema:
@@ -161,16 +163,23 @@ class LanceStore:
     def _open_or_create(self) -> Any:
         dataset = self._open_latest()
         if dataset is None:
-            dataset = _lance().write_dataset(self._schema.empty_table(), self._uri, mode="create")
+            dataset = self._latest = _lance().write_dataset(self._schema.empty_table(), self._uri, mode="create")
         return dataset
 
     def _open_latest(self) -> Any | None:
+        """The last version that was written; the handle keeps what it has read of the ones before."""
+        if self._latest is not None:
+            try:
+                self._latest.checkout_latest()
+                return self._latest
+            except (ValueError, OSError):  # dropped meanwhile
+                self._latest = None
         try:
-            return _lance().dataset(self._uri)
+            self._latest = _lance().dataset(self._uri)
         except ValueError as error:
-            if "not found" in str(error).lower():
-                return None
-            raise
+            if "not found" not in str(error).lower():
+                raise
+        return self._latest
 
     def _open_served(self) -> Any | None:
         """The version that the tag names; kept open, with what it has read, until the tag moves."""

@@ -145,13 +145,13 @@ def test_vectors_without_a_direction_never_reach_the_store(store: Faulty):
     assert store.sizes == [5]
 
 
-def test_calls_are_of_ten_thousand_rows_whatever_the_batches_are(store: Faulty):
+def test_calls_are_of_one_size_whatever_the_batches_are(store: Faulty):
     store.fault = lambda rows: dict.fromkeys(rows["chunk_id"].to_pylist(), "counted only")
     one = table([row(n) for n in range(500)])
-    batches = (batch for _ in range(50) for batch in one.to_batches(max_chunksize=130))
+    batches = (batch for _ in range(100) for batch in one.to_batches(max_chunksize=130))
     writer = IndexWriter(store, dimension=DIMENSION)
     assert len(list(writer.upsert(batches, schema=SCHEMA))) == 3
-    assert store.sizes == [ROWS_PER_CALL, ROWS_PER_CALL, 5000]
+    assert store.sizes == [ROWS_PER_CALL, ROWS_PER_CALL, 10_000]
 
 
 def test_a_writer_that_may_write_no_longer_stops_before_the_next_call(store: Faulty):
