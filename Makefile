@@ -30,7 +30,7 @@ types: ## mypy, strict
 	@bin/setup --dev && bin/in-venv mypy
 
 replay: ## the test of a real edit history with all of its 86 deliveries instead of some eight
-	@bin/setup --dev && bin/in-venv lakeloop setup && LAKELOOP_REPLAY=all bin/in-venv python -m pytest -k replay $(ARGS)
+	@bin/setup --dev && bin/in-venv lakeloop setup && LAKELOOP_REPLAY=all bin/in-venv python -m pytest -k replay -m "" $(ARGS)
 
 crash: ## N=200 kills at random moments of a real edit history (CHANGES=its changes.jsonl.gz), and a table
 	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m tests.crash --kills $(N) --changes $(CHANGES)

@@ -61,6 +61,14 @@ class IndexState:
         """The store of this index; nothing is connected yet."""
         return open_store(settings, dimension=_dimension(self.model), name=self.index_name)
 
+    def manifest(self, settings: Settings) -> Manifest | None:
+        """What this index equals. Its store is let go at once: some can be open in one process only."""
+        store = self.open(settings)
+        try:
+            return store.manifest()
+        finally:
+            store.close()
+
 
 def _dimension(label: str) -> int:
     """Of a model, from its label: `name@revision/dimension+instruction`."""

@@ -65,7 +65,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
 def _index(context: Context, state: IndexState) -> dict[str, Any]:
     """One index as it says itself, beside its table."""
     facts: dict[str, Any] = {"index_name": state.index_name, "role": state.role, "store": state.store, "warnings": []}
-    manifest = state.open(context.settings).manifest()
+    manifest = state.manifest(context.settings)
     if manifest is None:
         return facts | {"warnings": [f"{state.index_name} is not at {state.uri}: build it with lakeloop sync-index"]}
     facts |= vars(manifest)

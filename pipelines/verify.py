@@ -63,7 +63,7 @@ def verify(context: Context) -> Verification:
         if state.role != "shadow":
             found += [*_chunks(context, chunks, state), *_index(context, state)]
     main = served(lake, alias)
-    manifest = main.open(context.settings).manifest() if main else None
+    manifest = main.manifest(context.settings) if main else None
     if main is None and chunks.num_rows:
         found.append(Difference(alias, "manifest", alias, "there is no index"))
     return Verification(
@@ -86,7 +86,7 @@ def _chunks(context: Context, chunks: pa.Table, state: IndexState) -> Iterator[D
 
 def _index(context: Context, state: IndexState) -> Iterator[Difference]:
     name = state.index_name
-    manifest, head = state.open(context.settings).manifest(), context.lake.head("gold.chunk_index")
+    manifest, head = state.manifest(context.settings), context.lake.head("gold.chunk_index")
     if manifest is None or head is None or manifest.source_id not in ("", head.table_id):
         yield Difference(name, "manifest", state.uri, "no index that belongs to the table as it is")
         return

@@ -72,7 +72,7 @@ def audit(context: Context, state: IndexState) -> Audit:
     """
     from pyspark.sql import functions as F
 
-    manifest = state.open(context.settings).manifest()
+    manifest = state.manifest(context.settings)
     head = context.lake.head(SOURCE)
     if manifest is None or head is None or manifest.source_id not in ("", head.table_id):
         raise ConfigurationError(

@@ -4,8 +4,8 @@
     register_source(spark, load_settings())
     spark.read.format("lakeloop_index").load().groupBy("format").count().show()
 
-Options: `index` (the name of one behind the alias; the served one where absent) and `state` ("served", what readers
-see, or "written": only chunk_id and row_hash, as last written). The columns are those of gold.chunk_index.
+Rows are those that readers see, with the columns of gold.chunk_index. The option `index` names one behind the alias;
+without it, it is the served one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FORMAT = "lakeloop_index"
 _SCHEMA = TABLES["gold.chunk_index"].schema
-_WRITTEN = pa.schema([_SCHEMA.field("chunk_id"), _SCHEMA.field("row_hash")])
 
 
 def register_source(spark: SparkSession, settings: Settings) -> None:
@@ -42,8 +41,8 @@ def register_source(spark: SparkSession, settings: Settings) -> None:
     known = states(Lakehouse(settings, spark=lambda: spark), alias)
 
     class Reader(DataSourceReader):
-        def __init__(self, state: IndexState, is_written: bool) -> None:
-            self._state, self._is_written = state, is_written
+        def __init__(self, state: IndexState) -> None:
+            self._state = state
 
         def partitions(self) -> list[Any]:
             # A store hands out its rows as one stream; what follows is spread by Spark.
@@ -52,9 +51,8 @@ def register_source(spark: SparkSession, settings: Settings) -> None:
         def read(self, partition: Any) -> Iterator[Any]:
             store = self._state.open(settings)
             try:
-                schema = _WRITTEN if self._is_written else _SCHEMA
-                for batch in store.ids_with_hashes() if self._is_written else store.rows():
-                    yield from pa.Table.from_batches([batch]).select(schema.names).cast(schema).to_batches()
+                for batch in store.rows():
+                    yield from pa.Table.from_batches([batch]).select(_SCHEMA.names).cast(_SCHEMA).to_batches()
             finally:
                 store.close()
 
@@ -64,23 +62,19 @@ def register_source(spark: SparkSession, settings: Settings) -> None:
             return FORMAT
 
         def schema(self) -> Any:
-            return from_arrow_schema(_WRITTEN if self._is_written else _SCHEMA)
+            return from_arrow_schema(_SCHEMA)
 
         def reader(self, schema: Any) -> DataSourceReader:
             name = self.options.get("index")
             state = next((s for s in known if (s.index_name == name if name else s.role == "served")), None)
             if state is None:
                 raise ConfigurationError.unknown_name("index", name or alias, [s.index_name for s in known])
-            return Reader(state, self._is_written)
-
-        @property
-        def _is_written(self) -> bool:
-            return self.options.get("state", "served") == "written"
+            return Reader(state)
 
     spark.dataSource.register(Source)
 
 
-def read_index(spark: SparkSession, settings: Settings, *, index: str, state: str = "served") -> DataFrame:
-    """The rows of one index: what readers see, or the ids and hashes last written."""
+def read_index(spark: SparkSession, settings: Settings, *, index: str) -> DataFrame:
+    """The rows of one index, as readers see them."""
     register_source(spark, settings)
-    return spark.read.format(FORMAT).option("index", index).option("state", state).load()
+    return spark.read.format(FORMAT).option("index", index).load()

@@ -69,7 +69,7 @@ def swap_back(context: Context) -> dict[str, Any]:
     target = next((state for state in states(context.lake, alias) if state.role == "previous"), None)
     if target is None:
         raise ConfigurationError(f"swap: there is no index that {alias!r} served before; nothing was done")
-    if target.open(context.settings).manifest() is None:
+    if target.manifest(context.settings) is None:
         raise ConfigurationError(
             f"swap: the index {target.index_name} is not at {target.uri} any more; nothing was done"
         )

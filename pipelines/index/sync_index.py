@@ -40,7 +40,7 @@ def due(context: Context) -> Window | None:
     name = physical_name(context.settings.index.name, model)
     held = {state.index_name: state for state in states(context.lake, context.settings.index.name)}
     state = held.get(name) or IndexState(name, "", "shadow", "", "", model.name, model.label)
-    manifest = state.open(context.settings).manifest()
+    manifest = state.manifest(context.settings)
     # An index that Databricks fills itself knows its table by name only.
     is_ours = manifest is not None and manifest.source_id in ("", head.table_id)
     if manifest is None or not is_ours or manifest.version > head.version:

@@ -138,7 +138,7 @@ def _index(context: Context) -> Row | None:
     from pipelines.index_state import served
 
     state = served(context.lake, context.settings.index.name)
-    manifest = state.open(context.settings).manifest() if state else None
+    manifest = state.manifest(context.settings) if state else None
     return None if manifest is None else vars(manifest) | {"store": context.settings.index.store}
 
 

@@ -73,22 +73,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("crashing")
 
 
-@pytest.mark.parametrize("point", POINTS)
+# The points between which a reader could see half a sync; the others run in CI.
+BY_DEFAULT = ("after the cache is committed", "after the upserts", "after the deletes", "after the manifest moved")
+
+
+@pytest.mark.parametrize("point", [pytest.param(p, marks=() if p in BY_DEFAULT else pytest.mark.long) for p in POINTS])
 def test_a_crash_leaves_readers_a_whole_state_and_the_next_run_is_exact(point: str, root: Path, spark, monkeypatch):
     settings = settings_for(root)
     if new_context(settings).lake.head("silver.chunks") is None:
         deliver(settings, CHUNKS)
         sync(settings)
-    edition = list(POINTS).index(point)
     before, paid = seen_by_readers(settings), counted()
-    deliver(
-        settings,
-        [chunk(0, 0, f"Edition {edition} of a text."), *([CHUNKS[1]] if edition % 2 else [])],
-        [
-            chunk(0, 0, f"Edition {edition - 1} of a text.") if edition else CHUNKS[0],
-            *([] if edition % 2 else [CHUNKS[1]]),
-        ],
-    )
+    rows = new_context(settings).lake.read_arrow("silver.chunks", where={"document_id": "document-0"}).to_pylist()
+    deliver(settings, [chunk(0, 0, f"The text as of: {point}.")], rows[:1])
     owner, name, after = POINTS[point]
     with monkeypatch.context() as patch:
         # A process that dies gives no lease back, and its number belongs to nobody.

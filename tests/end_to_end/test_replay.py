@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from pipelines.run import STAGES, new_context, run_stages
 from pipelines.settings import Settings
 from pipelines.verify import verify
@@ -15,6 +17,7 @@ DOCUMENT_STAGES = STAGES[:5]
 COUNT = os.environ.get("LAKELOOP_REPLAY", "8")
 
 
+@pytest.mark.long
 def test_a_replayed_history_equals_a_build_from_scratch(workspace: Settings, spark, shared_data, tmp_path_factory):
     changes = shared_data / "delta_docs" / "changes.jsonl.gz"
     embedded, texts, new_texts = [], set(), []

@@ -21,7 +21,17 @@ from transformations.errors import MissingDependencyError
 _SHOWN: dict[str, Store] = {}
 
 
-@pytest.fixture(params=[name for store in STORES for name in VARIANTS.get(store, (store,))])
+# One of each kind: whole syncs, a served database, a library that cannot change. The others take a minute; CI runs all.
+BY_DEFAULT = {"lance", "pgvector", "faiss (early base)"}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.long)
+        for store in STORES
+        for name in VARIANTS.get(store, (store,))
+    ]
+)
 def variant(request: pytest.FixtureRequest) -> str:
     """A store, and how it is run, as in `chroma (server)`."""
     return str(request.param)

@@ -24,6 +24,8 @@ from tests.stores.rows import DIMENSION, manifest, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, hashes, load
 from transformations.errors import ConfigurationError
 
+pytestmark = pytest.mark.long
+
 Open = Callable[..., ChromaStore]
 chromadb = pytest.importorskip("chromadb")
 

@@ -20,6 +20,8 @@ from tests.stores.test_contract import FILTERS, assert_finds, assert_holds, hash
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.filters import And, In, Not, Or, equals, matches
 
+pytestmark = pytest.mark.long
+
 Open = Callable[..., Any]
 SOURCE = "main.gold.chunk_index"
 

@@ -21,6 +21,8 @@ from tests.stores.test_contract import assert_finds, assert_holds, load
 from transformations.errors import ConfigurationError
 from transformations.filters import In, Not, equals
 
+pytestmark = pytest.mark.long
+
 Open = Callable[..., MilvusStore]
 pymilvus = pytest.importorskip("pymilvus")
 

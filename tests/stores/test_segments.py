@@ -18,6 +18,8 @@ from tests.stores.test_contract import assert_finds, assert_holds, hashes, held,
 from transformations.errors import ConfigurationError, MissingDependencyError
 from transformations.filters import Not, equals
 
+pytestmark = pytest.mark.long
+
 EARLY = {"base_rows": "100"}
 # Exact on a few hundred rows. RFlat is a kind that FAISS cannot tell which rows to leave out.
 KINDS: dict[str, tuple[str, dict[str, str]]] = {
