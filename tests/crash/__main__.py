@@ -30,6 +30,8 @@ from tests.support.chunked import settings_for
 from tests.support.embedders import counted
 from transformations.fingerprint import fingerprint
 
+STAGES = ("ingest-documents", "refine-documents", "chunk-documents", "embed-chunks", "sync-index")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.crash")
@@ -57,15 +59,16 @@ def campaign(changes: Path, *, kills: int, seed: int) -> dict[str, object]:
         root = base / f"workspace-{workspaces}"
         root.mkdir()
         while killed < kills and _step(root) != "done":
-            # Spark needs some seconds before the first stage works.
-            if not _run(root, changes, seconds=chance.uniform(4, 20)):
+            # Any moment of any stage: the stages differ in length, and Spark's start is the longest of all.
+            (root / "step").write_text("start")
+            if not _run(root, changes, stage=chance.choice(STAGES), seconds=chance.uniform(0, 4)):
                 continue
             killed += 1
             steps[_step(root)] += 1
             torn += not _is_whole(root)
             print(f"kill {killed}: delivery {_progress(root)} of {DELIVERIES}, in {_step(root)}", flush=True)
         # To the end of the delivery at hand, or of all where it is there already.
-        _run(root, changes, seconds=None, deliveries=_progress(root) + 1)
+        _run(root, changes, stage=None, deliveries=_progress(root) + 1)
         completed += _progress(root)
         context = new_context(settings_for(root))
         differences += len(verify(context).differences)
@@ -85,15 +88,19 @@ def campaign(changes: Path, *, kills: int, seed: int) -> dict[str, object]:
     }
 
 
-def _run(root: Path, changes: Path, *, seconds: float | None, deliveries: int = DELIVERIES) -> bool:
-    """The victim, for so long. Returns whether it had to be killed."""
+def _run(root: Path, changes: Path, *, stage: str | None, seconds: float = 0, deliveries: int = DELIVERIES) -> bool:
+    """The victim, until some seconds after `stage` began (None: to its end). Returns whether it had to be killed."""
     command = [sys.executable, "-m", "tests.crash.victim", str(root), str(changes), str(deliveries)]
     with (root / "victim.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return True
+        while process.poll() is None:
+            if stage is not None and _step(root) == stage:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(seconds)
+                    break
+                return True
+            time.sleep(0.02)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
