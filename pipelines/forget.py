@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipelines.bronze.ingest_documents import document_id, look
 from pipelines.index_state import states
-from pipelines.run import STAGES, run_stages
+from pipelines.run import STAGES, advance, only_writer
 from pipelines.stage import Context
 from transformations.errors import ConfigurationError, RefusedError
 
@@ -44,21 +44,27 @@ def forget(context: Context, document: str) -> dict[str, Any]:
         ConfigurationError: no document of that name was ever seen.
         RefusedError: its file is still in the landing folder, from where the next run would bring it back.
     """
-    lake, source = context.lake, context.settings.ingest.source
+    source = context.settings.ingest.source
     key = _known(context, document)
     if any(document_id(source, found.path) == key for found in look(context).found):
         raise RefusedError(
             f"forget: the file of {document!r} is still in {context.settings.landing_path}: the next run would bring "
             "it back. Nothing was forgotten. Remove the file first."
         )
-    run_stages(context, stages=STAGES[:5])
+    with only_writer(context.settings):
+        return _forget(context, key)
+
+
+def _forget(context: Context, key: str) -> dict[str, Any]:
+    lake = context.lake
+    advance(context, stages=STAGES[:5])
     removed = {table: lake.delete(table, {"document_id": [key]}) for table in _BY_DOCUMENT}
     removed["gold.embeddings"] = _forget_unused_texts(context)
     calls = _calls_that_saw(context, key)
     removed["inference.inference_log"] = lake.delete("inference.inference_log", {"request_id": calls})
-    run_stages(context, stages=STAGES[1:5])  # read the deletions while their change feed is there: it is purged next
+    advance(context, stages=STAGES[1:5])  # read the deletions while their change feed is there: it is purged next
     remains = [f"{table}: {lake.purge(table)}" for table in removed if lake.head(table) is not None]
-    run_stages(context, stages=STAGES[1:5])  # a purge is a commit, too
+    advance(context, stages=STAGES[1:5])  # a purge is a commit, too
     for state in states(lake, context.settings.index.name):
         store = state.open(context.settings)
         remains.append(f"index {state.index_name}: {store.forget()}")

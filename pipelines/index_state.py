@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -41,6 +40,7 @@ class IndexState:
     uri: str
     model_name: str
     model: str
+    dimension: int
     source_table: str | None = None
     source_id: str | None = None
     version: int | None = None
@@ -59,7 +59,7 @@ class IndexState:
 
     def open(self, settings: Settings) -> Store:
         """The store of this index; nothing is connected yet."""
-        return open_store(settings, dimension=_dimension(self.model), name=self.index_name)
+        return open_store(settings, dimension=self.dimension, name=self.index_name)
 
     def manifest(self, settings: Settings) -> Manifest | None:
         """What this index equals. Its store is let go at once: some can be open in one process only."""
@@ -68,11 +68,6 @@ class IndexState:
             return store.manifest()
         finally:
             store.close()
-
-
-def _dimension(label: str) -> int:
-    """Of a model, from its label: `name@revision/dimension+instruction`."""
-    return int(re.findall(r"/(\d+)(?:\+|$)", label)[0])
 
 
 def physical_name(alias: str, model: EmbeddingModel) -> str:
@@ -142,7 +137,9 @@ def register(lake: Lakehouse, settings: Settings, model: EmbeddingModel) -> Inde
         store, uri = settings.index.store, settings.index_uri
         row = next((row for row in rows if row.index_name == name), None)
         if row is None:
-            row = IndexState(name, alias, "shadow" if is_served else "served", store, uri, model.name, model.label)
+            row = IndexState(
+                name, alias, "shadow" if is_served else "served", store, uri, model.name, model.label, model.dimension
+            )
         # In another place it is another index, of which nothing is known yet.
         return [*others, replace(row, store=store, uri=uri, is_clean=False)]
 

@@ -116,20 +116,25 @@ def run_stages(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome
     Raises:
         RefusedError: another run is going on in this workspace.
     """
+    with only_writer(context.settings):
+        return advance(context, stages=stages)
+
+
+def advance(context: Context, *, stages: Sequence[Stage]) -> Outcome:
+    """`run_stages` for a caller that holds the workspace's lock already."""
     start = time.monotonic()
     outcomes = []
-    with only_writer(context.settings):
-        for stage in stages:
-            for each in contexts_of(stage, context):
-                window = window_of(stage, each)
-                if window is None:
-                    continue
-                log.info("%s: versions (%s, %s] of %s", stage.command, window.since, window.until, stage.source or "-")
-                work = import_module(stage.module).run
-                counts, seconds = run_stage(stage, each, window=window, work=work)
-                log.info("%s: %s in %.1f s", stage.command, dict(counts), seconds)
-                model = each.settings.embedding.model if stage.is_per_model else None
-                outcomes.append(StageOutcome(stage.command, counts, seconds, model))
+    for stage in stages:
+        for each in contexts_of(stage, context):
+            window = window_of(stage, each)
+            if window is None:
+                continue
+            log.info("%s: versions (%s, %s] of %s", stage.command, window.since, window.until, stage.source or "-")
+            work = import_module(stage.module).run
+            counts, seconds = run_stage(stage, each, window=window, work=work)
+            log.info("%s: %s in %.1f s", stage.command, dict(counts), seconds)
+            model = each.settings.embedding.model if stage.is_per_model else None
+            outcomes.append(StageOutcome(stage.command, counts, seconds, model))
     return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start)
 
 

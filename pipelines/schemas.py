@@ -285,6 +285,7 @@ TABLES: dict[str, TableSpec] = {
         ("uri", STRING),
         ("model_name", STRING),
         ("model", STRING),
+        ("dimension", INT),
         ("source_table", STRING),
         ("source_id", STRING),
         ("version", LONG),

@@ -33,7 +33,8 @@ Counts = Mapping[str, int]
 class Context:
     """One run: the settings, the tables, an id that every written row carries, and where progress is shown.
 
-    `force` lets pass what a limit refuses; `retry` tries dead letters now, whenever their next time was to be.
+    `force` lets pass what a limit refuses; `retry` tries dead letters now, whenever their next time was to be;
+    `persisted` are frames that the stage at hand computes once and that go with it.
     """
 
     settings: Settings
@@ -42,6 +43,7 @@ class Context:
     progress: Progress = field(default_factory=Progress)
     force: bool = False
     retry: bool = False
+    persisted: list[DataFrame] = field(default_factory=list)
 
     @property
     def parallelism(self) -> int:
@@ -125,7 +127,7 @@ def run_stage(
     """Do `work` over `window`, then record that the stage came so far. Returns its counts and seconds."""
     started_at, start = context.now(), time.monotonic()
     try:
-        counts = work(context, window)
+        counts = _work(context, window, work)
     except Exception as error:
         if window.since is None or not _is_lost_history(error):
             raise
@@ -136,7 +138,7 @@ def run_stage(
             window.since,
         )
         window = Window(None, window.until, window.source_id)
-        counts = work(context, window)
+        counts = _work(context, window, work)
     seconds = time.monotonic() - start
     if stage.source == STAGE_RUNS:
         return counts, seconds  # recording what reads the records would make it due for ever
@@ -158,6 +160,14 @@ def run_stage(
         ],
     )
     return counts, seconds
+
+
+def _work(context: Context, window: Window, work: Callable[[Context, Window], Counts]) -> Counts:
+    try:
+        return work(context, window)
+    finally:
+        while context.persisted:
+            context.persisted.pop().unpersist()
 
 
 # What Delta says where VACUUM, log retention or a re-created table took the versions away that a window names.
@@ -221,6 +231,7 @@ def held_if_few(context: Context, rows: DataFrame) -> DataFrame:
     rows = rows.persist()
     found = rows.limit(FEW_ROWS + 1).toArrow()
     if found.num_rows > FEW_ROWS:
+        context.persisted.append(rows)
         return rows
     rows.unpersist()
     return context.lake.frame(found)

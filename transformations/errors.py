@@ -37,7 +37,9 @@ class ConfigurationError(LakeloopError):
         """An error for `name`, with the near ones of `known` first, or all of them where none is near."""
         options = sorted(known)
         near = get_close_matches(name, options, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else f"Known: {', '.join(options)}."
+        hint = (
+            f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else f"Known: {', '.join(options) or 'none'}."
+        )
         return cls(f"unknown {kind} {name!r}. {hint}")
 
 

@@ -64,11 +64,11 @@ class LanceTable(VectorStore):
         return True
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        raise NotImplementedError
+        raise NotImplementedError  # the interface wants it, `index()` never calls it
 
     @classmethod
     def from_texts(cls, *args: Any, **kwargs: Any) -> LanceTable:
-        raise NotImplementedError
+        raise NotImplementedError  # likewise
 
 
 def sync(job: Job) -> Mapping[str, int]:

@@ -82,7 +82,7 @@ class LanceTable(BasePydanticVectorStore):
         self._sink.delete_document(ref_doc_id)
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        raise NotImplementedError
+        raise NotImplementedError  # the interface wants it, a pipeline never calls it
 
 
 def sync(job: Job) -> Mapping[str, int]:

@@ -144,7 +144,6 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
         keys=net.select("chunk_id", "_op", "row_hash", "_before"),
         is_exact=is_clean,
         committed_at=min(lacking, default=None),
-        cached=[folded],
     )
 
 

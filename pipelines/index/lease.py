@@ -30,7 +30,7 @@ class Lease:
         self._seconds = context.settings.index.lease_seconds
         self._stop = threading.Event()
         self.fence = 0
-        self.was_clean = False
+        self.was_clean = self._may_have_written = False
 
     def acquire(self, *, at_least: int) -> None:
         """Take the lease, with a number above `at_least` (the index's own) and above all before.
@@ -64,17 +64,19 @@ class Lease:
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     def check(self) -> None:
-        """Raises RefusedError where the lease has run out: then another writer may have it."""
+        """To be called before each writing. Raises RefusedError where the lease has run out: another may have it."""
         if time.monotonic() - self._renewed > self._seconds:
             raise RefusedError(
                 f"sync-index: this run was silent for more than {self._seconds:g} s, so that another may write to "
                 f"{self._name} by now. It stops here; nothing was committed. Run again."
             )
+        self._may_have_written = True
 
     def release(self, manifest: Manifest | None) -> None:
         """Give the lease back; `manifest` is what the index now equals, None where the sync did not get there."""
         self._stop.set()
-        mirror = {} if manifest is None else {
+        # Where nothing was written, a limit's refusal say, the index is what it was.
+        mirror = {"is_clean": self.was_clean and not self._may_have_written} if manifest is None else {
             "source_table": manifest.source_table,
             "source_id": manifest.source_id,
             "version": manifest.version,

@@ -39,7 +39,7 @@ def due(context: Context) -> Window | None:
     model = embedding_model(context.settings)
     name = physical_name(context.settings.index.name, model)
     held = {state.index_name: state for state in states(context.lake, context.settings.index.name)}
-    state = held.get(name) or IndexState(name, "", "shadow", "", "", model.name, model.label)
+    state = held.get(name) or IndexState(name, "", "shadow", "", "", model.name, model.label, model.dimension)
     manifest = state.manifest(context.settings)
     # An index that Databricks fills itself knows its table by name only.
     is_ours = manifest is not None and manifest.source_id in ("", head.table_id)
@@ -118,6 +118,7 @@ class IndexSync:
         # New before old: a reader without atomic commits meets a document twice rather than not at all.
         with self._timed("upsert"), context.progress.step(STAGE, total=changes.upserts or None) as step:
             if changes.upserts and self._is_distributed(changes):
+                lease.check()
                 self._upsert_on_executors(changes, writer)
             elif changes.upserts:
                 for written in writer.upsert(changes.batches(), schema=context.lake.spec(SOURCE).schema):

@@ -8,13 +8,14 @@ promises beyond this contract it declares (capabilities.py); tests/stores holds 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
+from pipelines.models.embedders import EmbeddingModel
 from pipelines.settings import Settings
 from pipelines.stores.capabilities import Capability
 from transformations.errors import ConfigurationError, LakeloopError, RefusedError
@@ -39,7 +40,6 @@ STORES = {
 
 MANIFEST_FORMAT = 1
 FILTER_COLUMNS = ("document_id", "path", "format", "source")
-MAX_ID_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Manifest:
     @property
     def model_label(self) -> str:
         """As in gold.chunk_index's column `model`."""
-        return f"{self.model}@{self.revision}/{self.dimension}" + (f"+{self.instruction}" if self.instruction else "")
+        return EmbeddingModel(self.model, self.revision, self.dimension, self.instruction).label
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -185,6 +185,13 @@ def open_store(settings: Settings, *, dimension: int, name: str | None = None) -
         options=index.options,
     )
     return store
+
+
+def check_options(store: str, given: Mapping[str, str], *, known: Collection[str]) -> None:
+    """Raises ConfigurationError for an entry of index.options that the store does not know."""
+    for option in given:
+        if option not in known:
+            raise ConfigurationError.unknown_name(f"option of {store}", option, known)
 
 
 def check_query(vector: NDArray[np.float32], *, dimension: int, where: Filter | None) -> None:

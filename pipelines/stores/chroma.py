@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.schemas import TABLES
-from pipelines.stores import Hit, Manifest, check_query, check_succession
+from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notyet, yes
 from pipelines.stores.chroma_server import Server
-from transformations.errors import ConfigurationError
 from transformations.filters import And, Filter, In, Not
 
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ class ChromaStore:
         options: Mapping[str, str] | None = None,
     ) -> None:
         options = options or {}
-        for option in options:
-            if option not in _OPTIONS:
-                raise ConfigurationError.unknown_name("option of chroma", option, _OPTIONS)
+        check_options("chroma", options, known=_OPTIONS)
         self._server = Server(uri, token=secret, timeout=float(options.get("timeout_seconds", 60)))
         if self._server.folder is None:
             self.capabilities = _SERVER

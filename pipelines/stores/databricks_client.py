@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from pipelines.stores import StoreUnavailableError
+from pipelines.stores import StoreUnavailableError, check_options
 from pipelines.stores.libraries import library
 from transformations.errors import ConfigurationError
 
@@ -40,9 +40,7 @@ class Connection:
     """
 
     def __init__(self, uri: str, *, name: str, token: str | None, options: Mapping[str, str]) -> None:
-        for option in options:
-            if option not in _OPTIONS:
-                raise ConfigurationError.unknown_name("option of databricks", option, _OPTIONS)
+        check_options("databricks", options, known=_OPTIONS)
         options = _OPTIONS | dict(options)
         found = _URI.fullmatch(uri)
         if found is None:

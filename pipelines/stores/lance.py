@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.schemas import TABLES
-from pipelines.stores import Hit, Manifest, check_query, check_succession
+from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
 from pipelines.stores.capabilities import declare, notimpl, yes
 from pipelines.stores.libraries import library
 from transformations.errors import RefusedError
@@ -62,6 +62,7 @@ class LanceStore:
         secret: str | None = None,
         options: Mapping[str, str] | None = None,
     ) -> None:
+        check_options("lance", options or {}, known=())
         self._uri = f"{uri}/{name}.lance"
         self._dimension = dimension
         self._latest: Any | None = None

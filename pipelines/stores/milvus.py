@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.schemas import TABLES
-from pipelines.stores import MAX_ID_LENGTH, Hit, Manifest, check_query, check_succession
+from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notimpl, notyet, yes
 from pipelines.stores.milvus_server import Server, pymilvus
-from transformations.errors import ConfigurationError
 from transformations.filters import And, Filter, In, Not
+from transformations.vectors import MAX_ID_LENGTH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,9 +71,7 @@ class MilvusStore:
         options: Mapping[str, str] | None = None,
     ) -> None:
         options = options or {}
-        for option in options:
-            if option not in _OPTIONS:
-                raise ConfigurationError.unknown_name("option of milvus", option, _OPTIONS)
+        check_options("milvus", options, known=_OPTIONS)
         self._server = Server(uri, token=secret, timeout=float(options.get("timeout_seconds", 60)))
         if self._server.file is None:
             self.capabilities = _SERVER

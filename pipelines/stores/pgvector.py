@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.schemas import TABLES
-from pipelines.stores import Hit, Manifest, check_query, check_succession
+from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notimpl, yes
 from pipelines.stores.pgvector_server import Server, psycopg
 from transformations.errors import ConfigurationError
@@ -224,9 +224,7 @@ class PgvectorStore:
 
 
 def _wants_hnsw(options: Mapping[str, str], dimension: int) -> bool:
-    for option in options:
-        if option != "hnsw":
-            raise ConfigurationError.unknown_name("option of pgvector", option, ["hnsw"])
+    check_options("pgvector", options, known=["hnsw"])
     wanted = options.get("hnsw", "false")
     if wanted not in ("true", "false"):
         raise ConfigurationError(f"index.options.hnsw must be 'true' or 'false', but it is {wanted!r}")

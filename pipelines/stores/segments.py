@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.stores import Hit, Manifest, check_query, check_succession
+from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
 from pipelines.stores.capabilities import Capability, declare, never, yes
 from pipelines.stores.segment_folder import Base, Folder, State, States
 from pipelines.stores.segment_view import IDS, Mask, Positions, View, file_schema, live_rows, norms
@@ -267,10 +267,9 @@ def _manifest(state: State | None) -> Manifest | None:
 
 
 def _parse(given: Mapping[str, str], *, known: Mapping[str, Option], store: str) -> dict[str, Option]:
+    check_options(store, given, known=known)
     parsed = dict(known)
     for name, value in given.items():
-        if name not in known:
-            raise ConfigurationError.unknown_name(f"option of {store} (index.options)", name, known)
         kind = type(known[name])
         try:
             parsed[name] = kind(value)

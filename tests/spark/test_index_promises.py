@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines.index.lease import writing
 from pipelines.index.repair import repair
 from pipelines.index.replay import replay
 from pipelines.index_state import change, served, states, updated
+from pipelines.inference.search import Searcher
 from pipelines.run import new_context, run_stages
 from pipelines.settings import Settings
 from pipelines.status import describe
@@ -251,8 +253,19 @@ def test_a_mass_delete_is_refused_and_the_index_is_untouched(built: Settings):
     with pytest.raises(RefusedError, match=r"80 of 120 rows would leave the index .* --force"):
         sync(built)
     assert (manifest(built), lance_of(built).version) == (seen, version)
+    assert served(new_context(built).lake, "chunks").is_clean, "a refused sync wrote nothing: its rows are in no doubt"
     assert sync(built, force=True)["sync-index"]["deletes"] == 80
     assert is_equal(built)
+
+
+def test_an_open_searcher_outlives_an_index_that_was_lost_and_built_again(built: Settings):
+    searcher = Searcher(built)
+    assert searcher.search("Paragraph 1 of document 1.", k=1)
+    shutil.rmtree(built.root / "index")
+    before = counted()
+    assert sync(built)["sync-index"]["upserts"] == 120
+    assert counted() == before
+    assert searcher.search("Paragraph 1 of document 1.", k=1)[0].path == "1.md"
 
 
 def test_a_rewritten_document_is_no_mass_delete(built: Settings):
@@ -359,10 +372,6 @@ def test_history_that_ends_soon_is_a_warning(built: Settings):
 
 
 def test_an_index_of_another_table_and_an_alias_to_nothing_are_named(built: Settings):
-    from dataclasses import replace
-
-    from pipelines.inference.search import Searcher
-
     store = served(new_context(built).lake, "chunks").open(built)
     seen = store.manifest()
     store.commit(replace(seen, source_table="sales.orders"), expected=seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.stores import FILTER_COLUMNS, MANIFEST_FORMAT, Store
+from pipelines.settings import Settings
+from pipelines.stores import FILTER_COLUMNS, MANIFEST_FORMAT, Store, open_store
 from pipelines.stores.capabilities import CAPABILITIES
 from tests.stores.rows import DIMENSION, manifest, row, table, vector
 from transformations.errors import ConfigurationError, RefusedError
@@ -69,6 +71,13 @@ def assert_finds(store: Store, rows: Rows, query: np.ndarray, *, k: int, where: 
     expected = nearest(rows, query, k=k, where=where)
     assert [hit.chunk_id for hit in hits] == [key for key, _ in expected]
     np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in expected], atol=1e-4)
+
+
+def test_an_option_that_a_store_does_not_know_is_named(store_settings: str):
+    given = json.loads(store_settings)
+    settings = Settings(**given | {"index": given["index"] | {"options": {"speed": "high"}}})
+    with pytest.raises(ConfigurationError, match=r"unknown option of \w+ 'speed'"):
+        open_store(settings, dimension=DIMENSION)
 
 
 def test_a_new_index_is_empty_and_says_so(make_store: Make):

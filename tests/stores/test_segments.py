@@ -336,7 +336,7 @@ def assert_holds_but(store: Store, rows: list[dict[str, Any]], *, gone: dict[str
 
 def test_an_option_that_does_not_fit_is_named(open_index: Open):
     rows = [row(n) for n in range(150)]
-    with pytest.raises(ConfigurationError, match=r"unknown option of annoy \(index.options\) 'tree'.*'trees'"):
+    with pytest.raises(ConfigurationError, match=r"unknown option of annoy 'tree'.*'trees'"):
         open_index("annoy", tree="7")
     with pytest.raises(ConfigurationError, match=r"index.options.base_rows takes a number like 5000, not 'few'"):
         open_index(base_rows="few")
