@@ -121,7 +121,8 @@ class IndexSync:
                 lease.check()
                 self._upsert_on_executors(changes, writer)
             elif changes.upserts:
-                for written in writer.upsert(changes.batches(), schema=context.lake.spec(SOURCE).schema):
+                schema, are_new = context.lake.spec(SOURCE).schema, changes.mode == "everything"
+                for written in writer.upsert(changes.batches(), schema=schema, are_new=are_new):
                     step.advance(written)
         with self._timed("delete"):
             # Of a row that was refused no old version stays: it would be found for what its chunk says no longer.

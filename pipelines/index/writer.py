@@ -49,8 +49,11 @@ class IndexWriter:
         self.refused: dict[str, str] = {}
         self.written = self.size = self.calls = 0
 
-    def upsert(self, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema) -> Iterator[int]:
-        """Write the rows, some 20,000 a call; yields how many after each call."""
+    def upsert(self, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema, are_new: bool = False) -> Iterator[int]:
+        """Write the rows, some 20,000 a call; yields how many after each call.
+
+        `are_new` says that the index has none of them, as in Store.upsert.
+        """
         for rows in _packed(batches, schema=schema):
             bad = refusals(rows, dimension=self._dimension)
             if bad:
@@ -58,7 +61,7 @@ class IndexWriter:
                 rows = rows.filter(pc.invert(pc.is_in(rows["chunk_id"], pa.array(list(bad), pa.string()))))
             before = self.written
             if rows.num_rows:
-                self._upsert(rows)
+                self._upsert(rows, are_new=are_new)
             yield self.written - before
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -67,9 +70,10 @@ class IndexWriter:
             part = ids[start : start + ROWS_PER_CALL]
             self._patiently(lambda part=part: self._store.delete(part))  # type: ignore[misc]
 
-    def _upsert(self, rows: pa.Table) -> None:
+    def _upsert(self, rows: pa.Table, *, are_new: bool = False) -> None:
+        tries = iter([are_new])  # a call that failed may have stored them: only the first may say so
         try:
-            refused = self._patiently(lambda: self._store.upsert(rows))
+            refused = self._patiently(lambda: self._store.upsert(rows, are_new=next(tries, False)))
         except LakeloopError:
             raise
         except Exception as error:

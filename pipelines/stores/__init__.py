@@ -129,8 +129,11 @@ class Store(Protocol):
     def manifest(self) -> Manifest | None:
         """What the index equals, or None where there is no index, or one that was never committed."""
 
-    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+    def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         """Insert or replace by id; the same rows twice leave the index as once. Ids are distinct within a call.
+
+        `are_new` says that the index has none of these ids, so that a store need not look for them. Only a first try
+        may say so: a call that failed may have stored them.
 
         Returns:
             The ids that the store refused, with its reason; all others are stored. Empty for nearly all stores.

@@ -85,7 +85,7 @@ class ChromaStore:
         text = None if collection is None else (collection.metadata or {}).get(_MANIFEST_KEY)
         return None if text is None else Manifest.from_json(text)
 
-    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+    def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         if rows.num_rows:
             collection, size = self._create_if_missing(), self._server.open().get_max_batch_size()
             for batch in rows.to_batches(max_chunksize=size):

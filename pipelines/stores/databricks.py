@@ -136,7 +136,7 @@ class DirectAccessStore(_AiSearchStore):
         found = self._query(index, self._manifest_vector, k=1, filters={"chunk_id": _MANIFEST_ID})
         return Manifest.from_json(found[0]["text"]) if found else None
 
-    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+    def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         if not rows.num_rows:
             return {}
         index = self._ready_index()
@@ -235,7 +235,7 @@ class DeltaSyncStore(_AiSearchStore):
             rows=int(description["status"].get("indexed_row_count", 0)),
         )
 
-    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+    def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         """Nothing: Databricks reads the rows from the table."""
         return {}
 

@@ -72,12 +72,14 @@ class LanceStore:
         dataset = self._open_served()
         return None if dataset is None else _manifest(dataset)
 
-    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+    def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         if rows.num_rows:
-            merge = (
-                self._open_or_create().merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
-            )
-            merge.execute(rows.select(self._schema.names).cast(self._schema))
+            dataset, rows = self._open_or_create(), rows.select(self._schema.names).cast(self._schema)
+            if are_new:
+                self._latest = _lance().write_dataset(rows, dataset, mode="append")
+            else:
+                merge = dataset.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(rows)
         return {}
 
     def delete(self, ids: Sequence[str]) -> None:

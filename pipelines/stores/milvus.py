@@ -83,7 +83,7 @@ class MilvusStore:
         text = self._properties().get(_MANIFEST_KEY) if self._exists() else None
         return None if text is None else Manifest.from_json(text)
 
-    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+    def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         if rows.num_rows:
             self._create_if_missing()
         for batch in rows.select(_SCHEMA.names).to_batches(max_chunksize=_ROWS_PER_CALL):

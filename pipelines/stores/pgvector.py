@@ -72,7 +72,7 @@ class PgvectorStore:
         )
         return Manifest.from_json(found[0][0]) if found and found[0][0] else None
 
-    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+    def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         if not rows.num_rows:
             return {}
         with self._writing() as connection, connection.cursor() as cursor:

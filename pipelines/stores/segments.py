@@ -107,7 +107,7 @@ class SegmentedStore(ABC):
         self._import()
         return _manifest(self._folder.states().committed)
 
-    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+    def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         if rows.num_rows:
             schema = file_schema(self._dimension)
             self._append(rows.select(schema.names).cast(schema), kind="rows")

@@ -73,6 +73,16 @@ def assert_finds(store: Store, rows: Rows, query: np.ndarray, *, k: int, where: 
     np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in expected], atol=1e-4)
 
 
+def test_rows_said_to_be_new_are_stored_like_others(make_store: Make):
+    store, rows = make_store(), [row(n) for n in range(60)]
+    assert store.upsert(table(rows[:40]), are_new=True) == {}
+    assert store.upsert(table(rows[40:]), are_new=True) == {}
+    changed = [row(n, edition=1) for n in range(5)]
+    store.upsert(table(changed))
+    store.commit(manifest(rows), expected=None)
+    assert_holds(make_store(), [*changed, *rows[5:]])
+
+
 def test_an_option_that_a_store_does_not_know_is_named(store_settings: str):
     given = json.loads(store_settings)
     settings = Settings(**given | {"index": given["index"] | {"options": {"speed": "high"}}})

@@ -22,11 +22,11 @@ class Faulty(LanceStore):
     fault: Callable[[pa.Table], Mapping[str, str] | None] = staticmethod(lambda rows: None)
     sizes: list[int]
 
-    def upsert(self, rows: pa.Table) -> Mapping[str, str]:
+    def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         self.sizes.append(rows.num_rows)
         refused = self.fault(rows) or {}
         kept = [r for r in rows.to_pylist() if r["chunk_id"] not in refused]
-        super().upsert(table(kept))
+        super().upsert(table(kept), are_new=are_new)
         return refused
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -77,6 +77,29 @@ def test_a_store_that_is_busy_is_waited_for_as_long_as_it_asks(store: Faulty):
     answers.append(StoreUnavailableError("429", retry_after=0.1))
     writer.delete(sorted(IDS)[:10])
     assert len(held(store)) == 90
+
+
+def test_a_call_that_failed_after_it_stored_its_rows_stores_them_once(store: Faulty):
+    """Rows said to be new are added without a look; the second try must look."""
+    said: list[bool] = []
+    upsert = store.upsert
+
+    def lost_answer(rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
+        said.append(are_new)
+        answer = upsert(rows, are_new=are_new)
+        if len(said) == 1:
+            raise StoreUnavailableError("the connection broke")
+        if len(said) == 2:
+            raise ValueError("and now something else")
+        return answer
+
+    store.upsert = lost_answer  # type: ignore[method-assign]
+    writer = IndexWriter(store, dimension=DIMENSION, sleep=lambda seconds: None)
+    for _ in writer.upsert(table(ROWS).to_batches(), schema=SCHEMA, are_new=True):
+        pass
+    assert said == [True, False, False, False]
+    assert held(store) == IDS
+    assert sum(batch.num_rows for batch in store.ids_with_hashes()) == 100
 
 
 def test_a_store_that_stays_down_ends_the_writing_and_no_row_is_blamed(store: Faulty):
