@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,12 @@ class Found:
     """A file of the listing; `rescued` is why its content cannot be taken."""
 
     path: str
-    file: Path
+    file: str
     rescued: str | None = None
 
     def content_hash(self) -> str:
         """SHA-256 of the file's bytes, read in pieces."""
-        with self.file.open("rb") as stream:
+        with open(self.file, "rb") as stream:
             digest = hashlib.sha256()
             while block := stream.read(1 << 20):
                 digest.update(block)
@@ -146,7 +147,9 @@ def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
     """
     found: list[Found] = []
     passed_over = 0
-    folders = [str(folder)]
+    folders, below = [str(folder)], len(os.path.join(folder, ""))
+    # "(?!)" matches nothing, as no pattern does.
+    is_included = re.compile("|".join(translate(pattern.lower()) for pattern in ingest.include) or "(?!)").match
     while folders:
         try:
             entries = sorted(os.scandir(folders.pop()), key=lambda e: os.fsencode(e.name))
@@ -159,8 +162,8 @@ def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
                 folders.append(entry.path)
             elif not entry.is_file(follow_symlinks=False):
                 passed_over += 1
-            elif any(fnmatchcase(entry.name.lower(), pattern.lower()) for pattern in ingest.include):
-                found.append(_found(folder, entry.path))
+            elif is_included(entry.name.lower()):
+                found.append(_found(entry.path, below=below))
     if passed_over:
         log.warning("ingest-documents: %d links or other special files in %s were passed over", passed_over, folder)
     found.sort(key=lambda f: f.path)
@@ -172,14 +175,14 @@ def document_id(source: str, path: str) -> str:
     return hashlib.sha256(f"{source}\0{path}".encode()).hexdigest()[:32]
 
 
-def _found(folder: Path, file: str) -> Found:
-    path = os.path.relpath(file, folder).replace(os.sep, "/")
+def _found(file: str, *, below: int) -> Found:
+    path = file[below:].replace(os.sep, "/")
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        return Found(shown, Path(file), "invalid_path: the name is not UTF-8. Rename the file.")
-    return Found(path, Path(file))
+        return Found(shown, file, "invalid_path: the name is not UTF-8. Rename the file.")
+    return Found(path, file)
 
 
 def _without_twins(found: list[Found]) -> list[Found]:
@@ -194,14 +197,14 @@ def _without_twins(found: list[Found]) -> list[Found]:
 
 
 def _last_arrivals(context: Context) -> dict[str, Known]:
-    columns = ["path", "op", "size", "modified_at", "content_hash", "_rescued", "_ingested_at"]
+    columns = ["op", "size", "modified_at", "content_hash", "_rescued", "_ingested_at"]
     known: dict[str, Known] = {}
-    for row in context.lake.read_arrow(TABLE, columns=columns).to_pylist():
-        path, ingested_at = row["path"], row["_ingested_at"]
-        if path not in known or known[path].ingested_at < ingested_at:
-            known[path] = Known(
-                row["op"], row["size"], row["modified_at"], row["content_hash"], row["_rescued"], ingested_at
-            )
+    rows = context.lake.read_arrow(TABLE, columns=["path", *columns])
+    # By column: a dictionary a row would take longer than the listing.
+    for path, *last in zip(*(rows[name].to_pylist() for name in ["path", *columns]), strict=True):
+        arrival = Known(*last)
+        if path not in known or known[path].ingested_at < arrival.ingested_at:
+            known[path] = arrival
     return known
 
 
@@ -212,14 +215,9 @@ def arrivals(delivery: Delivery, ingest: IngestSettings) -> Iterator[dict[str, A
 
 
 def _arrival(found: Found, known: Known | None, ingest: IngestSettings) -> dict[str, Any] | None:
-    row: dict[str, Any] = {
-        "document_id": document_id(ingest.source, found.path),
-        "path": found.path,
-        "op": "upsert",
-        "_rescued": found.rescued,
-    }
+    row: dict[str, Any] = {"path": found.path, "op": "upsert", "_rescued": found.rescued}
     try:
-        stat = found.file.stat()
+        stat = os.stat(found.file)
         row["size"] = stat.st_size
         row["modified_at"] = datetime.fromtimestamp(stat.st_mtime, timezone.utc)
         is_too_large = stat.st_size > ingest.max_file_mb * 1024 * 1024
@@ -231,7 +229,8 @@ def _arrival(found: Found, known: Known | None, ingest: IngestSettings) -> dict[
         if is_too_large:
             row["content_hash"] = found.content_hash()
         else:
-            content = found.file.read_bytes()
+            with open(found.file, "rb") as stream:
+                content = stream.read()
             row["content_hash"] = hashlib.sha256(content).hexdigest()
             row["content"] = None if row["_rescued"] else content
     except FileNotFoundError:
@@ -242,7 +241,7 @@ def _arrival(found: Found, known: Known | None, ingest: IngestSettings) -> dict[
     same = known is not None and known.op != "delete"
     if same and (known.content_hash, known.rescued) == (row.get("content_hash"), row["_rescued"]):  # type: ignore[union-attr]
         return None
-    return row
+    return row | {"document_id": document_id(ingest.source, found.path)}
 
 
 def _is_untouched(row: dict[str, Any], known: Known, *, changed_at: float) -> bool:

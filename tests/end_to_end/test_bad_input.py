@@ -100,7 +100,7 @@ def test_bad_files_are_set_aside_the_rest_is_served_and_a_later_good_run_is_exac
 
 def test_a_file_that_vanishes_between_listing_and_reading_is_left_for_the_next_run(workspace: Settings, monkeypatch):
     (workspace.landing_path / "stays.md").write_text("# Stays\n", encoding="utf-8")
-    vanished = ingest_documents.Found("gone.md", workspace.landing_path / "gone.md")
+    vanished = ingest_documents.Found("gone.md", str(workspace.landing_path / "gone.md"))
     listing = ingest_documents.list_files(workspace.landing_path, IngestSettings())
     monkeypatch.setattr(ingest_documents, "list_files", lambda *_: [vanished, *listing])
     (outcome,) = run_stages(new_context(workspace), stages=STAGES[:1]).stages
