@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Up to here a merge is cheaper in this process than as a Spark job; the rows of one are all in memory.
 FEW_ROWS = 2_000
+# A merge rewrites each file that it changes a row of, so that large files make small edits dear.
+_FILE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Lakehouse:
         if self.is_local:
             from deltalake import DeltaTable
 
+            configuration["delta.targetFileSize"] = str(_FILE_BYTES)
             self.folder(table).mkdir(parents=True, exist_ok=True)
             DeltaTable.create(
                 str(self.folder(table)),

@@ -20,6 +20,8 @@ _LOCAL_CONF = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.shuffle.partitions": "2",
+    # Small files, since a merge rewrites each file that it changes a row of.
+    "spark.sql.files.maxRecordsPerFile": "20000",
     # The default of 50 makes every read of a commit log cost 50 tasks.
     "spark.databricks.delta.snapshotPartitions": "1",
     # On a laptop's data, compiling a query costs more than running it: without it an edit goes through all stages in
