@@ -1,0 +1,145 @@
+"""A number of events in; the point-in-time join of three feature tables against DuckDB's ASOF join out.
+
+    python -m benchmarks.as_of_join --duckdb PYTHON [--events 10000000] [--rounds 2] [--folder DIR]
+
+PYTHON is the interpreter of an environment that has duckdb. Both read the same Parquet files and write theirs; the
+start of processes and of Spark is not counted. Features are known when they happen, since DuckDB's join knows one time
+only. Sums of the joined columns must agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ENTITIES = {"carrier": 20, "airport": 300, "route": 4000}
+_SECONDS, _FIRST = 365 * 24 * 3600, 1_700_000_000
+_ROWS_A_FILE = 2_500_000
+
+DUCKDB = """
+import duckdb, json, sys, time
+folder, entities = sys.argv[1], sys.argv[2:]
+connection = duckdb.connect()
+connection.execute("SET threads = 2")
+begun = time.perf_counter()
+joins = " ".join(
+    f"ASOF LEFT JOIN '{folder}/{e}/*.parquet' {e}_t ON e.{e} = {e}_t.{e} AND e.scheduled_at >= {e}_t.event_at"
+    for e in entities
+)
+values = ", ".join(f"{e}_t.{e}_delay" for e in entities)
+connection.execute(
+    f"COPY (SELECT e.*, {values} FROM '{folder}/events/*.parquet' e {joins}) TO '{folder}/duckdb.parquet'"
+)
+seconds = time.perf_counter() - begun
+sums = connection.execute(
+    "SELECT count(*), " + ", ".join(f"sum({e}_delay)" for e in entities) + f" FROM '{folder}/duckdb.parquet'"
+).fetchone()
+print(json.dumps({"seconds": seconds, "sums": [int(s) for s in sums]}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.as_of_join")
+    parser.add_argument("--duckdb", type=Path, required=True, help="the Python of an environment that has duckdb")
+    parser.add_argument("--events", type=int, default=10_000_000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="where the files go; a temporary folder by default")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="lakeloop-bench-", dir=arguments.folder))
+    try:
+        make(folder, events=arguments.events)
+        spark = session(folder)
+        print("| round | DuckDB s | lakeloop s | ratio |\n| --- | --- | --- | --- |", flush=True)
+        for number in range(arguments.rounds):
+            theirs = run_duckdb(arguments.duckdb, folder)
+            ours = run_lakeloop(spark, folder)
+            if ours["sums"] != theirs["sums"]:
+                raise SystemExit(f"the results differ: {ours['sums']} and {theirs['sums']}")
+            ratio = ours["seconds"] / theirs["seconds"]
+            print(f"| {number} | {theirs['seconds']:.1f} | {ours['seconds']:.1f} | {ratio:.2f} |", flush=True)
+        spark.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
+def make(folder: Path, *, events: int) -> None:
+    """Events in random order, and for each kind of entity a tenth as many feature rows; instants are distinct."""
+    chance = np.random.default_rng(0)
+    for number, start in enumerate(range(0, events, _ROWS_A_FILE)):
+        count = min(_ROWS_A_FILE, events - start)
+        keys = {name: chance.integers(size, size=count) for name, size in ENTITIES.items()}
+        columns = {"event_id": np.arange(start, start + count), **keys, "scheduled_at": _instants(chance, count)}
+        _write(folder / "events" / f"{number}.parquet", columns)
+    for name, size in ENTITIES.items():
+        count = events // 10
+        event_at = _instants(chance, count)
+        columns = {name: chance.integers(size, size=count), "event_at": event_at, "known_at": event_at}
+        _write(folder / name / "0.parquet", columns | {f"{name}_delay": chance.integers(-20, 200, size=count)})
+
+
+def _instants(chance: np.random.Generator, count: int) -> pa.Array:
+    micros = _FIRST * 1_000_000 + chance.integers(_SECONDS * 1_000_000, size=count)
+    return pa.array(micros, pa.timestamp("us", tz="UTC"))
+
+
+def _write(path: Path, columns: Mapping[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table(dict(columns)), path)
+
+
+def session(folder: Path) -> Any:
+    """A session as a user with much data would set it: generated code, and memory for the sort."""
+    from pipelines.session import get_spark
+    from pipelines.settings import Settings
+
+    conf = {
+        "spark.sql.codegen.wholeStage": "true",
+        "spark.sql.codegen.factoryMode": "FALLBACK",
+        "spark.sql.shuffle.partitions": "8",
+        "spark.sql.files.maxRecordsPerFile": "0",
+        "spark.local.dir": str(folder),
+    }
+    return get_spark(Settings(root=folder, spark={"driver_memory": "8g", "conf": conf}))
+
+
+def run_duckdb(python: Path, folder: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [python, "-c", DUCKDB, folder, *ENTITIES], capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def run_lakeloop(spark: Any, folder: Path) -> dict[str, Any]:
+    from pyspark.sql import functions as F
+
+    from transformations.point_in_time import as_of_join
+
+    begun = time.perf_counter()
+    joined = spark.read.parquet(str(folder / "events"))
+    for name in ENTITIES:
+        features = spark.read.parquet(str(folder / name))
+        joined = as_of_join(joined, features, entity=[name], at="scheduled_at", columns=[f"{name}_delay"])
+    joined.write.mode("overwrite").parquet(str(folder / "lakeloop"))
+    seconds = time.perf_counter() - begun
+    written = spark.read.parquet(str(folder / "lakeloop"))
+    sums = written.agg(F.count("*"), *(F.sum(f"{name}_delay") for name in ENTITIES)).first()
+    return {"seconds": seconds, "sums": [int(s) for s in sums]}
+
+
+if __name__ == "__main__":
+    main()
