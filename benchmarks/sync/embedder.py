@@ -7,6 +7,7 @@ and so that the counts survive a kill -9:
     STUB_POISON    a text that contains this word makes its whole batch fail, as a provider's API would
     STUB_SECONDS   how long a batch takes at least
     STUB_MODEL     the model's name; another name gives other vectors
+    STUB_REAL      "1": no stub; lakeloop's own MiniLM, for what a first load takes with a model that costs something
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 DIMENSION = 384
 COUNTER, POISON, SECONDS, MODEL = "STUB_COUNTER", "STUB_POISON", "STUB_SECONDS", "STUB_MODEL"
+REAL, REAL_MODEL = "STUB_REAL", "all-minilm-l6-v2"
 DEFAULT_MODEL = "stub-a"
 
 
@@ -58,9 +61,16 @@ class StubEmbedder:
         poison = os.environ.get(POISON)
         if poison and any(poison in text for text in texts):
             raise PoisonError(f"one of {len(texts)} texts contains {poison!r}")
-        vectors = vectors_of(texts, model=self.name)
+        vectors = _minilm().embed(texts) if os.environ.get(REAL) else vectors_of(texts, model=self.name)
         _count(f"end {len(texts)}")
         return vectors
+
+
+@cache
+def _minilm() -> Any:
+    from pipelines.models.embedders import model_named
+
+    return model_named(REAL_MODEL).load(threads=os.cpu_count() or 1)
 
 
 def vectors_of(texts: Sequence[str], *, model: str) -> NDArray[np.float32]:
