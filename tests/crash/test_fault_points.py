@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipelines import index_state
 from pipelines.gold import embed_chunks
 from pipelines.index import lease as lease_module
-from pipelines.index import sync_index
+from pipelines.index import sync_index, writer
 from pipelines.index.audit import audit
 from pipelines.index.lease import Lease
 from pipelines.index.writer import IndexWriter
@@ -103,3 +104,28 @@ def test_a_crash_leaves_readers_a_whole_state_and_the_next_run_is_exact(point: s
     assert all(audit(context, state).is_equal for state in states(context.lake, "chunks"))
     assert counted() - paid <= (2 if point == "before the cache is committed" else 1), "embedded again what was paid"
     assert sync(settings) == {}
+
+
+def test_a_first_load_that_dies_half_way_is_finished_without_a_row_twice(tmp_path: Path, spark, monkeypatch):
+    """An empty index is filled without looking for ids; what a crash left in it must be looked for."""
+    settings, calls = settings_for(tmp_path), []
+    deliver(settings, CHUNKS)
+    upsert = LanceStore.upsert
+
+    def dies_after_two(store: LanceStore, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
+        calls.append(are_new)
+        upsert(store, rows, are_new=are_new)
+        if len(calls) == 2:
+            raise Crash
+        return {}
+
+    monkeypatch.setattr(writer, "ROWS_PER_CALL", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(LanceStore, "upsert", dies_after_two)
+        with pytest.raises(Crash):
+            sync(settings)
+        assert sync(settings)["sync-index"]["rows"] == 40
+    assert calls == [True, True, False, False], "the 20 rows that it left were compared, the others written"
+    store = served(new_context(settings).lake, "chunks").open(settings)
+    assert sum(batch.num_rows for batch in store.rows()) == 40
+    assert all(audit(new_context(settings), state).is_equal for state in states(new_context(settings).lake, "chunks"))
