@@ -22,6 +22,14 @@ _OLDEST_LITE = "3.2"
 _MAY_PASS = {2, 8, "UNAVAILABLE", "DEADLINE_EXCEEDED"}
 _REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 
+# pymilvus asks an idle server every 10 s whether it is there, and Milvus Lite's hangs up on who asks so often. And a
+# new connection is to be a new one: clients that share one share its pause after a failure.
+_GRPC = {
+    "grpc.keepalive_time_ms": 300_000,
+    "grpc.keepalive_permit_without_calls": False,
+    "grpc.use_local_subchannel_pool": 1,
+}
+
 # Milvus Lite runs one server a file in this process; it stops when the last handle lets go.
 _handles: Counter[Path] = Counter()
 _handles_lock = threading.Lock()
@@ -102,7 +110,9 @@ class Server:
     def _connect(self) -> Any:
         with self.errors():
             # A connection that is shared would outlive this handle.
-            client = pymilvus().MilvusClient(self._uri, token=self._token, timeout=self._timeout, dedicated=True)
+            client = pymilvus().MilvusClient(
+                self._uri, token=self._token, timeout=self._timeout, dedicated=True, grpc_options=_GRPC
+            )
             check_server(client.get_server_version(), at=self._uri)
         return client
 
