@@ -93,7 +93,7 @@ def test_a_call_that_failed_after_it_stored_its_rows_stores_them_once(store: Fau
             raise ValueError("and now something else")
         return answer
 
-    store.upsert = lost_answer  # type: ignore[method-assign]
+    store.upsert = lost_answer
     writer = IndexWriter(store, dimension=DIMENSION, sleep=lambda seconds: None)
     for _ in writer.upsert(table(ROWS).to_batches(), schema=SCHEMA, are_new=True):
         pass
