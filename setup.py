@@ -10,7 +10,18 @@ PACKAGES = ("transformations", "expectations", "pipelines")
 # `local` is all of them: what a laptop needs.
 EXTRAS = {
     "spark": ["pyspark==4.2.0", "delta-spark==4.4.0", "pandas>=2.2,<3"],
-    "documents": ["docutils>=0.21", "markdown-it-py>=3.0", "trafilatura>=2.0", "tokenizers>=0.20"],
+    "documents": [
+        "docutils>=0.21",
+        "markdown-it-py>=3.0",
+        "markitdown[docx,pptx,xlsx]>=0.1.4",
+        "py3langid>=0.3",
+        "pypandoc-binary>=1.17",  # brings pandoc, whose reader of AsciiDoc is run as a program of its own
+        "pypdfium2>=5.0",
+        "tokenizers>=0.20",
+        "trafilatura>=2.0",
+    ],
+    # Great Expectations imports Spark Connect, which ends the process without a word where these are missing.
+    "quality": ["great-expectations>=1.24,<2", "grpcio-status>=1.67", "zstandard>=0.22"],
     "lance": ["pylance>=8.0"],
     "embedding": ["onnxruntime>=1.20", "tokenizers>=0.20"],
     "language": ["openai>=2.0", "xllamacpp>=2026.7"],
@@ -20,8 +31,10 @@ EXTRAS = {
 }
 EXTRAS["local"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
-# Each further store, and each library whose retriever we are, by itself. Annoy comes as source: it wants a compiler.
+# What only some want: personal data found in texts, each further store, each library whose retriever we are. Annoy
+# comes as source: it wants a compiler.
 EXTRAS |= {
+    "pii": ["presidio-analyzer>=2.2.360"],
     "chroma": ["chromadb>=1.5"],
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],
     "faiss": ["faiss-cpu>=1.13"],
@@ -44,7 +57,8 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=[name + suffix for name in PACKAGES for suffix in ("", ".*")]),
     package_data={
-        "pipelines": ["py.typed", "**/*.j2", "*.jsonl"],
+        # Definition files of declared pipelines, which are executed one by one and are no package.
+        "pipelines": ["py.typed", "**/*.j2", "*.jsonl", "declarative/*.py"],
         "transformations": ["py.typed"],
         "expectations": ["py.typed"],
     },
