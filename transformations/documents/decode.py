@@ -10,6 +10,8 @@ from __future__ import annotations
 import codecs
 import re
 
+from transformations.documents.extract import RefusedDocumentError
+
 # utf-32's mark starts with utf-16's: it has to be looked for first.
 _BYTE_ORDER_MARKS: tuple[tuple[bytes, str], ...] = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -25,7 +27,7 @@ _HTML_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+
 _HTML_HEAD_BYTES = 2048
 
 
-class UndecodableError(ValueError):
+class UndecodableError(RefusedDocumentError):
     """The bytes are no text that can be decoded without guessing; the message starts with the error's name."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import yaml
 
 from transformations.blocks import first_heading
+from transformations.documents.extract import Extract
 
 _FRONT_MATTER = re.compile(r"\A---\n(.*?\n)??(?:---|\.\.\.)(?:\n|\Z)", re.DOTALL)
 _FENCE = re.compile(r"\s*(?:[-*+>]\s+|\d+[.)]\s+)*(`{3,}(?=[^`]*$)|~{3,})")
@@ -27,51 +28,60 @@ _TEXT_THEN_TAG = re.compile(r"(?<=\S)[ \t]*(</[A-Z][\w.]*>)$")
 _MAX_TAG_LINES = 200
 
 
-def parse_markdown(text: str) -> tuple[str | None, str]:
+def parse_markdown(text: str) -> Extract:
     """Return the title (front matter's, otherwise the first heading) and the text without front matter and comments.
 
-    A title that only the front matter has becomes the first heading: a site shows it there.
+    A title that only the front matter has becomes the first heading: a site shows it there. Its other fields are the
+    metadata, as far as they are values or lists of them.
 
-    >>> parse_markdown("---\\ntitle: Tables\\n---\\nSome <!-- old --> text")
-    ('Tables', '# Tables\\n\\nSome <!-- old --> text')
+    >>> parse_markdown("---\\ntitle: Tables\\ntags: [a, b]\\n---\\nSome <!-- old --> text")
+    Extract(title='Tables', markdown='# Tables\\n\\nSome <!-- old --> text', metadata={'tags': 'a, b'})
     """
-    front_title, body = _without_front_matter(text)
-    return _titled(front_title, "\n".join(_without_comments(body.split("\n"))))
+    fields, body = _without_front_matter(text)
+    return _titled(fields, "\n".join(_without_comments(body.split("\n"))))
 
 
-def parse_mdx(text: str) -> tuple[str | None, str]:
+def parse_mdx(text: str) -> Extract:
     """Like `parse_markdown`, and without MDX's imports, exports and component tags; their content and labels stay.
 
-    >>> parse_mdx("import A from 'a'\\n\\n<Aside title='Mind'>\\n  Hot\\n</Aside>")[1].split()
+    >>> parse_mdx("import A from 'a'\\n\\n<Aside title='Mind'>\\n  Hot\\n</Aside>").markdown.split()
     ['Mind:', 'Hot']
     """
-    front_title, body = _without_front_matter(text)
+    fields, body = _without_front_matter(text)
     lines = list(_without_comments(body.split("\n")))
     lines = list(_tags_on_own_lines(list(_without_modules(lines))))
-    return _titled(front_title, "\n".join(_without_components(lines)))
+    return _titled(fields, "\n".join(_without_components(lines)))
 
 
-def _without_front_matter(text: str) -> tuple[str | None, str]:
+def _without_front_matter(text: str) -> tuple[dict[object, object], str]:
     match = _FRONT_MATTER.match(text)
     if not match:
-        return None, text
+        return {}, text
     try:
         fields = yaml.safe_load(match.group(1) or "")
     except (yaml.YAMLError, ValueError):
-        return None, text  # two rules, not front matter; or broken: then a reader should see it
+        return {}, text  # two rules, not front matter; or broken: then a reader should see it
     if fields is not None and not isinstance(fields, dict):
-        return None, text
-    title = (fields or {}).get("title")
-    return (str(title).strip() or None) if title is not None else None, text[match.end() :].lstrip("\n")
+        return {}, text
+    return fields or {}, text[match.end() :].lstrip("\n")
 
 
-def _titled(front_title: str | None, body: str) -> tuple[str | None, str]:
+def _titled(fields: dict[object, object], body: str) -> Extract:
+    written = fields.pop("title", None)
+    title = str(written).strip() if written is not None else None
+    metadata = {str(key): text for key, value in fields.items() if (text := _as_text(value))}
     heading = first_heading(body)
-    if front_title is None:
-        return (heading[1] if heading else None), body
+    if not title:
+        return Extract(heading[1] if heading else None, body, metadata)
     if heading and heading[0] == 1:
-        return front_title, body
-    return front_title, f"# {' '.join(front_title.split())}\n\n{body}"
+        return Extract(title, body, metadata)
+    return Extract(title, f"# {' '.join(title.split())}\n\n{body}", metadata)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(text for each in value if not isinstance(each, list) and (text := _as_text(each)))
+    return "" if value is None or isinstance(value, dict) else str(value)
 
 
 def _outside_fences(lines: list[str]) -> Iterator[tuple[int, bool]]:

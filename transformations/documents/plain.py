@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from transformations.documents.extract import Extract
+
 _MAX_TITLE = 80
 # What would open a block other than a paragraph if it stood at the start of a line.
 _BLOCK_START = re.compile(
@@ -41,18 +43,17 @@ def escape_block_start(line: str) -> str:
     return f"{match.group('indent')}{match.group('number') or ''}\\{line[match.end() :]}"
 
 
-def parse_plain(text: str) -> tuple[str | None, str]:
+def parse_plain(text: str) -> Extract:
     """Return the title (the first line, if it is short and stands alone) and the text as Markdown.
 
     Lists, indented code and line breaks stay as they are; headings, rules, quotes, tables, fences and HTML are
     escaped, because in plain text such a line is just a line (a comment in a script, a log, a diff).
 
-    >>> parse_plain("Read me\\n\\n# not a heading")
-    ('Read me', 'Read me\\n\\n\\\\# not a heading')
+    >>> parse_plain("Read me\\n\\n# not a heading").markdown
+    'Read me\\n\\n\\\\# not a heading'
     """
     lines = text.split("\n")
     stands_alone = len(lines) == 1 or not lines[1].strip()
     title = lines[0].strip() if stands_alone and len(lines[0].strip()) <= _MAX_TITLE else None
-    return title, "\n".join(
-        _NOT_A_LIST.sub(r"\1\\", line, count=1) if _NOT_A_LIST.match(line) else line for line in lines
-    )
+    escaped = (_NOT_A_LIST.sub(r"\1\\", line, count=1) if _NOT_A_LIST.match(line) else line for line in lines)
+    return Extract(title, "\n".join(escaped))

@@ -16,6 +16,7 @@ from docutils.core import publish_doctree
 from docutils.parsers.rst import directives, roles
 
 from transformations.documents.doctree import render_document
+from transformations.documents.extract import Extract
 from transformations.documents.rst_markup import register_markup
 
 _SETTINGS = {
@@ -40,7 +41,7 @@ _SETTINGS = {
 _registries = threading.Lock()
 
 
-def parse_rst(text: str) -> tuple[str | None, str]:
+def parse_rst(text: str) -> Extract:
     """Return the title (of the first section) and the text as Markdown.
 
     The result depends on `text` alone: not on files, and not on the documents parsed before it.
@@ -54,7 +55,7 @@ def parse_rst(text: str) -> tuple[str | None, str]:
     title = next(
         (node.astext() for node in document.findall(nodes.title) if isinstance(node.parent, nodes.section)), None
     )
-    return title, render_document(document)
+    return Extract(title, render_document(document))
 
 
 @contextmanager

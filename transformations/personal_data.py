@@ -1,0 +1,198 @@
+"""A text in; where it names personal data, and the text with these places masked, out.
+
+The search is Presidio's: patterns that are checked by checksum, length and the words around. Nothing is ever fetched:
+the list of public suffixes is the one that its library brings, and a model of spaCy is used only where it is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from transformations.errors import ConfigurationError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from presidio_analyzer import AnalyzerEngine
+    from presidio_analyzer.nlp_engine import SpacyNlpEngine
+
+# What can be told from version numbers, hashes and identifiers without a model. IP_ADDRESS is left to those who want
+# it: manuals are full of 127.0.0.1, 1.2.3.4 may be a version, and a shortened IPv6 address is found in part.
+KINDS = ("CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "PHONE_NUMBER", "US_SSN")
+MIN_SCORE = 0.5
+# National numbers are looked for as they are written there; each region costs a pass over the text.
+REGIONS = ("US", "GB", "DE", "FR", "IN")
+_PHONE_WORDS = ("cell", "cellphone", "dial", "fax", "mobile", "phone", "tel", "telephone")
+# Patterns can take more than linear time, and a model memory by the length of a text.
+_PIECE = 50_000
+
+
+class PersonalSpan(NamedTuple):
+    """Characters [start, end) of a text, counted in code points, and what they are; `score` is from 0 to 1."""
+
+    kind: str
+    start: int
+    end: int
+    score: float
+
+
+def find_personal_data(
+    text: str | None,
+    *,
+    kinds: Collection[str] = KINDS,
+    min_score: float = MIN_SCORE,
+    model: str | None = None,
+    regions: Sequence[str] = REGIONS,
+) -> tuple[PersonalSpan, ...]:
+    """Where `text` names personal data, in order and without overlap.
+
+    A card or an account whose checksum is wrong is none. A phone number is found in its international form, and in a
+    national one where a word before it says that it is a phone's ("phone", "tel", "mobile": English words only).
+    Names of persons and places are found by a model alone, and as well as that model does; without one they stay.
+    Spans that overlap become one, of the kind with the higher score (then the longer one, then the first by name).
+
+    Args:
+        kinds: Presidio's names, such as PERSON (needs `model`) or IP_ADDRESS.
+        min_score: an address, a checked number or a number with its word before it is at least 0.5.
+        model: an installed spaCy pipeline's name or folder.
+        regions: whose national phone numbers are looked for, by ISO 3166 code.
+
+    Raises:
+        MissingDependencyError: Presidio is not installed.
+        ConfigurationError: a kind or a model that is not there.
+    """
+    engine = _engine(model, tuple(regions))
+    wanted = sorted(kinds)
+    known = _kinds(model, tuple(regions))
+    for kind in wanted:
+        if kind not in known:
+            raise ConfigurationError.unknown_name("kind of personal data", kind, known)
+    if not text or not wanted:
+        return ()
+    found = [
+        PersonalSpan(result.entity_type, start + result.start, start + result.end, round(float(result.score), 4))
+        for start, piece in _pieces(text)
+        for result in engine.analyze(piece, language="en", entities=wanted, score_threshold=min_score)
+    ]
+    return merge_spans(found)
+
+
+def merge_spans(spans: Iterable[PersonalSpan]) -> tuple[PersonalSpan, ...]:
+    """Spans that overlap as one that covers them, of the kind with the best score, whatever their order.
+
+    >>> merge_spans([PersonalSpan("URL", 3, 9, 0.5), PersonalSpan("EMAIL_ADDRESS", 0, 9, 1.0)])
+    (PersonalSpan(kind='EMAIL_ADDRESS', start=0, end=9, score=1.0),)
+    """
+    merged: list[list[PersonalSpan]] = []
+    end = 0
+    for span in sorted(spans, key=lambda s: (s.start, s.end, s.kind)):
+        if merged and span.start < end:
+            merged[-1].append(span)
+        else:
+            merged.append([span])
+            end = 0
+        end = max(end, span.end)
+    return tuple(_one(group) for group in merged)
+
+
+def mask(text: str, spans: Iterable[PersonalSpan]) -> str:
+    """`text` with each span replaced by its kind; spans do not overlap (`find_personal_data` gives such).
+
+    >>> mask("Ask ann@example.com.", [PersonalSpan("EMAIL_ADDRESS", 4, 19, 1.0)])
+    'Ask <EMAIL_ADDRESS>.'
+    """
+    parts, end = [], 0
+    for span in sorted(spans, key=lambda s: s.start):
+        parts += [text[end : span.start], f"<{span.kind}>"]
+        end = span.end
+    return "".join([*parts, text[end:]])
+
+
+def _one(group: list[PersonalSpan]) -> PersonalSpan:
+    best = min(group, key=lambda s: (-s.score, s.start - s.end, s.kind))
+    return best._replace(start=group[0].start, end=max(span.end for span in group))
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """`text` in pieces with their places, cut at the end of a line, else of a word, so that no number is cut."""
+    start = 0
+    while start < len(text):
+        end = start + _PIECE
+        if end < len(text):
+            half = start + _PIECE // 2
+            cut = max(text.rfind("\n", half, end), 0) or max(text.rfind(" ", half, end), 0)
+            end = cut + 1 if cut else end
+        yield start, text[start:end]
+        start = end
+
+
+@cache
+def _kinds(model: str | None, regions: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(_engine(model, regions).get_supported_entities("en"))
+
+
+@cache
+def _engine(model: str | None, regions: tuple[str, ...]) -> AnalyzerEngine:
+    try:
+        from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+        from presidio_analyzer.context_aware_enhancers import LemmaContextAwareEnhancer
+        from presidio_analyzer.predefined_recognizers import EmailRecognizer, PhoneRecognizer
+        from tldextract import TLDExtract
+    except ImportError:
+        raise MissingDependencyError.for_extra("presidio_analyzer", "pii") from None
+    # tldextract.extract, which Presidio would use, fetches the list of suffixes and keeps it in the user's home.
+    extract = TLDExtract(suffix_list_urls=(), cache_dir=None)
+
+    class BundledSuffixes(EmailRecognizer):
+        def validate_result(self, pattern_text: str) -> bool:
+            return extract(pattern_text).fqdn != ""
+
+    class International(PhoneRecognizer):
+        """Numbers that begin with + and a country: valid ones are no accident, so they need no word before them."""
+
+        SCORE = 0.6
+
+    nlp = _language_engine(model)
+    registry = RecognizerRegistry(supported_languages=["en"])
+    registry.load_predefined_recognizers(languages=["en"], nlp_engine=nlp)
+    for name in ("EmailRecognizer", "PhoneRecognizer", *([] if model else ["SpacyRecognizer"])):
+        registry.remove_recognizer(name)
+    registry.add_recognizer(BundledSuffixes())
+    registry.add_recognizer(International(supported_regions=(None,)))
+    registry.add_recognizer(PhoneRecognizer(supported_regions=regions, context=list(_PHONE_WORDS)))
+    return AnalyzerEngine(
+        registry=registry,
+        nlp_engine=nlp,
+        supported_languages=["en"],
+        # By default "cell" would be found in "cancelled", too.
+        context_aware_enhancer=LemmaContextAwareEnhancer(context_matching_mode="whole_word"),
+    )
+
+
+def _language_engine(model: str | None) -> SpacyNlpEngine:
+    """Presidio's engine around a pipeline that is here: it would download one that is not."""
+    import spacy
+    from presidio_analyzer.nlp_engine import SpacyNlpEngine
+    from spacy.language import Language
+    from spacy.tokens import Doc
+
+    @Language.component("lakeloop_words_as_lemmas")
+    def words_as_lemmas(doc: Doc) -> Doc:
+        for token in doc:
+            token.lemma_ = token.lower_
+        return doc
+
+    engine = SpacyNlpEngine()
+    try:
+        if model is None:
+            pipeline = spacy.blank("en")
+            pipeline.add_pipe("lakeloop_words_as_lemmas")
+        else:
+            pipeline = spacy.load(model)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the spaCy model {model!r} cannot be loaded ({str(error).splitlines()[0]}). "
+            "Install it, name its folder, or search without a model."
+        ) from None
+    engine.nlp = {"en": pipeline}  # type: ignore[assignment]
+    return engine
