@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 
 def latest(rows: DataFrame, *, key: str, order_by: str) -> DataFrame:
@@ -50,13 +52,15 @@ def fold_changes(feed: DataFrame, *, key: str, before: str | None = None) -> Dat
     )
 
 
-def net_changes(current: DataFrame, desired: DataFrame, *, key: str, compare: Sequence[str]) -> DataFrame:
+def net_changes(
+    current: DataFrame, desired: DataFrame, *, key: str | Sequence[str], compare: Sequence[str]
+) -> DataFrame:
     """What turns `current` into `desired`: nothing for rows that are equal in `compare`.
 
     Args:
         current: rows of the target, at least `key` and `compare`; restricted to the same scope as `desired`.
         desired: whole rows of the target, at most one a key.
-        key: the key column.
+        key: the key column, or columns; none of them null.
         compare: the columns that make a row equal; null equals null.
 
     Returns:
@@ -64,12 +68,29 @@ def net_changes(current: DataFrame, desired: DataFrame, *, key: str, compare: Se
     """
     from pyspark.sql import functions as F
 
-    before = current.select(F.col(key).alias("_key"), F.struct(*compare).alias("_before"))
-    joined = desired.join(before, F.col(key) == F.col("_key"), "full_outer")
-    op = (
-        F.when(F.col(key).isNull(), "delete")
-        .when(F.col("_key").isNull(), "insert")
-        .when(~F.col("_before").eqNullSafe(F.struct(*compare)), "update")
+    keys = {k: f"_key_{n}" for n, k in enumerate([key] if isinstance(key, str) else key)}
+    before = current.select(
+        *[F.col(k).alias(was) for k, was in keys.items()], comparable(current, compare).alias("_was")
     )
-    columns = [F.coalesce(F.col(key), F.col("_key")).alias(key) if c == key else F.col(c) for c in desired.columns]
+    on = reduce(and_, [F.col(k) == F.col(was) for k, was in keys.items()])
+    joined = desired.join(before, on, "full_outer")
+    first, first_was = next(iter(keys.items()))
+    op = (
+        F.when(F.col(first).isNull(), "delete")
+        .when(F.col(first_was).isNull(), "insert")
+        .when(~F.col("_was").eqNullSafe(comparable(desired, compare)), "update")
+    )
+    columns = [F.coalesce(c, keys[c]).alias(c) if c in keys else F.col(c) for c in desired.columns]
     return joined.select(*columns, op.alias("_op")).where("_op IS NOT NULL")
+
+
+def comparable(rows: DataFrame, columns: Sequence[str]) -> Column:
+    """A struct of `columns` that can be compared and ordered: Spark compares no maps, so theirs are sorted entries."""
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import MapType
+
+    def value(column: str) -> Column:
+        is_map = isinstance(rows.schema[column].dataType, MapType)
+        return (F.array_sort(F.map_entries(column)) if is_map else F.col(column)).alias(column)
+
+    return F.struct(*map(value, columns))
