@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from transformations.as_of_index import AsOfIndex
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -23,45 +24,107 @@ def as_of_join(
     known_at: str = "known_at",
     max_age: timedelta | None = None,
     span: timedelta | None = None,
+    broadcast: bool = False,
 ) -> DataFrame:
     """Join each event with the newest feature row that had happened *and* was known at the event's time.
 
     Of the rows of the same entity with `event_at` <= `at` and `known_at` <= `at`, the one with the greatest `event_at`
     is taken; of several, the one known last (a correction); of several of these, one that depends on the values only,
-    so that a rerun takes the same. Both bounds are closed. One shuffle and one sort of events and features together:
-    no row is compared with any other.
+    so that a rerun takes the same. Both bounds are closed. NaN is a value as any other, and a null among `columns` of
+    the row that is taken stays null: no older row fills it in.
+
+    There are two ways to the same rows. By default events and features go through one shuffle and one sort together,
+    at any size. With `broadcast`, features are read once, at this call, and sent to every worker; events do not move.
+    Several such joins one after the other are one pass over the events.
 
     Args:
         events: any grain; all columns and rows are kept, equal rows too.
         features: one row an entity, `event_at` and `known_at`; other columns are ignored. A row whose entity,
-            `event_at` or `known_at` is null is never used: nobody could tell when it was known.
+            `event_at` or `known_at` is null (or NaN) is never used: nobody could tell when it was known.
         entity: the key columns that both frames have.
         at: the events' instant. An event whose `at` or entity is null gets nulls.
         columns: what to bring over; none may be a column of `events`.
         max_age: a row that had happened longer ago than this is too old: nulls instead (no older row is taken).
         span: for skew. Entities with very many rows are worked upon in pieces of so much time, in parallel, each
-            beginning with what was known at its start. The result is the same.
+            beginning with what was known at its start. The result is the same. Of no use with `broadcast`, to which
+            skew makes no difference.
+        broadcast: `features` fits into the memory of the driver and of each worker (some millions of rows).
 
     Returns:
         Grain: as `events`; its columns, then `columns`.
 
     Raises:
-        ConfigurationError: a column is missing, or in both frames.
+        ConfigurationError: a column is missing, or in both frames; with `broadcast`, an entity column is no plain
+            value.
     """
-    from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     _check(events, features, entity=entity, at=at, columns=columns, times=(event_at, known_at))
-    keys = list(entity)
-    # Happened and known by t: both at most t, so their greatest is.
-    usable_at = F.greatest(event_at, known_at)
-    values = F.struct(*columns, F.col(event_at).alias("_happened_at"))
-    rank = F.struct(event_at, known_at, F.xxhash64(*columns).alias("_tie"))
-    known = features.where(F.col(event_at).isNotNull() & F.col(known_at).isNotNull()).dropna(subset=keys)
-    known = known.select(
-        *keys, usable_at.alias("_at"), F.struct(rank.alias("rank"), values.alias("values")).alias("_row")
+    features = features.dropna(subset=[*entity, event_at, known_at])
+    # Spark hashes no maps.
+    tied = [F.to_json(F.struct(c)) if "map<" in features.schema[c].dataType.simpleString() else c for c in columns]
+    rows = features.select(
+        *entity,
+        *columns,
+        # Happened and known by t: both at most t, so their greatest is.
+        F.greatest(*(F.col(c).cast("timestamp") for c in (event_at, known_at))).alias("_usable_at"),
+        F.col(event_at).cast("timestamp").alias("_happened_at"),
+        F.col(known_at).cast("timestamp").alias("_known_at"),
+        F.xxhash64(*tied).alias("_tie"),
     )
-    asking = events.select(*keys, F.col(at).alias("_at"), F.struct(*events.columns).alias("_event"))
+    if broadcast:
+        return _looked_up(events, rows, entity=entity, at=at, columns=columns, max_age=max_age)
+    return _sorted_together(events, rows, entity=entity, at=at, columns=columns, max_age=max_age, span=span)
+
+
+def _looked_up(
+    events: DataFrame,
+    rows: DataFrame,
+    *,
+    entity: Sequence[str],
+    at: str,
+    columns: Sequence[str],
+    max_age: timedelta | None,
+) -> DataFrame:
+    from pyspark.sql import functions as F
+    from pyspark.sql.pandas.functions import arrow_udf
+    from pyspark.sql.types import ArrayType, MapType, StructField, StructType, VariantType
+
+    for key in entity:
+        kind = rows.schema[key].dataType
+        if isinstance(kind, ArrayType | MapType | StructType | VariantType):
+            raise ConfigurationError(
+                f"as_of_join: the entity column {key!r} is a {kind.simpleString()}, which broadcast=True cannot look "
+                "up. Leave it out, or use a string or a number as the key."
+            )
+    instants = ("_usable_at", "_happened_at", "_known_at")
+    found = rows.withColumns({c: F.unix_micros(c) for c in instants}).toArrow()
+    index = AsOfIndex.build(found, entity=entity, columns=columns, max_age=max_age)
+    found_type = StructType([StructField(c, rows.schema[c].dataType) for c in columns])
+    # By its type hints Spark sees that it is a function of arrays to an array; the stubs of pyspark lack that form.
+    look_up = arrow_udf(index.find, found_type)  # type: ignore[call-overload]
+    joined = events.withColumn("_found", look_up(F.unix_micros(F.col(at).cast("timestamp")), *entity))
+    return joined.select(*(F.col(f"`{c}`") for c in events.columns), *(F.col(f"_found.`{c}`") for c in columns))
+
+
+def _sorted_together(
+    events: DataFrame,
+    rows: DataFrame,
+    *,
+    entity: Sequence[str],
+    at: str,
+    columns: Sequence[str],
+    max_age: timedelta | None,
+    span: timedelta | None,
+) -> DataFrame:
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    keys = list(entity)
+    rank = F.struct("_happened_at", "_known_at", "_tie").alias("rank")
+    row = F.struct(rank, F.struct(*columns, "_happened_at").alias("values")).alias("_row")
+    known = rows.select(*keys, F.col("_usable_at").alias("_at"), row)
+    asking = events.select(*keys, F.col(at).cast("timestamp").alias("_at"), F.struct(*events.columns).alias("_event"))
     parts = list(keys)
     if span is not None:
         known, asking = (rows.withColumn("_span", _span_of("_at", span)) for rows in (known, asking))
@@ -72,15 +135,11 @@ def as_of_join(
     order = Window.partitionBy(*parts).orderBy("_at", F.col("_event").isNotNull())
     newest = F.max_by("_row.values", "_row.rank").over(order.rowsBetween(Window.unboundedPreceding, 0))
     joined = both.withColumn("_newest", newest).where("_event IS NOT NULL")
-
-    def value(column: str) -> Column:
-        found = F.col(f"_newest.`{column}`")
-        if max_age is None:
-            return found.alias(column)
-        is_fresh = F.col("_newest._happened_at") >= F.col("_at") - _interval(max_age)
-        return F.when(is_fresh, found).alias(column)
-
-    return joined.select("_event.*", *map(value, columns))
+    is_fresh = F.lit(True)
+    if max_age is not None:
+        age = F.unix_micros("_at") - F.unix_micros(F.col("_newest._happened_at"))
+        is_fresh = age <= F.lit(_micros(max_age))
+    return joined.select("_event.*", *(F.when(is_fresh, F.col(f"_newest.`{c}`")).alias(c) for c in columns))
 
 
 def _carried(known: DataFrame, asking: DataFrame, *, keys: list[str], span: timedelta) -> DataFrame:
@@ -105,12 +164,6 @@ def _span_of(column: str, span: timedelta) -> Column:
 
 def _micros(length: timedelta) -> int:
     return length // timedelta(microseconds=1)
-
-
-def _interval(length: timedelta) -> Column:
-    from pyspark.sql import functions as F
-
-    return F.make_dt_interval(F.lit(length.days), F.lit(0), F.lit(0), F.lit(length.seconds + length.microseconds / 1e6))
 
 
 def _check(
