@@ -1,16 +1,26 @@
-"""Rules in, a frame in; the same rows with the names of the rules that each one breaks out.
+"""Rules in, a frame in; the same rows with the names of the rules that each one breaks, or valid and refused rows, out.
 
-A rule is a SQL predicate that must be TRUE of a row: false and null both break it.
+A rule is a predicate that must be TRUE of a row: false and null both break it. It is written once and serves four
+places: the split here, the declared expectations of a pipeline (declared.py), a Great Expectations suite (suites.py)
+and the SQL of an alert (alerts.py). Rules of a whole table are in table_rules.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
+
+from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
+
+Level = Literal["warn", "quarantine", "fail"]
+"""What happens to a row that breaks the rule: kept and counted; set aside; or the stage stops and writes nothing."""
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -18,24 +28,163 @@ class Rule:
     """What must be true of a row.
 
     Attributes:
-        name: snake_case, said in quarantine tables and alerts.
-        predicate: Spark SQL over the row's columns.
+        name: snake_case, said in quarantine tables, metrics and alerts.
+        predicate: Spark SQL over the row's own columns; or a function without arguments that returns a Column, so
+            that a module can hold rules before there is a Spark. Deterministic; no aggregate and no window. A cast
+            that some row refuses stops the job, as everywhere in Spark: write try_cast, whose null breaks the rule.
+            NaN is greater than every number in Spark: say `NOT isnan(x)` where that matters.
+        level: see `Level`.
+
+    Raises:
+        ConfigurationError: the name is not snake_case, the level unknown, the predicate blank.
     """
 
     name: str
-    predicate: str
+    predicate: str | Callable[[], Column]
+    level: Level = "quarantine"
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.level not in get_args(Level):
+            raise ConfigurationError.unknown_name(f"level of rule {self.name!r}:", str(self.level), get_args(Level))
+        if not callable(self.predicate) and not (isinstance(self.predicate, str) and self.predicate.strip()):
+            raise ConfigurationError(
+                f"rule {self.name!r} has the predicate {self.predicate!r}. Give SQL that must be true of a row, as in "
+                "'length(text) > 0', or a function without arguments that returns a Column."
+            )
+
+    @property
+    def column(self) -> Column:
+        """The predicate as it is: it may be null."""
+        from pyspark.sql import functions as F
+
+        return F.expr(self.predicate) if isinstance(self.predicate, str) else self.predicate()
+
+    @property
+    def holds(self) -> Column:
+        """TRUE or FALSE, never null."""
+        from pyspark.sql import functions as F
+
+        return F.coalesce(self.column, F.lit(False))
+
+    @property
+    def definition_id(self) -> str:
+        """The same for the same predicate: results of different ones are not to be compared."""
+        text = self.predicate if isinstance(self.predicate, str) else str(self.column)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def with_failed_rules(rows: DataFrame, *, rules: Sequence[Rule]) -> DataFrame:
-    """Add `failed_rules` ARRAY<STRING>: the names of the rules that the row breaks, in their order."""
+def check_name(name: str) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} cannot be the name of a rule. Use lower-case letters, digits and _, as in has_text."
+        )
+
+
+def refuses(rule: Rule) -> bool:
+    """Whether a row that breaks the rule is kept out of its table."""
+    return rule.level != "warn"
+
+
+def failed_rules(rules: Sequence[Rule]) -> Column:
+    """ARRAY<STRING>: the names of the rules that a row breaks, whatever their level, in order; never null."""
     from pyspark.sql import functions as F
 
-    checks = [F.when(~F.coalesce(F.expr(rule.predicate), F.lit(False)), F.lit(rule.name)) for rule in rules]
-    failed = F.array_compact(F.array(*checks)) if checks else F.array().cast("array<string>")
-    return rows.withColumn("failed_rules", failed)
+    none = F.array().cast("array<string>")
+    if not rules:
+        return none
+    # Without the lambda of array_compact, which takes the whole step out of the generated code; and a row that keeps
+    # every rule, as most do, builds no array at all.
+    names = F.array_remove(F.array(*[F.when(r.holds, F.lit("")).otherwise(F.lit(r.name)) for r in rules]), "")
+    return F.when(all_hold(rules), none).otherwise(names)
 
 
-def split(rows: DataFrame, *, rules: Sequence[Rule]) -> tuple[DataFrame, DataFrame]:
-    """Rows that keep every rule, and the others with `failed_rules`; together all of them."""
-    judged = with_failed_rules(rows, rules=rules)
-    return judged.where("size(failed_rules) = 0").drop("failed_rules"), judged.where("size(failed_rules) > 0")
+def with_failed_rules(rows: DataFrame, *, rules: Sequence[Rule], table: str = "these rows") -> DataFrame:
+    """Add the column `failed_rules`.
+
+    Args:
+        table: what an error calls the rows.
+
+    Raises:
+        ConfigurationError: as `check_rules`.
+    """
+    check_rules(rows, rules=rules, table=table)
+    return rows.withColumn("failed_rules", failed_rules(rules))
+
+
+def split(rows: DataFrame, *, rules: Sequence[Rule], table: str = "these rows") -> tuple[DataFrame, DataFrame]:
+    """Rows to keep, and the refused ones with `failed_rules`; together all of them, each in one of the two.
+
+    A rule of level warn refuses nothing, but is named in a refused row that breaks it too. Each side reads `rows` for
+    itself: persist what is dear to compute. `judged_sides` splits a frame that is judged already.
+
+    Raises:
+        ConfigurationError: as `check_rules`.
+    """
+    check_rules(rows, rules=rules, table=table)
+    keeps = all_hold([rule for rule in rules if refuses(rule)])
+    return rows.where(keeps), rows.where(~keeps).withColumn("failed_rules", failed_rules(rules))
+
+
+def is_refused(rules: Sequence[Rule]) -> Column:
+    """Of a row with `failed_rules`: whether one of them keeps it out of its table."""
+    from pyspark.sql import functions as F
+
+    names = [F.lit(rule.name) for rule in rules if refuses(rule)]
+    return F.arrays_overlap("failed_rules", F.array(*names)) if names else F.lit(False)
+
+
+def judged_sides(judged: DataFrame, *, rules: Sequence[Rule]) -> tuple[DataFrame, DataFrame]:
+    """What `split` gives, for rows that `with_failed_rules` has judged: no rule is evaluated again."""
+    return judged.where(~is_refused(rules)).drop("failed_rules"), judged.where(is_refused(rules))
+
+
+def all_hold(rules: Sequence[Rule]) -> Column:
+    """TRUE of a row that keeps every rule, else FALSE."""
+    from pyspark.sql import functions as F
+
+    everything = F.lit(True)
+    for rule in rules:
+        everything = everything & rule.holds
+    return everything
+
+
+def check_rules(rows: DataFrame, *, rules: Sequence[Rule], table: str) -> None:
+    """Ask Spark whether each rule can be judged of `rows`; reads no row.
+
+    Raises:
+        ConfigurationError: two rules of one name; or a predicate that does not parse, names a missing column, is not
+            boolean, not deterministic, or needs more than its own row. The rule, the table and its columns are named.
+    """
+    from pyspark.errors import AnalysisException, ParseException
+
+    names = [rule.name for rule in rules]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigurationError(f"{table} has two rules named {', '.join(twice)}. Give each a name of its own.")
+    for rule in rules:
+        try:
+            plan = rows.where(rule.column)
+            plan.schema  # noqa: B018 - Spark Connect resolves names only when it is asked for them
+        except (AnalysisException, ParseException) as error:
+            message = " ".join((error.getMessage() or str(error)).split("SQLSTATE")[0].split())
+            raise ConfigurationError(
+                f"rule {rule.name!r} cannot be judged of {table}: {message} The columns there are "
+                f"{', '.join(rows.columns)}. Correct the predicate: {_shown(rule)}"
+            ) from None
+        if not _is_deterministic(plan):
+            raise ConfigurationError(
+                f"rule {rule.name!r} of {table} is not deterministic: a row could be kept and refused at once. "
+                f"Correct the predicate: {_shown(rule)}"
+            )
+
+
+def _shown(rule: Rule) -> str:
+    return rule.predicate if isinstance(rule.predicate, str) else str(rule.column)
+
+
+def _is_deterministic(filtered: DataFrame) -> bool:
+    jvm_frame = getattr(filtered, "_jdf", None)  # none under Spark Connect, which does not tell
+    if jvm_frame is None:
+        return True
+    return bool(jvm_frame.queryExecution().analyzed().condition().deterministic())
