@@ -9,7 +9,7 @@ export PYTHON
 UV = bin/in-venv uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(ARGS)
 
-STORES = $(addprefix --extra ,chroma milvus faiss scann pgvector databricks langchain llamaindex)
+STORES = $(addprefix --extra ,pii chroma milvus faiss scann pgvector databricks langchain llamaindex)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile

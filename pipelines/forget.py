@@ -10,20 +10,22 @@ import pyarrow.compute as pc
 
 from pipelines.bronze.ingest_documents import document_id, look
 from pipelines.index_state import states
-from pipelines.run import STAGES, advance, only_writer
+from pipelines.run import DOCUMENT_STAGES, advance, only_writer
 from pipelines.stage import Context
 from transformations.errors import ConfigurationError, RefusedError
 
 RECEIPTS = "ops.forget_receipts"
 # Every table that may hold a document's text, or tell that it was there.
 _BY_DOCUMENT = (
-    "bronze.documents",
     "silver.documents",
+    "silver.documents_history",
     "silver.documents_quarantine",
     "silver.chunks",
     "silver.chunks_quarantine",
     "gold.chunk_index",
     "ops.dead_letters",
+    # Last: it is asked who the document is, when a run that died is repeated.
+    "bronze.documents",
 )
 
 
@@ -57,14 +59,15 @@ def forget(context: Context, document: str) -> dict[str, Any]:
 
 def _forget(context: Context, key: str) -> dict[str, Any]:
     lake = context.lake
-    advance(context, stages=STAGES[:5])
+    advance(context, stages=DOCUMENT_STAGES)
     removed = {table: lake.delete(table, {"document_id": [key]}) for table in _BY_DOCUMENT}
     removed["gold.embeddings"] = _forget_unused_texts(context)
     calls = _calls_that_saw(context, key)
     removed["inference.inference_log"] = lake.delete("inference.inference_log", {"request_id": calls})
-    advance(context, stages=STAGES[1:5])  # read the deletions while their change feed is there: it is purged next
+    # Read the deletions while their change feed is there: it is purged next.
+    advance(context, stages=DOCUMENT_STAGES[1:])
     remains = [f"{table}: {lake.purge(table)}" for table in removed if lake.head(table) is not None]
-    advance(context, stages=STAGES[1:5])  # a purge is a commit, too
+    advance(context, stages=DOCUMENT_STAGES[1:])  # a purge is a commit, too
     for state in states(lake, context.settings.index.name):
         store = state.open(context.settings)
         remains.append(f"index {state.index_name}: {store.forget()}")

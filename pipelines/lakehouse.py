@@ -7,6 +7,7 @@ to do, a search or an answer take milliseconds. So are small changes of keyed ta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.delta_sql import all_equal, literal
 from pipelines.schemas import TABLES, TableSpec
 from pipelines.settings import Settings
 from transformations.errors import ConfigurationError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 FEW_ROWS = 2_000
 # A merge rewrites each file that it changes a row of, so that large files make small edits dear.
 _FILE_BYTES = 16 * 1024 * 1024
+_TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}\.[a-z][a-z0-9_]{0,120}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Lakehouse:
     def __init__(self, settings: Settings, *, spark: Callable[[], SparkSession]) -> None:
         self.settings = settings
         self._spark = spark
+        self._declared: dict[str, TableSpec] = {}
 
     @cached_property
     def spark(self) -> SparkSession:
@@ -59,10 +63,25 @@ class Lakehouse:
     def is_local(self) -> bool:
         return self.settings.catalog is None
 
+    def declare(self, table: str, spec: TableSpec) -> None:
+        """Tell of a table whose columns are the user's own (records, features); from here on it is as any other."""
+        if not _TABLE_NAME.fullmatch(table):
+            raise ConfigurationError(
+                f"{table!r} cannot be the name of a table. Use a schema and a name of lower-case letters, digits "
+                "and _, as in silver.records_flights."
+            )
+        if table in TABLES:
+            raise ConfigurationError(f"{table} is a table of lakeloop's own. Choose another name.")
+        self._declared[table] = spec
+
+    def is_declared(self, table: str) -> bool:
+        return table in TABLES or table in self._declared
+
     def spec(self, table: str) -> TableSpec:
-        if table not in TABLES:
-            raise ConfigurationError.unknown_name("table", table, TABLES)
-        return TABLES[table]
+        known = {**TABLES, **self._declared}
+        if table not in known:
+            raise ConfigurationError.unknown_name("table", table, known)
+        return known[table]
 
     def folder(self, table: str) -> Path:
         schema, name = table.split(".")
@@ -82,12 +101,14 @@ class Lakehouse:
         if self.is_local:
             delta = self._open(table)
             return None if delta is None else Head(str(delta.metadata().id), delta.version())
-        if not self.spark.catalog.tableExists(self.identifier(table)):
+        return self.named_head(self.identifier(table))
+
+    def named_head(self, name: str) -> Head | None:
+        """The same for any table of a catalog, by its name in Spark SQL."""
+        if not self.spark.catalog.tableExists(name):
             return None
-        detail = self.spark.sql(f"DESCRIBE DETAIL {self.identifier(table)}").select("id").first()
-        last = self.spark.sql(f"DESCRIBE HISTORY {self.identifier(table)} LIMIT 1").select("version").first()
-        assert detail is not None
-        assert last is not None
+        (detail,) = self.spark.sql(f"DESCRIBE DETAIL {name}").select("id").collect()
+        (last,) = self.spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").select("version").collect()
         return Head(str(detail["id"]), int(last["version"]))
 
     def ensure(self, table: str) -> Head:
@@ -186,7 +207,7 @@ class Lakehouse:
             if delta is None:
                 return
             # Not through pyarrow's own reader: its threads can abort a process that ends soon after.
-            for batch in delta.scan(columns=columns, predicate=_all_equal(where) if where else None):
+            for batch in delta.scan(columns=columns, predicate=all_equal(where) if where else None):
                 yield from _typed(pa.table(batch), schema).to_batches()
         elif self.head(table) is not None:
             from pyspark.sql import functions as F
@@ -235,7 +256,7 @@ class Lakehouse:
 
     def delete(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
         """Delete the rows whose columns each hold one of the values. Returns how many; no commit where none do."""
-        values = [f"{column} IN ({', '.join(map(_literal, of))})" for column, of in where.items()]
+        values = [f"{column} IN ({', '.join(map(literal, of))})" for column, of in where.items()]
         if self.head(table) is None or not all(where.values()):
             return 0
         if self.is_local:
@@ -307,7 +328,7 @@ class Lakehouse:
         if delta is None:
             return self.read(table).where(F.col(key).isin(list(values)))
         schema = self.spec(table).schema
-        predicate = f"{key} IN ({', '.join(map(_literal, values))})"
+        predicate = f"{key} IN ({', '.join(map(literal, values))})"
         found = pa.table(delta.scan(predicate=predicate)) if values else schema.empty_table()
         return self.frame(_typed(found, schema))
 
@@ -324,10 +345,12 @@ class Lakehouse:
         reader = reader.option("startingVersion", after + 1).option("endingVersion", until)
         return reader.load(str(self.folder(table))) if self.is_local else reader.table(self.identifier(table))
 
-    def append(self, table: str, rows: DataFrame) -> None:
-        """Append a frame that has the table's columns, in any order."""
+    def append(self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None) -> None:
+        """Append a frame with the table's columns; the same `txn` (a writer, its growing number) again does nothing."""
         self.ensure(table)
         writer = rows.select(*self.spec(table).columns).write.format("delta").mode("append")
+        if txn is not None:
+            writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
         if self.is_local:
             writer.save(str(self.folder(table)))
         else:
@@ -374,13 +397,3 @@ class Lakehouse:
 def _typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """`rows` with the table's own types: engines give strings and instants in forms of their own."""
     return rows.select(schema.names).cast(schema)
-
-
-def _all_equal(where: Mapping[str, str]) -> str:
-    """A predicate for delta-rs over columns of ours."""
-    return " AND ".join(f"{column} = {_literal(value)}" for column, value in where.items())
-
-
-def _literal(value: str) -> str:
-    """A SQL text: only a quote has a meaning in one."""
-    return "'" + value.replace("'", "''") + "'"

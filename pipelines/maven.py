@@ -52,7 +52,7 @@ def fetch_jars(coordinates: Iterable[Coordinate], *, into: Path) -> None:
     java = str(find_java() / "bin" / "java")
     # Relative names, since Ivy reads brackets in a path as a pattern.
     command = [f"-Divy.default.ivy.user.dir={into / 'user'}", *_proxy_options(), "-jar", str(_ivy_jar()), *_settings()]
-    command += ["-cache", "ivy", "-ivy", "ivy.xml", "-types", "jar", "-confs", "default"]
+    command += ["-cache", "ivy", "-ivy", "ivy.xml", "-types", "jar", "bundle", "-confs", "default"]
     command += ["-retrieve", "[artifact]-[revision].[ext]"]
     output = _run([java, *command], folder=into)
     if "PKIX" in output and (bundle := _certificate_bundle()):

@@ -1,6 +1,6 @@
 """The landing folder and the tables in; what the next run would do to documents, chunks and embeddings, out.
 
-Nothing is written and no Spark is started: what is new is parsed and cut in this process.
+Nothing is written and no Spark is started: what is new is parsed (within the limits of a run) and cut here.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from pipelines.bronze.ingest_documents import arrivals, document_id, look, refus
 from pipelines.index.sync_index import refuse_mass_delete as refuse_index_delete
 from pipelines.index_state import served
 from pipelines.models.embedders import count_tokens, embedding_model
+from pipelines.settings import Settings
+from pipelines.silver.describe import PersonalData, searched
+from pipelines.silver.parser_process import Limits, ParserProcess
 from pipelines.stage import STAGE_RUNS, Context
 from transformations.chunks import Chunk, chunk_id, chunk_markdown
-from transformations.documents import parse_document
 from transformations.errors import RefusedError
+from transformations.language import detect_language
 
 # Before any run here has told: what the default model does on two cores.
 _TEXTS_PER_SECOND = 30.0
@@ -61,6 +64,11 @@ class Plan:
 
 def plan(context: Context) -> Plan:
     """Compare the landing folder with the tables, and what would be served with the embedding cache."""
+    with ParserProcess(Limits.of(context.settings.parse)) as parser:
+        return _plan(context, parser)
+
+
+def _plan(context: Context, parser: ParserProcess) -> Plan:
     lake, settings = context.lake, context.settings
     delivery = look(context)
     chunks = lake.read_arrow("silver.chunks", columns=["chunk_id", "document_id", "text_hash", "token_count"])
@@ -80,7 +88,7 @@ def plan(context: Context) -> Plan:
             continue
         before = held.get(row["document_id"], {})
         gone_ids.add(row["document_id"])
-        cut, reason = _cut(row, max_tokens=settings.chunks.max_tokens)
+        cut, reason = _cut(row, parser, settings=settings)
         if cut is None:
             documents.append(DocumentPlan(row["path"], "!", chunks_removed=len(before), reason=reason))
             continue
@@ -113,13 +121,23 @@ def plan(context: Context) -> Plan:
     )
 
 
-def _cut(row: dict[str, Any], *, max_tokens: int) -> tuple[list[Chunk] | None, str]:
+def _cut(row: dict[str, Any], parser: ParserProcess, *, settings: Settings) -> tuple[list[Chunk] | None, str]:
     if row["_rescued"] is not None:
         return None, str(row["_rescued"])
-    document = parse_document(row["content"] or b"", path=row["path"])
+    document = parser.parse(row["content"] or b"", path=row["path"])
     if document.error is not None or not (document.text or "").strip():
         return None, document.error or "is_not_empty: there is no text"
-    return list(chunk_markdown(document.text or "", max_tokens=max_tokens, count_tokens=count_tokens)), ""
+    refine = settings.refine
+    if refine.languages and refine.other_languages == "quarantine":
+        language = detect_language(document.text).code
+        if language not in refine.languages:
+            return None, f"is_in_language: {language}"
+    parsed = {"title": None, "text": document.text, "metadata": None}
+    told = searched(parsed, PersonalData.of(refine))
+    if refine.pii == "quarantine" and told["pii_spans"]:
+        return None, f"has_no_personal_data: {len(told['pii_spans'])} places"
+    limit = settings.chunks.max_tokens
+    return list(chunk_markdown(told["text"], max_tokens=limit, count_tokens=count_tokens)), ""
 
 
 def _cached(context: Context) -> set[str]:

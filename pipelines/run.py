@@ -16,6 +16,7 @@ from pipelines.index_state import states
 from pipelines.lakehouse import Lakehouse
 from pipelines.models.embedders import embedding_model
 from pipelines.progress import Progress
+from pipelines.records import declare, record_source, refining
 from pipelines.session import get_spark
 from pipelines.settings import Settings
 from pipelines.stage import Context, Counts, Stage, Window, due, run_stage
@@ -27,13 +28,31 @@ log = logging.getLogger(__name__)
 # everything is computed and compared again (embeddings come from the cache).
 STAGES: tuple[Stage, ...] = (
     Stage("ingest-documents", "", "bronze.documents", "pipelines.bronze.ingest_documents"),
-    Stage("refine-documents", "bronze.documents", "silver.documents", "pipelines.silver.refine_documents"),
+    Stage("ingest-records", "", "bronze.records_*", "pipelines.bronze.ingest_records", is_per_source=True),
+    Stage(
+        "refine-documents",
+        "bronze.documents",
+        "silver.documents",
+        "pipelines.silver.refine_documents",
+        lambda s: (
+            f"2 {s.refine.model_dump_json(exclude={'near_duplicates'})} clusters={s.refine.near_duplicates != 'off'}"
+        ),
+    ),
+    Stage(
+        "refine-records",
+        "bronze.records_*",
+        "silver.records_*",
+        "pipelines.silver.refine_records",
+        lambda s: f"1 {refining(s)}",
+        is_per_source=True,
+    ),
+    Stage("build-features", "", "gold.features_*", "pipelines.gold.build_features"),
     Stage(
         "chunk-documents",
         "silver.documents",
         "silver.chunks",
         "pipelines.silver.chunk_documents",
-        lambda s: f"1 max_tokens={s.chunks.max_tokens}",
+        lambda s: f"1 max_tokens={s.chunks.max_tokens} of_all={s.refine.near_duplicates != 'serve_one'}",
     ),
     Stage(
         "embed-chunks",
@@ -53,16 +72,20 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage("report", "ops.stage_runs", "", "pipelines.monitoring.report"),
 )
+# What a document goes through until the index serves it.
+_OF_DOCUMENTS = ("ingest-documents", "refine-documents", "chunk-documents", "embed-chunks", "sync-index")
+DOCUMENT_STAGES: tuple[Stage, ...] = tuple(stage for stage in STAGES if stage.command in _OF_DOCUMENTS)
 
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What one stage did; `model` is the embedding model where the stage runs once for each."""
+    """What one stage did; `model` and `source` are the embedding model and the record source that it ran for."""
 
     stage: str
     counts: Counts
     seconds: float
     model: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,7 @@ class Outcome:
                 {
                     "stage": s.stage,
                     **({"model": s.model} if s.model else {}),
+                    **({"source": s.source} if s.source else {}),
                     "counts": dict(s.counts),
                     "seconds": round(s.seconds, 3),
                 }
@@ -100,6 +124,8 @@ def new_context(settings: Settings, *, progress: Progress | None = None, force: 
     """A context with an id of its own for one run. Nothing is opened yet."""
     run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + uuid.uuid4().hex[:8]
     lake = Lakehouse(settings, spark=lambda: get_spark(settings))
+    for name in settings.records:
+        declare(lake, record_source(settings, name))
     return Context(settings, lake, run_id, progress or Progress(), force)
 
 
@@ -125,27 +151,36 @@ def advance(context: Context, *, stages: Sequence[Stage]) -> Outcome:
     start = time.monotonic()
     outcomes = []
     for stage in stages:
-        for each in contexts_of(stage, context):
-            window = window_of(stage, each)
+        for one, each in instances_of(stage, context):
+            window = window_of(one, each)
             if window is None:
                 continue
-            log.info("%s: versions (%s, %s] of %s", stage.command, window.since, window.until, stage.source or "-")
-            work = import_module(stage.module).run
-            counts, seconds = run_stage(stage, each, window=window, work=work)
-            log.info("%s: %s in %.1f s", stage.command, dict(counts), seconds)
+            log.info("%s: versions (%s, %s] of %s", one.command, window.since, window.until, one.source or "-")
+            work = import_module(one.module).run
+            counts, seconds = run_stage(one, each, window=window, work=work)
+            log.info("%s: %s in %.1f s", one.command, dict(counts), seconds)
             model = each.settings.embedding.model if stage.is_per_model else None
-            outcomes.append(StageOutcome(stage.command, counts, seconds, model))
+            source = next(iter(each.settings.records)) if stage.is_per_source else None
+            if stage.command == "build-features":
+                source = one.target
+            outcomes.append(StageOutcome(stage.command, counts, seconds, model, source))
     return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start)
 
 
-def contexts_of(stage: Stage, context: Context) -> list[Context]:
-    """One context for each embedding model that the stage runs for: the settings' own, and those still in use."""
+def instances_of(stage: Stage, context: Context) -> list[tuple[Stage, Context]]:
+    """The stage and a context for each record source, or embedding model (the own, and those in use), it runs for."""
+    module = import_module(stage.module)
+    if hasattr(module, "instances"):
+        found: list[tuple[Stage, Context]] = module.instances(stage, context)
+        return found
+    if stage.is_per_source:
+        return [(stage.of_source(name), context.of_source(name)) for name in context.settings.records]
     if not stage.is_per_model:
-        return [context]
+        return [(stage, context)]
     own = context.settings.embedding.model
     held = states(context.lake, context.settings.index.name)
     others = [s.model_name for s in held if s.role != "shadow" and s.model_name != own and s.has_its_model]
-    return [context.of_model(name) for name in dict.fromkeys([*others, own])]
+    return [(stage, context.of_model(name)) for name in dict.fromkeys([*others, own])]
 
 
 def window_of(stage: Stage, context: Context) -> Window | None:

@@ -29,6 +29,9 @@ _LOCAL_CONF = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.ui.enabled": "false",
+    # Even without a page Spark keeps the plans of the last 1,000 queries for it: 100s of MB in a process that runs on.
+    "spark.sql.ui.retainedExecutions": "20",
+    "spark.ui.retainedTasks": "1000",
     "spark.ui.showConsoleProgress": "false",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -76,7 +79,7 @@ def _start(settings: Settings) -> SparkSession:
     from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
-    from pipelines.assets import delta_jars
+    from pipelines.assets import delta_jars, kafka_jars
     from pipelines.java import find_java
 
     os.environ["JAVA_HOME"] = str(find_java())
@@ -89,7 +92,9 @@ def _start(settings: Settings) -> SparkSession:
     log4j.write_text(_LOG4J, encoding="utf-8")
 
     conf = SparkConf(loadDefaults=False).setMaster(settings.spark.master).setAppName("lakeloop")
-    conf.set("spark.jars", ",".join(str(jar) for jar in delta_jars()))
+    reads_kafka = any(source.format == "kafka" for source in settings.records.values())
+    jars = [*delta_jars(), *(kafka_jars() if reads_kafka else [])]
+    conf.set("spark.jars", ",".join(map(str, jars)))
     conf.set("spark.driver.memory", settings.spark.driver_memory)
     conf.set("spark.sql.warehouse.dir", str(settings.path("spark-warehouse")))
     conf.set("spark.driver.extraJavaOptions", f'-Dlog4j2.configurationFile="{_file_url(log4j)}" {_JVM_OPTIONS}')

@@ -9,14 +9,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticUndefined
 
+from pipelines.settings_records import RecordSettings, RecordSources, check_source_names
+from transformations.documents import SUFFIXES
 from transformations.errors import ConfigurationError
+from transformations.personal_data import KINDS
 
 FILE_NAME = "lakeloop.yml"
+# Stands for the names that a user gives, in what is said about a mapping of names to sections.
+NAMED = "NAME"
 ENV_PREFIX = "LAKELOOP__"
 
 
@@ -29,13 +35,49 @@ class IngestSettings(_Section):
 
     source: str = Field("files", description="name of the source; part of every document_id")
     include: tuple[str, ...] = Field(
-        ("*.rst", "*.md", "*.markdown", "*.mdx", "*.html", "*.htm", "*.txt"),
+        tuple(f"*{suffix}" for suffix in (*SUFFIXES, ".txt")),
         description="file name patterns; every other file is left alone",
     )
     max_file_mb: int = Field(50, ge=1, description="a larger file is set aside, its content is not read")
     max_delete_ratio: float = Field(
         0.3, ge=0, le=1, description="a run that would delete a larger share of the documents is refused; 1 allows all"
     )
+
+
+class ParseSettings(_Section):
+    """What the parsing of one document may take; a document that takes more is set aside."""
+
+    timeout_seconds: float = Field(60, gt=0, description="wall-clock time")
+    memory_mb: int = Field(1024, ge=256, description="memory of a process that parses; a Spark task has one of them")
+
+
+PersonalDataPolicy = Literal["off", "mark", "mask", "quarantine"]
+
+
+class RefineSettings(_Section):
+    """Which documents are fit to be served, and in what form."""
+
+    languages: tuple[str, ...] = Field(
+        (), description="ISO 639-1 codes of what may be served, such as en; none: all. und: could not be told"
+    )
+    other_languages: Literal["quarantine", "warn"] = Field("quarantine", description="what happens to the others")
+    pii: PersonalDataPolicy = Field(
+        "off", description="personal data: not looked for, marked in pii_spans, masked, or the document refused"
+    )
+    pii_kinds: tuple[str, ...] = Field(KINDS, description="what is personal data, by Presidio's names")
+    pii_model: str | None = Field(None, description="an installed spaCy pipeline, to find names of persons and places")
+    near_duplicates: Literal["off", "mark", "serve_one"] = Field(
+        "off", description="not looked for; clusters told in silver.documents; or chunks of one document a cluster"
+    )
+    near_duplicate_threshold: float = Field(
+        0.8, gt=0, le=1, description="share of three-word sequences that two texts have in common"
+    )
+
+    @field_validator("pii", "near_duplicates", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        return "off" if value is False else value
 
 
 class ChunkSettings(_Section):
@@ -126,8 +168,18 @@ class Settings(_Section):
     schema_prefix: str = Field("", pattern=r"^[A-Za-z0-9_]*$", description="put before bronze, silver, gold …")
     lakehouse: str = Field("lakehouse", description="folder of the Delta tables, where there is no catalog")
     landing: str = Field("landing", description="the folder whose files are the documents")
+    checkpoints: str = Field("checkpoints", description="folder where streams of records keep how far they came")
     report: str = Field("report.html", description="the page that the report stage writes")
+    quality: str = Field("quality", description="folder of the Great Expectations suites and their Data Docs")
     ingest: IngestSettings = IngestSettings()
+    parse: ParseSettings = ParseSettings()
+    refine: RefineSettings = RefineSettings()
+    records: RecordSources = Field(
+        default_factory=dict, description="sources of records, by name; each becomes bronze.records_NAME and silver.*"
+    )
+    features: tuple[str, ...] = Field(
+        (), description="definitions of feature tables, as package.module:NAME; each becomes gold.features_<its name>"
+    )
     chunks: ChunkSettings = ChunkSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     index: IndexSettings = IndexSettings()
@@ -135,6 +187,11 @@ class Settings(_Section):
     answers: AnswerSettings = AnswerSettings()
     mlflow: MlflowSettings = MlflowSettings()
     spark: SparkSettings = SparkSettings()
+
+    @field_validator("records")
+    @classmethod
+    def _names_apart(cls, records: dict[str, RecordSettings]) -> dict[str, RecordSettings]:
+        return check_source_names(records)
 
     def path(self, value: str) -> Path:
         """`value` as an absolute path, relative ones from the workspace's root."""
@@ -242,6 +299,17 @@ def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str)
         annotation = model.model_fields[key].annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
             _check_keys(value, annotation, where=f"{where}{key}.")
+        section = _named_section(annotation)
+        if section is not None and isinstance(value, Mapping):
+            for name, one in value.items():
+                if isinstance(one, Mapping):
+                    _check_keys(one, section, where=f"{where}{key}.{name}.")
+
+
+def _named_section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a mapping of names to sections holds; None for anything else."""
+    inside = get_args(annotation)[1:] if get_origin(annotation) is dict else ()
+    return next((of for of in inside if isinstance(of, type) and issubclass(of, BaseModel)), None)
 
 
 def _resolve_references(merged: dict[str, Any]) -> None:
@@ -269,22 +337,39 @@ def described(model: type[BaseModel] = Settings) -> Iterator[tuple[int, str, Any
             yield from ((depth + 1, key, value, text) for depth, key, value, text in described(type(default)))
         else:
             yield 0, name, default, field.description or ""
+            section = _named_section(field.annotation)
+            if section is not None:
+                yield 1, NAMED, None, (section.__doc__ or "").strip().splitlines()[0]
+                yield from ((depth + 2, key, value, text) for depth, key, value, text in described(section))
 
 
 def settings_template() -> str:
     """The commented lakeloop.yml that `lakeloop init` writes: every setting at its default."""
     lines = ["# lakeloop: settings of this workspace. Every value below is the default; keep what you change.", ""]
+    named_at: int | None = None
     for depth, key, default, text in described():
         indent = "  " * depth
+        if key == NAMED:
+            named_at = depth
+        elif named_at is not None and depth <= named_at:
+            named_at = None
+        if named_at is not None:  # there is no default source: what one may say stands in comments
+            shown = "" if key == NAMED or default is None or default is PydanticUndefined else f" {_plain(default)}"
+            lines.append(f"# {indent}{key}:{shown}  # {text}")
+            continue
         if text:
             lines.append(f"{indent}# {text}")
         if default is None and depth == 0 and key in Settings.model_fields and _is_section(key):
             lines.append(f"{key}:")
         else:
-            plain = list(default) if isinstance(default, tuple) else default
-            value = yaml.safe_dump(plain, default_flow_style=True, width=1000).splitlines()[0]
-            lines.append(f"{indent}{key}: {value}")
+            lines.append(f"{indent}{key}: {_plain(default)}")
     return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> str:
+    """A default as YAML on one line."""
+    plain = list(value) if isinstance(value, tuple) else value
+    return str(yaml.safe_dump(plain, default_flow_style=True, width=1000).splitlines()[0])
 
 
 def _is_section(key: str) -> bool:

@@ -55,6 +55,11 @@ class Context:
         embedding = self.settings.embedding.model_copy(update={"model": name})
         return replace(self, settings=self.settings.model_copy(update={"embedding": embedding}))
 
+    def of_source(self, name: str) -> Context:
+        """The same run with one source of records alone."""
+        records = {name: self.settings.records[name]}
+        return replace(self, settings=self.settings.model_copy(update={"records": records}))
+
     @staticmethod
     def now() -> datetime:
         return datetime.now(timezone.utc)
@@ -71,6 +76,7 @@ class Stage:
         module: where its `run(context, window)` is, and its own `due(context)` where the rule below is not its own.
         definition: what else decides its output (settings, the version of the code); another one: everything anew.
         is_per_model: it runs once for each embedding model that an index needs.
+        is_per_source: it runs once for each source of records, whose name stands for `*` in source and target.
     """
 
     command: str
@@ -79,6 +85,11 @@ class Stage:
     module: str
     definition: Callable[[Settings], str] = lambda settings: "1"
     is_per_model: bool = False
+    is_per_source: bool = False
+
+    def of_source(self, name: str) -> Stage:
+        """The stage for one source of records."""
+        return replace(self, source=self.source.replace("*", name), target=self.target.replace("*", name))
 
 
 @dataclass(frozen=True)
@@ -98,13 +109,14 @@ def due(stage: Stage, context: Context) -> Window | None:
     target = context.lake.head(stage.target)
     since = None
     if target is not None:
-        since = _read_until(stage, context, source_id=source.table_id, target_id=target.table_id)
+        since = read_until(stage, context, source_id=source.table_id, target_id=target.table_id)
     if since is not None and since >= source.version:
         return None
     return Window(since, source.version, source.table_id)
 
 
-def _read_until(stage: Stage, context: Context, *, source_id: str, target_id: str) -> int | None:
+def read_until(stage: Stage, context: Context, *, source_id: str, target_id: str) -> int | None:
+    """The version of its source up to which the stage, as it is defined now, has brought its target; None: none."""
     columns = ["stage", "definition", "source_id", "target_id", "to_version"]
     runs = context.lake.read_arrow(STAGE_RUNS, columns=columns)
     wanted = {
@@ -129,7 +141,7 @@ def run_stage(
     try:
         counts = _work(context, window, work)
     except Exception as error:
-        if window.since is None or not _is_lost_history(error):
+        if window.since is None or not is_lost_history(error):
             raise
         log.warning(
             "%s: the history of %s after version %s is gone; comparing everything",
@@ -178,12 +190,14 @@ _LOST_HISTORY = (
     "DELTA_MISSING_CHANGE_DATA",
     "DELTA_TRUNCATED_TRANSACTION_LOG",
     "DELTA_LOG_FILE_NOT_FOUND",
+    "DELTA_CHANGE_DATA_FEED_INCOMPATIBLE_SCHEMA_CHANGE",
     "VersionNotFoundException",
     "FAILED_READ_FILE.FILE_NOT_EXIST",
 )
 
 
-def _is_lost_history(error: Exception) -> bool:
+def is_lost_history(error: Exception) -> bool:
+    """Whether Delta says that versions which were to be read are gone."""
     text = str(error)
     return any(sign in text for sign in _LOST_HISTORY)
 
@@ -224,6 +238,13 @@ def changed(
         return rows.unionByName(more.select(*rows.columns)), keys.union(more.select(key))
     rows = context.lake.read_keys(table, key, also)
     return rows, rows.select(key)
+
+
+def stamped(context: Context, rows: DataFrame, *, window: Window) -> DataFrame:
+    """`rows` with the run that writes them, and the version of the source of which they say what they say."""
+    from pyspark.sql import functions as F
+
+    return rows.withColumns({"_run_id": F.lit(context.run_id), "_source_version": F.lit(window.until).cast("bigint")})
 
 
 def held_if_few(context: Context, rows: DataFrame) -> DataFrame:

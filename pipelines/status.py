@@ -11,7 +11,7 @@ from pipelines.dead_letters import open_letters
 from pipelines.index_state import IndexState, states
 from pipelines.lag import lag_of
 from pipelines.lakehouse import Lakehouse
-from pipelines.run import STAGES, contexts_of, new_context, window_of
+from pipelines.run import STAGES, instances_of, new_context, window_of
 from pipelines.settings import Settings
 from pipelines.stage import STAGE_RUNS, Context
 
@@ -24,7 +24,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     last_runs = {row["stage"]: row for row in _last_runs(context.lake)}
     stages = []
     for stage in STAGES:
-        windows = [window_of(stage, each) for each in contexts_of(stage, context)]
+        windows = [window_of(one, each) for one, each in instances_of(stage, context)]
         window = next((w for w in windows if w is not None), None)
         last = last_runs.get(stage.command)
         behind = None if window is None else (window.until - window.since if window.since is not None else None)
@@ -42,7 +42,8 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         written_at = datetime.fromtimestamp(page.stat().st_mtime, timezone.utc)
         next(s for s in stages if s["stage"] == "report")["last_run_at"] = written_at
     indexes = [_index(context, state) for state in states(context.lake, settings.index.name)]
-    refused = {table: _open_rows(context.lake, table) for table in _QUARANTINES}
+    quarantines = [*_QUARANTINES, *(f"silver.records_{name}_quarantine" for name in settings.records)]
+    refused = {table: _open_rows(context.lake, table) for table in quarantines}
     letters = len(open_letters(context.lake))
     warnings = [warning for index in indexes for warning in index["warnings"]]
     facts: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -33,10 +34,19 @@ def pytest_report_header() -> list[str]:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
-    """The session of `lakeloop run`, made the same way."""
-    session = get_spark(Settings(root=tmp_path_factory.mktemp("spark")))
+    """The session of `lakeloop run`, made the same way, with room for the workspaces of many tests."""
+    session = get_spark(Settings(root=tmp_path_factory.mktemp("spark"), spark={"driver_memory": "2g"}))
     yield session
     session.stop()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_tables():
+    """Delta keeps the last snapshot of each table for an hour: those of hundreds of workspaces would fill the heap."""
+    yield
+    pyspark = sys.modules.get("pyspark")
+    if pyspark is not None and pyspark.SparkContext._active_spark_context is not None:
+        pyspark.SparkContext._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """A folder of files in; one row of bronze.documents for each file that is new, changed or gone out.
 
 The folder is compared with the last arrival of each path. A file is read only when its size or time has moved, or when
-its time is so close to the last arrival that an edit could hide behind it; it arrives only when its bytes differ.
+its time is so close to the last look that an edit could hide behind it; it arrives only when its bytes differ. Where
+they do not, ops.file_looks remembers the look, so that a file which was only touched is read once and not at each run.
 Needs no JVM where tables are folders, so that a run with nothing new is cheap.
 """
 
@@ -13,7 +14,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from fnmatch import translate
 from pathlib import Path
@@ -26,17 +27,18 @@ from pipelines.stage import Context, Counts, Window
 from transformations.errors import ConfigurationError, RefusedError
 
 log = logging.getLogger(__name__)
-TABLE = "bronze.documents"
+TABLE, LOOKS = "bronze.documents", "ops.file_looks"
 _BATCH_BYTES = 64 * 1024 * 1024
-# File systems keep times as coarse as 2 s: an edit within that of the last look could leave no trace in the time.
-_COARSEST_CLOCK = timedelta(seconds=2)
+# An edit so soon after the last look could leave no trace in the file's time. File systems keep times as coarse as 2 s;
+# one that tells fractions of a second is off by a tick of the kernel's clock.
+_COARSEST_CLOCK, _FINE_CLOCK = timedelta(seconds=2), timedelta(milliseconds=50)
 # Below so many documents, deleting many of them is an ordinary edit.
 _FEW_DOCUMENTS = 10
 
 
 @dataclass(frozen=True)
 class Known:
-    """The last arrival of a path."""
+    """The last arrival of a path; size and time are those of the last look, which found the bytes of that arrival."""
 
     op: str
     size: int | None
@@ -44,6 +46,7 @@ class Known:
     content_hash: str | None
     rescued: str | None
     ingested_at: datetime
+    looked_at: datetime
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Delivery:
-    """The folder now, beside what is known of it."""
+    """The folder now, beside what is known of it; `looks` collects the rows of files that were read for nothing."""
 
     found: list[Found]
     known: dict[str, Known]
+    looks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def gone(self) -> list[str]:
@@ -92,10 +96,11 @@ def look(context: Context) -> Delivery:
 
 
 def due(context: Context) -> Window | None:
-    """A window where anything in the folder differs from its last arrival, else None."""
+    """A window where anything in the folder differs from its last arrival, else None; then the looks are remembered."""
     delivery = look(context)
     if delivery.gone or any(row is not None for row in arrivals(delivery, context.settings.ingest)):
         return Window(None, 0, str(context.settings.landing_path))
+    _remember(context, delivery)
     return None
 
 
@@ -137,6 +142,7 @@ def run(context: Context, window: Window) -> Counts:
         counts["gone"] += 1
         rows.append({"document_id": document_id(ingest.source, path), "path": path, "op": "delete", **technical})
     _append(context, rows)
+    _remember(context, delivery)
     return counts
 
 
@@ -202,29 +208,41 @@ def _last_arrivals(context: Context) -> dict[str, Known]:
     rows = context.lake.read_arrow(TABLE, columns=["path", *columns])
     # By column: a dictionary a row would take longer than the listing.
     for path, *last in zip(*(rows[name].to_pylist() for name in ["path", *columns]), strict=True):
-        arrival = Known(*last)
+        arrival = Known(*[*last, last[-1]])
         if path not in known or known[path].ingested_at < arrival.ingested_at:
             known[path] = arrival
+    looks = context.lake.read_arrow(LOOKS, where={"source": context.settings.ingest.source}).to_pylist()
+    for seen in looks:
+        path = seen["path"]
+        before = known.get(path)
+        if before and before.content_hash == seen["content_hash"] and before.looked_at < seen["looked_at"]:
+            known[path] = replace(
+                before, size=seen["size"], modified_at=seen["modified_at"], looked_at=seen["looked_at"]
+            )
     return known
 
 
 def arrivals(delivery: Delivery, ingest: IngestSettings) -> Iterator[dict[str, Any] | None]:
     """For each found file, in order, its row, or None where it is as it was."""
     for found in delivery.found:
-        yield _arrival(found, delivery.known.get(found.path), ingest)
+        yield _arrival(found, delivery, ingest)
 
 
-def _arrival(found: Found, known: Known | None, ingest: IngestSettings) -> dict[str, Any] | None:
+def _arrival(found: Found, delivery: Delivery, ingest: IngestSettings) -> dict[str, Any] | None:
     row: dict[str, Any] = {"path": found.path, "op": "upsert", "_rescued": found.rescued}
+    known = delivery.known.get(found.path)
+    looked_at = datetime.now(timezone.utc)
+    changed_at = looked_at
     try:
         stat = os.stat(found.file)
         row["size"] = stat.st_size
         row["modified_at"] = datetime.fromtimestamp(stat.st_mtime, timezone.utc)
+        changed_at = _changed_at(stat, now=looked_at)
         is_too_large = stat.st_size > ingest.max_file_mb * 1024 * 1024
         if is_too_large:
             limit = f"{stat.st_size} bytes, ingest.max_file_mb is {ingest.max_file_mb}"
             row["_rescued"] = row["_rescued"] or f"too_large: {limit}"
-        if known is not None and _is_untouched(row, known, changed_at=stat.st_ctime):
+        if known is not None and _is_untouched(row, known, changed_at=changed_at):
             return None
         if is_too_large:
             row["content_hash"] = found.content_hash()
@@ -238,20 +256,31 @@ def _arrival(found: Found, known: Known | None, ingest: IngestSettings) -> dict[
         return None
     except OSError as error:
         row["_rescued"] = f"unreadable: {type(error).__name__}: {error.strerror}"
-    same = known is not None and known.op != "delete"
-    if same and (known.content_hash, known.rescued) == (row.get("content_hash"), row["_rescued"]):  # type: ignore[union-attr]
+    if known is None or known.op == "delete":
+        return row | {"document_id": document_id(ingest.source, found.path)}
+    if (known.content_hash, known.rescued) == (row.get("content_hash"), row["_rescued"]):
+        if "content_hash" in row and changed_at < looked_at:  # else a later look must tell
+            seen = {name: row[name] for name in ("path", "size", "modified_at", "content_hash")}
+            delivery.looks.append({**seen, "source": ingest.source, "looked_at": looked_at})
         return None
     return row | {"document_id": document_id(ingest.source, found.path)}
 
 
-def _is_untouched(row: dict[str, Any], known: Known, *, changed_at: float) -> bool:
-    last_look = known.ingested_at - _COARSEST_CLOCK
+def _is_untouched(row: dict[str, Any], known: Known, *, changed_at: datetime) -> bool:
     return (
         known.op != "delete"
         and known.rescued == row["_rescued"]
         and (known.size, known.modified_at) == (row["size"], row["modified_at"])
-        and max(row["modified_at"], datetime.fromtimestamp(changed_at, timezone.utc)) < last_look
+        and changed_at < known.looked_at
     )
+
+
+def _changed_at(stat: os.stat_result, *, now: datetime) -> datetime:
+    """The last instant at which the file may have changed. A time of modification in the future tells nothing."""
+    has_fractions = stat.st_mtime_ns % 1_000_000_000 and stat.st_ctime_ns % 1_000_000_000
+    modified, changed = (datetime.fromtimestamp(at, timezone.utc) for at in (stat.st_mtime, stat.st_ctime))
+    last = max(modified, changed) if modified <= now else changed
+    return last + (_FINE_CLOCK if has_fractions else _COARSEST_CLOCK)
 
 
 def refuse_mass_delete(context: Context, *, gone: int, alive: int, found: int) -> None:
@@ -269,3 +298,9 @@ def _append(context: Context, rows: list[dict[str, Any]]) -> None:
     if rows:
         schema = context.lake.spec(TABLE).schema
         context.lake.append_arrow(TABLE, pa.Table.from_pylist(rows, schema=schema))
+
+
+def _remember(context: Context, delivery: Delivery) -> None:
+    if delivery.looks:
+        context.lake.append_arrow(LOOKS, delivery.looks)
+        delivery.looks.clear()

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pipelines.dead_letters import Failure, open_letters, report, to_retry
 from pipelines.models.embedders import EmbeddingModel, Embeds, embedding_model
-from pipelines.stage import Context, Counts, Window, apply_changes, changed, few_of, touched
+from pipelines.stage import Context, Counts, Window, apply_changes, changed, few_of, stamped, touched
 from transformations.changes import net_changes
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.fingerprint import row_hash
@@ -56,7 +56,8 @@ def run(context: Context, window: Window) -> Counts:
             ),
         )
         desired = embedded.where("vector IS NOT NULL").withColumn("model", F.lit(model.label))
-        desired = desired.withColumn("row_hash", row_hash()).select(*lake.spec(TARGET).columns)
+        desired = stamped(context, desired.withColumn("row_hash", row_hash()), window=window)
+        desired = desired.select(*lake.spec(TARGET).columns)
         current = touched(context, TARGET, keys, window=window, key="chunk_id").where(F.col("model") == model.label)
         changes = net_changes(current, desired, key="chunk_id", compare=["row_hash"])
         rows = apply_changes(context, TARGET, changes.withColumn("model", F.lit(model.label)))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stage import Context, Window, held_if_few
 from pipelines.stores import Store
 from transformations.changes import fold_changes, net_changes
@@ -139,7 +140,7 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
         skipped=totals["skipped"],
         vanished=totals["vanished"],
         held=0,
-        batches=lambda: _stream(upserts, count=totals["upserts"], columns=lake.spec(SOURCE).columns),
+        batches=lambda: _stream(upserts, count=totals["upserts"], columns=INDEX_SCHEMA.names),
         frame=upserts,
         keys=net.select("chunk_id", "_op", "row_hash", "_before"),
         is_exact=is_clean,
@@ -168,7 +169,7 @@ def everything(context: Context, window: Window, *, model: str) -> Changes:
         skipped=0,
         vanished=0,
         held=0,
-        batches=lambda: lake.read_batches(SOURCE, where=where, version=window.until),
+        batches=lambda: lake.read_batches(SOURCE, columns=INDEX_SCHEMA.names, where=where, version=window.until),
         frame=frame,
     )
 
@@ -211,7 +212,8 @@ def difference(context: Context, store: Store, window: Window, *, model: str) ->
 
 def rows_of(context: Context, ids: pa.Array, *, model: str, version: int) -> Iterator[pa.RecordBatch]:
     """The table's rows with these ids, streamed past: whatever their number, memory stays small."""
-    for batch in context.lake.read_batches(SOURCE, where={"model": model}, version=version):
+    columns, where = INDEX_SCHEMA.names, {"model": model}
+    for batch in context.lake.read_batches(SOURCE, columns=columns, where=where, version=version):
         found = batch.filter(pc.is_in(batch.column("chunk_id"), ids))
         if found.num_rows:
             yield found

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.dead_letters import open_letters
 from pipelines.models.embedders import embedding_model
-from pipelines.run import contexts_of, only_writer, stage_named, window_of
+from pipelines.run import instances_of, only_writer, stage_named, window_of
 from pipelines.stage import Context, Window, run_stage
 
 
@@ -23,7 +23,7 @@ def replay(context: Context) -> dict[str, Any]:
     with only_writer(context.settings):
         for command in ("embed-chunks", "sync-index"):
             stage = stage_named(command)
-            for each in contexts_of(stage, context):
+            for _, each in instances_of(stage, context):
                 window = window_of(stage, each)
                 label = embedding_model(each.settings).label
                 if window is None and open_letters(each.lake, stage=command, model=label):

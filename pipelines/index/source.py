@@ -4,8 +4,8 @@
     register_source(spark, load_settings())
     spark.read.format("lakeloop_index").load().groupBy("format").count().show()
 
-Rows are those that readers see, with the columns of gold.chunk_index. The option `index` names one behind the alias;
-without it, it is the served one.
+Rows are those that readers see, with the columns of gold.chunk_index but the technical ones. The option `index` names
+one behind the alias; without it, it is the served one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipelines.index_state import IndexState, states
 from pipelines.lakehouse import Lakehouse
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.settings import Settings
 from transformations.errors import ConfigurationError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 FORMAT = "lakeloop_index"
-_SCHEMA = TABLES["gold.chunk_index"].schema
+_SCHEMA = INDEX_SCHEMA
 
 
 def register_source(spark: SparkSession, settings: Settings) -> None:

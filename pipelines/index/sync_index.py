@@ -20,6 +20,7 @@ from pipelines.index.lease import Lease, writing
 from pipelines.index.writer import IndexWriter, write_on_executors
 from pipelines.index_state import IndexState, physical_name, register, states
 from pipelines.models.embedders import embedding_model
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stage import STAGE_RUNS, Context, Counts, Window
 from pipelines.stores import Manifest, Store
 from transformations.errors import ConfigurationError, RefusedError
@@ -121,7 +122,7 @@ class IndexSync:
                 lease.check()
                 self._upsert_on_executors(changes, writer)
             elif changes.upserts:
-                schema, are_new = context.lake.spec(SOURCE).schema, changes.mode == "everything"
+                schema, are_new = INDEX_SCHEMA, changes.mode == "everything"
                 for written in writer.upsert(changes.batches(), schema=schema, are_new=are_new):
                     step.advance(written)
         with self._timed("delete"):
@@ -153,8 +154,7 @@ class IndexSync:
     def _upsert_on_executors(self, changes: Changes, writer: IndexWriter) -> None:
         assert changes.frame is not None
         write = write_on_executors(self.context.settings, name=self.state.index_name, dimension=self.model.dimension)
-        columns = self.context.lake.spec(SOURCE).columns
-        rows = changes.frame.select(*columns).repartition(self.context.parallelism)
+        rows = changes.frame.select(*INDEX_SCHEMA.names).repartition(self.context.parallelism)
         for row in rows.mapInArrow(write, "chunk_id string, reason string").collect():
             if row["chunk_id"] is not None:
                 writer.refused[row["chunk_id"]] = row["reason"]

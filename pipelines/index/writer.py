@@ -119,9 +119,9 @@ def write_on_executors(
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         store = open_store(settings, dimension=dimension, name=name)
         writer = IndexWriter(store, dimension=dimension, patience=settings.index.patience_seconds)
-        from pipelines.schemas import TABLES
+        from pipelines.schemas import INDEX_SCHEMA
 
-        for _ in writer.upsert(batches, schema=TABLES["gold.chunk_index"].schema):
+        for _ in writer.upsert(batches, schema=INDEX_SCHEMA):
             pass
         store.close()
         ids = [*writer.refused, None]

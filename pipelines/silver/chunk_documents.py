@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from expectations.chunks import chunk_rules
-from expectations.rules import split
+from pipelines.quality import judge
 from pipelines.silver.set_aside import set_aside
-from pipelines.stage import Context, Counts, Window, apply_changes, changed, partitions, touched
+from pipelines.stage import Context, Counts, Window, apply_changes, changed, partitions, stamped, touched
 from transformations.changes import net_changes
 
 SOURCE, TARGET, QUARANTINE = "silver.documents", "silver.chunks", "silver.chunks_quarantine"
@@ -22,19 +22,30 @@ def run(context: Context, window: Window) -> Counts:
     lake, limit = context.lake, context.settings.chunks.max_tokens
     lake.ensure(TARGET)
     documents, keys = changed(context, SOURCE, window=window, key="document_id")
+    if context.settings.refine.near_duplicates == "serve_one":
+        documents = documents.where("is_representative")
     with context.progress.step("chunk-documents"):
         columns = ["document_id", "path", "title", "text", "format", "source"]
-        cut = documents.select(*columns).transform(partitions).mapInArrow(chunk_batches(limit), _CHUNKS_DDL).persist()
+        cut = documents.select(*columns).transform(partitions).mapInArrow(chunk_batches(limit), _CHUNKS_DDL)
         keys = keys.persist()
         try:
-            valid, refused = split(cut, rules=chunk_rules(max_tokens=limit))
-            refused_rows = set_aside(context, QUARANTINE, refused, scope=keys, window=window, same="chunk_id")
+            judged = judge(
+                context,
+                TARGET,
+                cut,
+                rules=chunk_rules(max_tokens=limit),
+                window=window,
+                source=SOURCE,
+                stage="chunk-documents",
+                key="chunk_id",
+            )
+            count = judged.refused_rows
+            set_aside(context, QUARANTINE, judged.refused, count=count, scope=keys, window=window, same="chunk_id")
             current = touched(context, TARGET, keys, window=window, key="document_id")
-            desired = valid.select(*lake.spec(TARGET).columns)
+            desired = stamped(context, judged.valid, window=window).select(*lake.spec(TARGET).columns)
             counts = apply_changes(context, TARGET, net_changes(current, desired, key="chunk_id", compare=_COMPARE))
-            return {**counts, "set_aside": refused_rows}
+            return {**counts, "set_aside": count}
         finally:
-            cut.unpersist()
             keys.unpersist()
 
 
@@ -52,7 +63,7 @@ def chunk_batches(max_tokens: int) -> Callable[[Iterator[pa.RecordBatch]], Itera
         from pipelines.schemas import TABLES
         from transformations.chunks import chunk_id, chunk_markdown
 
-        schema = TABLES[TARGET].schema
+        schema = TABLES[TARGET].content
         for batch in batches:
             for document in batch.to_pylist():
                 rows: list[dict[str, Any]] = []

@@ -1,69 +1,140 @@
-"""Arrivals of bronze.documents in; silver.documents as the folder now is, and a quarantine of the refused, out."""
+"""Arrivals of bronze.documents in; silver.documents as the folder now is, its history, and a quarantine of the refused,
+out.
+
+An arrival is judged once, also where its document has changed again since. A version begins with its arrival and ends
+with the next one: another text, a deletion, or an edition that is refused. The history is written first, and what is
+current in it is silver.documents; each write compares, so that a run that repeats it changes nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from expectations.documents import DOCUMENT_RULES
-from expectations.rules import split
+from expectations.documents import document_rules
+from pipelines.quality import judge
+from pipelines.silver.cluster import COLUMNS as CLUSTER_COLUMNS
+from pipelines.silver.cluster import with_clusters
+from pipelines.silver.describe import DESCRIBED_DDL, PersonalData, describe_batches
+from pipelines.silver.parse import Limits, parse_batches
 from pipelines.silver.set_aside import set_aside
 from pipelines.stage import Context, Counts, Window, apply_changes, held_if_few, partitions, touched
-from transformations.changes import latest, net_changes
+from transformations.changes import net_changes
+from transformations.history import VALIDITY, history_changes
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 SOURCE, TARGET, QUARANTINE = "bronze.documents", "silver.documents", "silver.documents_quarantine"
-_COMPARE = ["path", "title", "text", "format", "encoding", "content_hash"]
+HISTORY = "silver.documents_history"
+# What makes another version of a document.
+_COMPARE = ["title", "text", "format", "encoding", "metadata", "language", "language_confidence"]
+_COMPARE += ["pii_spans", "content_hash"]
 
 
 def run(context: Context, window: Window) -> Counts:
-    """Counts: documents insert, update, delete, and set_aside (refused in this window)."""
+    """Counts: documents insert, update, delete, and set_aside (refused in this window, and not repaired since)."""
+
+    lake, refine = context.lake, context.settings.refine
+    describe = describe_batches(parse_batches(Limits.of(context.settings.parse)), personal_data=PersonalData.of(refine))
+    rules = document_rules(
+        languages=refine.languages,
+        language_level=refine.other_languages,
+        allow_personal_data=refine.pii != "quarantine",
+    )
+    for table in (TARGET, HISTORY):
+        lake.ensure(table)
+    arrivals = _arrivals(context, window)
+    with context.progress.step("refine-documents"):
+        contents = arrivals.where("op <> 'delete' AND _ingested_at = _first_at").drop("op", "_is_last", "_first_at")
+        described = contents.transform(partitions).mapInArrow(describe, DESCRIBED_DDL)
+        judged = judge(
+            context,
+            TARGET,
+            described,
+            rules=rules,
+            window=window,
+            source=SOURCE,
+            stage="refine-documents",
+            key="document_id",
+        )
+        arrivals = arrivals.drop("content")
+        if window.since is None:
+            context.persisted.append(arrivals.persist())
+        keys = arrivals.select("document_id").distinct().persist()
+        context.persisted.append(keys)
+        refused = judged.refused
+        if judged.refused_rows:
+            refused = _of_last_arrivals(refused, arrivals)
+        count = refused.count() if judged.refused_rows else 0
+        set_aside(context, QUARANTINE, refused, count=count, scope=keys, window=window, same="content_hash")
+
+        changes = history_changes(
+            touched(context, HISTORY, keys, window=window, key="document_id"),
+            _said(context, arrivals, judged.valid),
+            key=["document_id"],
+            order_by="_ingested_at",
+            compare=_COMPARE,
+            replaces="everything" if window.since is None else "same instants",
+        )
+        apply_changes(context, HISTORY, changes)
+        versions = touched(context, HISTORY, keys, window=window, key="document_id")
+        desired = versions.where("is_current").drop(*VALIDITY)
+        current = touched(context, TARGET, keys, window=window, key="document_id")
+        current, desired = with_clusters(context, current, desired, keys=keys, window=window)
+        desired = desired.select(*lake.spec(TARGET).columns)
+        compare = [*_COMPARE, *CLUSTER_COLUMNS]
+        counts = apply_changes(context, TARGET, net_changes(current, desired, key="document_id", compare=compare))
+        return {**counts, "set_aside": count}
+
+
+def _arrivals(context: Context, window: Window) -> DataFrame:
+    """The window's arrivals, one a document and instant, with `_is_last` (of its document, in the window) and
+    `_first_at`: when the same document first arrived with the same content.
+    """
+    from pyspark.sql import Window as Rows
     from pyspark.sql import functions as F
 
     lake = context.lake
-    lake.ensure(TARGET)
     if window.since is None:
-        arrivals = lake.read(SOURCE, version=window.until)
+        rows = lake.read(SOURCE, version=window.until)
     else:
-        arrivals = lake.read_changes(SOURCE, after=window.since, until=window.until)
-    arrivals = latest(arrivals.select(*lake.spec(SOURCE).columns), key="document_id", order_by="_ingested_at")
-    if window.since is not None:
-        arrivals = held_if_few(context, arrivals)
-    with context.progress.step("refine-documents"):
-        parsed = arrivals.where("op <> 'delete'").transform(partitions).mapInArrow(parse_batches, _PARSED_DDL).persist()
-        keys = arrivals.select("document_id").persist()
-        try:
-            valid, refused = split(parsed, rules=DOCUMENT_RULES)
-            refused_rows = set_aside(context, QUARANTINE, refused, scope=keys, window=window, same="content_hash")
-            desired = valid.withColumn("_run_id", F.lit(context.run_id)).select(*lake.spec(TARGET).columns)
-            current = touched(context, TARGET, keys, window=window, key="document_id")
-            counts = apply_changes(context, TARGET, net_changes(current, desired, key="document_id", compare=_COMPARE))
-            return {**counts, "set_aside": refused_rows}
-        finally:
-            parsed.unpersist()
-            keys.unpersist()
+        # A row that `forget` removed is in the feed as well, and is no arrival.
+        rows = lake.read_changes(SOURCE, after=window.since, until=window.until).where("_change_type = 'insert'")
+    newest_first = Rows.partitionBy("document_id").orderBy(
+        F.desc("_ingested_at"), F.desc("content_hash"), F.desc("_rescued"), F.desc("path")
+    )
+    same_content = Rows.partitionBy("document_id", "content_hash", "_rescued")
+    rows = (
+        rows.select(*lake.spec(SOURCE).columns)
+        .withColumn("_next_at", F.lag("_ingested_at").over(newest_first))
+        .where("_next_at IS NULL OR _next_at > _ingested_at")
+        .withColumn("_is_last", F.isnull("_next_at"))
+        .withColumn("_first_at", F.min("_ingested_at").over(same_content))
+        .drop("_next_at")
+    )
+    return rows if window.since is None else held_if_few(context, rows)
 
 
-_PARSED_DDL = (
-    "document_id string, path string, source string, content_hash string, size bigint, modified_at timestamp, "
-    "_ingested_at timestamp, title string, text string, format string, encoding string, reason string"
-)
-_KEPT = ["document_id", "path", "source", "content_hash", "size", "modified_at", "_ingested_at"]
+def _of_last_arrivals(refused: DataFrame, arrivals: DataFrame) -> DataFrame:
+    """Those refused contents that their documents still have: the others have been repaired, or are gone."""
+    last = arrivals.where("_is_last AND op <> 'delete'").select(
+        "document_id", arrivals["_ingested_at"].alias("_last_at"), arrivals["_first_at"].alias("_ingested_at")
+    )
+    rows = refused.join(last, ["document_id", "_ingested_at"])
+    return rows.withColumn("_ingested_at", rows["_last_at"]).drop("_last_at")
 
 
-def parse_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows of bronze.documents → the same rows with title, text, format, encoding and the reason of a refusal."""
-    from transformations.documents import parse_document
+def _said(context: Context, arrivals: DataFrame, valid: DataFrame) -> DataFrame:
+    """What each arrival says of its document: a version, or that it has none from here on."""
+    from pyspark.sql import functions as F
 
-    for batch in batches:
-        texts: dict[str, list[str | None]] = {c: [] for c in ("title", "text", "format", "encoding", "reason")}
-        for row in batch.select(["path", "content", "_rescued"]).to_pylist():
-            if row["_rescued"] is not None:
-                values: tuple[str | None, ...] = (None, None, None, None, row["_rescued"])
-            else:
-                document = parse_document(row["content"] or b"", path=row["path"])
-                values = (document.title, document.text, document.format, document.encoding, document.error)
-            for column, value in zip(texts.values(), values, strict=True):
-                column.append(value)
-        arrays = [batch.column(c) for c in _KEPT] + [pa.array(values, pa.string()) for values in texts.values()]
-        yield pa.RecordBatch.from_arrays(arrays, names=[*_KEPT, *texts])
+    of_arrival = ["document_id", "path", "source", "size", "modified_at", "_ingested_at"]
+    contents = valid.drop("path", "source", "size", "modified_at", "reason").withColumnRenamed(
+        "_ingested_at", "_first_at"
+    )
+    rows = arrivals.select(*of_arrival, "_first_at").join(
+        contents.withColumn("_is_valid", F.lit(True)), ["document_id", "_first_at"], "left"
+    )
+    columns = [c for c in context.lake.spec(HISTORY).columns if c not in (*VALIDITY, "_run_id")]
+    op = F.when(F.isnull("_is_valid"), "delete").otherwise("upsert").alias("_op")
+    return rows.select(*columns, F.lit(context.run_id).alias("_run_id"), op)

@@ -13,13 +13,24 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def set_aside(context: Context, table: str, refused: DataFrame, *, scope: DataFrame, window: Window, same: str) -> int:
+def set_aside(
+    context: Context,
+    table: str,
+    refused: DataFrame,
+    *,
+    scope: DataFrame,
+    window: Window,
+    same: str,
+    count: int | None = None,
+    scope_key: str = "document_id",
+) -> int:
     """Bring the quarantine `table` up to date before the rows' own table is, so that a row is never in neither.
 
     Args:
         refused: rows with the quarantine's columns, `failed_rules` among them; persisted by the caller.
-        scope: the document_ids that were judged: an open row of theirs that is not refused now is closed.
+        scope: the values of `scope_key` that were judged: an open row of theirs that is not refused now is closed.
         same: the column that tells whether it is the very row refused before.
+        count: how many rows are refused, where that is known.
 
     Returns:
         How many rows are refused.
@@ -28,14 +39,14 @@ def set_aside(context: Context, table: str, refused: DataFrame, *, scope: DataFr
 
     lake = context.lake
     lake.ensure(table)
-    count = refused.count()
+    count = refused.count() if count is None else count
     (key,) = lake.spec(table).key
     is_open = pc.is_null(lake.read_arrow(table, columns=["replayed_at"])["replayed_at"])
     if count == 0 and not pc.any(is_open).as_py():
         return 0
     refused = refused.withColumn("_run_id", F.lit(context.run_id))
     columns = [c for c in lake.spec(table).columns if c not in ("attempts", "replayed_at")]
-    current = touched(context, table, scope, window=window, key="document_id")
+    current = touched(context, table, scope, window=window, key=scope_key)
     changes = quarantine_changes(current, refused.select(*columns), key=key, same=same, now=context.now())
     apply_changes(context, table, changes)
     return count

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notyet, yes
 from pipelines.stores.chroma_server import Server
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SCHEMA = TABLES["gold.chunk_index"].schema
+_SCHEMA = INDEX_SCHEMA
 # chunk_id, text and vector are Chroma's own id, document and embedding.
 _METADATA = [name for name in _SCHEMA.names if name not in ("chunk_id", "text", "vector")]
 _MANIFEST_KEY = "lakeloop_manifest"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit, Manifest, StoreUnavailableError, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notyet, yes
 from pipelines.stores.databricks_client import Connection, ai_search
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from pipelines.stores.databricks_filters import Dictionary
 
-_SCHEMA = TABLES["gold.chunk_index"].schema
+_SCHEMA = INDEX_SCHEMA
 _HASHES = pa.schema([_SCHEMA.field("chunk_id"), _SCHEMA.field("row_hash")])
 _MANIFEST_ID = "lakeloop:manifest"
 _ROWS_PER_SCAN = 250
@@ -252,6 +252,7 @@ class DeltaSyncStore(_AiSearchStore):
             pipeline_type="TRIGGERED",
             embedding_dimension=self._dimension,
             embedding_vector_column="vector",
+            columns_to_sync=_SCHEMA.names,
         )
         was_busy, asked = True, False
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
 from pipelines.stores.capabilities import declare, notimpl, yes
 from pipelines.stores.libraries import library
@@ -160,7 +160,7 @@ class LanceStore:
     @property
     def _schema(self) -> pa.Schema:
         vector = pa.field("vector", pa.list_(pa.float32(), self._dimension))
-        schema = TABLES["gold.chunk_index"].schema
+        schema = INDEX_SCHEMA
         return schema.set(schema.get_field_index("vector"), vector)
 
     def _open_or_create(self) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notimpl, notyet, yes
 from pipelines.stores.milvus_server import Server, pymilvus
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SCHEMA = TABLES["gold.chunk_index"].schema
+_SCHEMA = INDEX_SCHEMA
 _MANIFEST_KEY = "lakeloop.manifest"
 _HIT_COLUMNS = ["chunk_id", "document_id", "path", "title", "heading_path", "text"]
 _OPTIONS = ("timeout_seconds",)

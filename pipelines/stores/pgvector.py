@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notimpl, yes
 from pipelines.stores.pgvector_server import Server, psycopg
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
     from psycopg.sql import Composed
 
-_SCHEMA = TABLES["gold.chunk_index"].schema
+_SCHEMA = INDEX_SCHEMA
 _TYPES = dict.fromkeys(_SCHEMA.names, "text") | {"heading_path": "text[]", "vector": "vector"}
 _HIT_COLUMNS = ("chunk_id", "document_id", "path", "title", "heading_path", "text")
 _UNSAMPLED = ("title", "heading_path", "text", "vector")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit
 from pipelines.stores.segment_folder import Folder, State
 from transformations.errors import ConfigurationError
@@ -19,7 +19,7 @@ from transformations.filters import And, Filter, In, Not
 from transformations.vectors import matrix_of
 
 IDS = pa.schema([("chunk_id", pa.large_string())])
-_ROWS = TABLES["gold.chunk_index"].schema
+_ROWS = INDEX_SCHEMA
 _HIT_COLUMNS = ["chunk_id", "document_id", "path", "title", "heading_path", "text"]
 _ROWS_PER_BATCH = 10_000
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from pipelines.index.lease import Lease
 from pipelines.index.writer import IndexWriter
 from pipelines.index_state import served, states
 from pipelines.lakehouse import Lakehouse
-from pipelines.run import new_context, run_stages
+from pipelines.run import new_context, run_stages, stage_named
 from pipelines.settings import Settings
+from pipelines.silver import refine_documents
+from pipelines.stage import Stage
 from pipelines.stores.lance import LanceStore
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, settings_for, sync
 from tests.support.embedders import counted
+from tests.support.state import assert_refined_as_from_scratch
 from transformations.fingerprint import fingerprint
 
 CHUNKS = [chunk(document, place) for document in range(4) for place in range(10)]
@@ -129,3 +132,53 @@ def test_a_first_load_that_dies_half_way_is_finished_without_a_row_twice(tmp_pat
     store = served(new_context(settings).lake, "chunks").open(settings)
     assert sum(batch.num_rows for batch in store.rows()) == 40
     assert all(audit(new_context(settings), state).is_equal for state in states(new_context(settings).lake, "chunks"))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param("before the history", marks=pytest.mark.long),
+        "after the history",
+        pytest.param("after the documents", marks=pytest.mark.long),
+    ],
+)
+def test_a_crash_between_history_and_documents_leaves_a_past_that_a_rebuild_gives_too(
+    call: str, tmp_path: Path, spark, monkeypatch
+):
+    """One edition is refused, one edited, one gone and one come back: each is told once, whenever it died."""
+    settings = settings_for(tmp_path)
+    stages = [stage_named("ingest-documents"), stage_named("refine-documents")]
+    deliver_files(settings, {"a.md": "Alpha.", "b.md": "Beta.", "c.md": "Gamma."}, stages=stages)
+    deliver_files(settings, {"c.md": None}, stages=stages)
+    writes, apply_changes = [], refine_documents.apply_changes
+
+    def dying_at_a_write(*arguments: Any) -> Any:
+        writes.append(arguments[1])
+        if (call, len(writes)) == ("before the history", 1):
+            raise Crash
+        result = apply_changes(*arguments)
+        if (call, len(writes)) in (("after the history", 1), ("after the documents", 2)):
+            raise Crash
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refine_documents, "apply_changes", dying_at_a_write)
+        with pytest.raises(Crash):
+            deliver_files(settings, {"a.md": "Alpha, edited.", "b.md": "", "c.md": "Gamma."}, stages=stages)
+    assert writes == ["silver.documents_history", "silver.documents"][: len(writes)]
+    run_stages(new_context(settings), stages=stages)
+    lake = new_context(settings).lake
+    rows = lake.read_arrow("silver.documents_history").to_pylist()
+    told = [("a.md", None), ("a.md", None), ("b.md", "delete"), ("b.md", None)]
+    told += [("c.md", "delete"), ("c.md", None), ("c.md", None)]
+    assert sorted(((row["path"], row["_marks"]) for row in rows), key=str) == sorted(told, key=str)
+    texts = dict(zip(*lake.read_arrow("silver.documents", columns=["path", "text"]).to_pydict().values(), strict=True))
+    assert texts == {"a.md": "Alpha, edited.", "c.md": "Gamma."}
+    assert_refined_as_from_scratch(settings)
+
+
+def deliver_files(settings: Settings, files: Mapping[str, str | None], *, stages: Sequence[Stage]) -> None:
+    for path, text in files.items():
+        file = settings.landing_path / path
+        file.unlink() if text is None else file.write_text(text, encoding="utf-8")
+    run_stages(new_context(settings, force=True), stages=stages)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.run import STAGES, new_context, run_stages
+from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.settings import Settings
 from pipelines.verify import verify
 from tests.support.history import write
 from tests.support.killer import kill_when, run
-from tests.support.state import assert_same, state
+from tests.support.state import assert_refined_as_from_scratch, assert_same, state
 
 
 def _documents(edition: int) -> dict[str, str]:
@@ -40,17 +40,19 @@ def test_a_run_killed_at_every_other_step_and_run_again_equals_a_quiet_run(
     (root / "lakeloop.yml").write_text("embedding: {commit_every: 16}\n", encoding="utf-8")
     moments = {
         "arrivals stored": lambda: _commits(workspace, "bronze.documents") > before["bronze.documents"],
+        "versions merged": lambda: _commits(workspace, "silver.documents_history") > before["silver.documents_history"],
         "documents merged": lambda: _commits(workspace, "silver.documents") > before["silver.documents"],
         "chunks merged": lambda: _commits(workspace, "silver.chunks") > before["silver.chunks"],
         "some embeddings stored": lambda: _commits(workspace, "gold.embeddings") > before["gold.embeddings"] + 1,
         "rows to serve merged": lambda: _commits(workspace, "gold.chunk_index") > before["gold.chunk_index"],
         "index written": lambda: _index_files(root) > before["index"],
     }
-    tables = ("bronze.documents", "silver.documents", "silver.chunks", "gold.embeddings", "gold.chunk_index")
+    tables = ("bronze.documents", "silver.documents_history", "silver.documents", "silver.chunks")
+    tables += ("gold.embeddings", "gold.chunk_index")
     chosen = list(moments.values())[edition // 2 :: 2]
     if edition:
         write(workspace.landing_path, _documents(0))
-        run_stages(new_context(workspace), stages=STAGES[:5])
+        run_stages(new_context(workspace), stages=DOCUMENT_STAGES)
     write(workspace.landing_path, _documents(edition))
     kills = 0
     for moment in chosen:
@@ -66,8 +68,9 @@ def test_a_run_killed_at_every_other_step_and_run_again_equals_a_quiet_run(
 
     scratch = Settings(root=tmp_path_factory.mktemp("scratch"))
     write(scratch.landing_path, _documents(edition))
-    run_stages(new_context(scratch), stages=STAGES[:5])
+    run_stages(new_context(scratch), stages=DOCUMENT_STAGES)
     assert_same(state(workspace), state(scratch))
+    assert_refined_as_from_scratch(workspace)
 
 
 def _index_files(root: Path) -> int:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipelines.run import STAGES, new_context, run_stages
+from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from tests.support.chunked import settings_for
 from tests.support.history import deliveries, write
 
@@ -29,7 +29,7 @@ def main(root: Path, changes: Path, *, until: int) -> None:
         if number >= until:
             return
         write(settings.landing_path, files)
-        for stage in STAGES[:5]:
+        for stage in DOCUMENT_STAGES:
             (root / "step").write_text(stage.command)
             run_stages(new_context(settings, force=True), stages=[stage])
         with tempfile.NamedTemporaryFile("w", dir=root, delete=False) as new:

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.bronze import ingest_documents
-from pipelines.run import STAGES, new_context, only_writer, run_stages
+from pipelines.run import DOCUMENT_STAGES, new_context, only_writer, run_stages
 from pipelines.settings import IngestSettings, Settings
 from pipelines.verify import verify
+from tests.support import files
 from tests.support.killer import run
 from tests.support.state import assert_same, state
 from transformations.errors import EXIT_NOTHING_TO_DO, EXIT_SET_ASIDE, RefusedError
 
-DOCUMENT_STAGES = STAGES[:5]
 ODD_NAMES = [
     "with space.md",
     'it\'s "quoted".md',
@@ -54,6 +54,11 @@ def test_bad_files_are_set_aside_the_rest_is_served_and_a_later_good_run_is_exac
     (landing / "broken.md").write_bytes(b"# Broken\n\ncaf\xe9 au lait\n")
     with (landing / "huge.txt").open("wb") as huge:
         huge.truncate(200 * 1024 * 1024)
+    (landing / "bomb.docx").write_bytes(files.archive({"word/document.xml": bytes(64 * 1024 * 1024)}))
+    (landing / "locked.pdf").write_bytes(files.pdf(["secret"], encrypted=True))
+    (landing / "quote.csv").write_bytes(b'a,b\n1,"open\n')
+    (landing / "picture.pdf").write_bytes(files.PNG)
+    (landing / "macros.docm").write_bytes(files.docx(**{"word/vbaProject.bin": b"macro"}))
     (landing / "loop").symlink_to(landing, target_is_directory=True)
     (landing / "outside.md").symlink_to("/etc/hostname")
     os.mkfifo(landing / "pipe.md")
@@ -66,6 +71,10 @@ def test_bad_files_are_set_aside_the_rest_is_served_and_a_later_good_run_is_exac
         "binary.txt": ["is_text"],
         "broken.md": ["is_valid_encoding"],
         "huge.txt": ["is_within_size_limit"],
+        "bomb.docx": ["is_within_size_limit"],
+        "locked.pdf": ["is_not_encrypted"],
+        "quote.csv": ["is_parseable"],
+        "picture.pdf": ["is_parseable"],
     }
     if twins == 2:  # some file systems hold one name for both forms
         expected[unicodedata.normalize("NFC", "café.md")] = ["has_unique_path"]
@@ -103,19 +112,19 @@ def test_a_file_that_vanishes_between_listing_and_reading_is_left_for_the_next_r
     vanished = ingest_documents.Found("gone.md", str(workspace.landing_path / "gone.md"))
     listing = ingest_documents.list_files(workspace.landing_path, IngestSettings())
     monkeypatch.setattr(ingest_documents, "list_files", lambda *_: [vanished, *listing])
-    (outcome,) = run_stages(new_context(workspace), stages=STAGES[:1]).stages
+    (outcome,) = run_stages(new_context(workspace), stages=DOCUMENT_STAGES[:1]).stages
     assert outcome.counts == {"new": 1, "changed": 0, "gone": 0, "unchanged": 1, "set_aside": 0}
 
 
 def test_a_landing_folder_that_lost_its_files_is_refused_and_nothing_is_deleted(workspace: Settings):
     for number in range(12):
         (workspace.landing_path / f"{number}.md").write_text(f"# {number}\n", encoding="utf-8")
-    run_stages(new_context(workspace), stages=STAGES[:1])
+    run_stages(new_context(workspace), stages=DOCUMENT_STAGES[:1])
     for path in workspace.landing_path.iterdir():
         path.unlink()
     with pytest.raises(RefusedError, match=r"12 of 12 documents are gone .* --force"):
-        run_stages(new_context(workspace), stages=STAGES[:1])
-    (forced,) = run_stages(new_context(workspace, force=True), stages=STAGES[:1]).stages
+        run_stages(new_context(workspace), stages=DOCUMENT_STAGES[:1])
+    (forced,) = run_stages(new_context(workspace, force=True), stages=DOCUMENT_STAGES[:1]).stages
     assert forced.counts["gone"] == 12
 
 

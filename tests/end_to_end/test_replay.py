@@ -6,13 +6,12 @@ import os
 
 import pytest
 
-from pipelines.run import STAGES, new_context, run_stages
+from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.settings import Settings
 from pipelines.verify import verify
 from tests.support.history import deliveries, write
-from tests.support.state import assert_same, state
+from tests.support.state import assert_refined_as_from_scratch, assert_same, state
 
-DOCUMENT_STAGES = STAGES[:5]
 # `make replay` sets it to "all": one delivery for each of the 86 commits.
 COUNT = os.environ.get("LAKELOOP_REPLAY", "8")
 
@@ -45,3 +44,4 @@ def test_a_replayed_history_equals_a_build_from_scratch(workspace: Settings, spa
     write(scratch.landing_path, files)
     run_stages(new_context(scratch), stages=DOCUMENT_STAGES)
     assert_same(state(workspace), state(scratch))
+    assert_refined_as_from_scratch(workspace)

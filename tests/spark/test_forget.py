@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.forget import forget
 from pipelines.plan import plan
-from pipelines.run import STAGES, new_context, run_stages
+from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.settings import Settings
 from pipelines.verify import verify
 from tests.support.chunked import settings_for
@@ -32,7 +32,7 @@ def test_a_plan_tells_what_a_run_then_does_and_a_forgotten_document_is_on_no_dis
     made = plan(new_context(settings))
     assert ({d.op for d in made.documents}, len(made.documents), made.embed, made.cached) == ({"+"}, 9, 10, 0)
     assert made.tokens > 50
-    counts = {s.stage: s.counts for s in run_stages(new_context(settings), stages=STAGES[:5]).stages}
+    counts = {s.stage: s.counts for s in run_stages(new_context(settings), stages=DOCUMENT_STAGES).stages}
     assert counts["embed-chunks"]["computed"] == made.embed
     assert plan(new_context(settings)).documents == ()
 
@@ -45,7 +45,7 @@ def test_a_plan_tells_what_a_run_then_does_and_a_forgotten_document_is_on_no_dis
     assert (by_path["private.md"].chunks_added, by_path["private.md"].chunks_removed) == (1, 0)
     assert (by_path["private.md"].to_embed, by_path["0.md"].chunks_removed) == (1, 1)
     (settings.landing_path / "empty.md").unlink()
-    run_stages(new_context(settings), stages=STAGES[:5])
+    run_stages(new_context(settings), stages=DOCUMENT_STAGES)
 
     with pytest.raises(RefusedError, match=r"still in .*: the next run would bring it back"):
         forget(new_context(settings), "private.md")
@@ -57,6 +57,7 @@ def test_a_plan_tells_what_a_run_then_does_and_a_forgotten_document_is_on_no_dis
 
     assert counted() == before
     assert receipt["removed"]["bronze.documents"] == 3, "two editions, and that it is gone"
+    assert receipt["removed"]["silver.documents_history"] == 3, "the same, as versions and a marker"
     assert receipt["removed"]["gold.embeddings"] == 4, "its three texts, and that of the document that went earlier"
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(files) > 50
@@ -66,7 +67,7 @@ def test_a_plan_tells_what_a_run_then_does_and_a_forgotten_document_is_on_no_dis
     assert any("logs and the backups" in line for line in receipt["remains"])
     result = verify(new_context(settings))
     assert result.is_equal, result.differences
-    assert run_stages(new_context(settings), stages=STAGES[:5]).stages == ()
+    assert run_stages(new_context(settings), stages=DOCUMENT_STAGES).stages == ()
 
 
 def test_a_plan_names_the_limits_that_would_stop_the_run(tmp_path: Path, spark):
@@ -76,9 +77,9 @@ def test_a_plan_names_the_limits_that_would_stop_the_run(tmp_path: Path, spark):
     (refusal,) = plan(new_context(limited)).refused_by
     assert refusal.startswith("embed-chunks: 10 texts would be embedded, embedding.max_texts allows 5")
     with pytest.raises(RefusedError, match="10 texts would be embedded"):
-        run_stages(new_context(limited), stages=STAGES[:5])
+        run_stages(new_context(limited), stages=DOCUMENT_STAGES)
     assert new_context(limited).lake.read_arrow("gold.embeddings").num_rows == 0
-    run_stages(new_context(limited, force=True), stages=STAGES[:5])
+    run_stages(new_context(limited, force=True), stages=DOCUMENT_STAGES)
     for path in settings.landing_path.iterdir():
         path.unlink()
     first, *_ = plan(new_context(settings)).refused_by

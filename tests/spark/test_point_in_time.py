@@ -60,9 +60,13 @@ def _by_hand(
     return found
 
 
-@pytest.mark.parametrize("span", [None, timedelta(minutes=5)])
+# The ways to the same rows: one sort, pieces of it, and a search in memory.
+WAYS: list[dict[str, Any]] = [{}, {"span": timedelta(minutes=5)}, {"broadcast": True}]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["sort", "spans", "broadcast"])
 @pytest.mark.parametrize("max_age", [None, timedelta(minutes=2)])
-def test_each_event_gets_what_a_search_by_hand_finds(spark, span: timedelta | None, max_age: timedelta | None):
+def test_each_event_gets_what_a_search_by_hand_finds(spark, way: dict[str, Any], max_age: timedelta | None):
     events, features = _made(seed=7)
     joined = as_of_join(
         spark.createDataFrame(events, EVENTS),
@@ -71,7 +75,7 @@ def test_each_event_gets_what_a_search_by_hand_finds(spark, span: timedelta | No
         at="scheduled_at",
         columns=["delay", "note"],
         max_age=max_age,
-        span=span,
+        **way,
     )
     assert joined.columns == ["event_id", "carrier", "route", "scheduled_at", "delay", "note"]
     rows = joined.collect()
@@ -82,7 +86,8 @@ def test_each_event_gets_what_a_search_by_hand_finds(spark, span: timedelta | No
     assert 50 < sum(note is not None for _, note in expected.values()) < 290, "both outcomes are there"
 
 
-def test_where_all_is_known_at_once_it_is_the_join_of_pandas(spark):
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_where_all_is_known_at_once_it_is_the_join_of_pandas(spark, broadcast: bool):
     chance = random.Random(3)
     events = pd.DataFrame({"entity": [chance.randrange(5) for _ in range(500)], "at": range(500)})
     instants = chance.sample(range(600), 200)
@@ -94,7 +99,8 @@ def test_where_all_is_known_at_once_it_is_the_join_of_pandas(spark):
         events, features.sort_values("event_at"), left_on="at", right_on="event_at", by="entity", direction="backward"
     )
     known = spark.createDataFrame(features).withColumn("known_at", F.col("event_at"))
-    joined = as_of_join(spark.createDataFrame(events), known, entity=["entity"], at="at", columns=["value"])
+    frame = spark.createDataFrame(events)
+    joined = as_of_join(frame, known, entity=["entity"], at="at", columns=["value"], broadcast=broadcast)
     found = joined.orderBy("at").toPandas()["value"]
     pd.testing.assert_series_equal(found.astype(float), expected["value"].astype(float))
 
@@ -106,9 +112,95 @@ def test_two_rows_known_at_the_same_moment_are_told_apart_by_their_values_not_by
     for seed in range(3):
         random.Random(seed).shuffle(features)
         rows = spark.createDataFrame(features, FEATURES).repartition(2)
-        joined = as_of_join(events, rows, entity=ENTITY, at="scheduled_at", columns=["delay"])
-        taken.add(joined.first()["delay"])
+        for broadcast in (False, True):
+            joined = as_of_join(events, rows, entity=ENTITY, at="scheduled_at", columns=["delay"], broadcast=broadcast)
+            taken.add(joined.first()["delay"])
     assert len(taken) == 1
+
+
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_values_of_any_type_come_over_as_they_are(spark, broadcast: bool):
+    features = spark.sql(
+        """
+        SELECT 'a' AS entity, timestamp_micros(id) AS event_at, timestamp_micros(id) AS known_at,
+            CAST('NaN' AS DOUBLE) AS ratio, CAST(1.10 AS DECIMAL(9, 2)) AS price, array(1, null) AS steps,
+            map('k', timestamp'2020-01-01 00:00:00') AS seen, named_struct('x', binary('b'), 'y', null) AS pair,
+            CAST(null AS STRING) AS nothing, timestamp'1969-12-31 23:59:59.999999' AS before, date'2020-02-29' AS day
+        FROM range(3)
+        """
+    )
+    columns = features.columns[3:]
+    events = spark.sql("SELECT 'a' AS entity, timestamp_micros(9) AS at UNION ALL SELECT 'b', timestamp_micros(9)")
+    joined = as_of_join(events, features, entity=["entity"], at="at", columns=columns, broadcast=broadcast)
+    expected = features.limit(1).select(*columns)
+    assert [(f.name, f.dataType) for f in joined.schema[2:]] == [(f.name, f.dataType) for f in expected.schema]
+    found = {row["entity"]: row[2:] for row in joined.collect()}
+    assert repr(found["a"]) == repr(tuple(expected.first()))
+    assert set(found["b"]) == {None}
+
+
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_instants_before_1970_and_after_9999_are_ordered_as_any_other(spark, broadcast: bool):
+    years = [1, 1900, 1969, 1971, 9999, 10001, 200000]
+    features = spark.sql(" UNION ALL ".join(f"SELECT 1 AS e, {year} AS value" for year in years))
+    # make_timestamp ends at year 9999; an instant itself does not.
+    at = F.timestamp_micros(F.round((F.col("value") - 1970) * 31556952.0).cast("long") * 1_000_000)
+    features = features.withColumns({"event_at": at, "known_at": at})
+    events = features.select(
+        "e", F.col("value").alias("asked"), (F.col("event_at") + F.expr("INTERVAL 1 DAY")).alias("at")
+    )
+    joined = as_of_join(events, features, entity=["e"], at="at", columns=["value"], broadcast=broadcast)
+    assert sorted((r["asked"], r["value"]) for r in joined.select("asked", "value").collect()) == [
+        (y, y) for y in years
+    ]
+
+
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_keys_of_any_plain_type_are_matched_and_neither_null_nor_nan_is_one(spark, broadcast: bool):
+    rows = spark.sql(
+        """
+        SELECT CAST(k AS DOUBLE) AS k, d, s, at, at AS event_at, at AS known_at, n FROM VALUES
+            ('NaN', date'2020-01-01', 'x', timestamp_micros(1), 1),
+            ('-0.0', date'2020-01-01', 'x', timestamp_micros(1), 2),
+            ('2.5', date'2020-01-02', null, timestamp_micros(1), 3),
+            ('2.5', date'2020-01-02', 'y', timestamp_micros(1), 4)
+            AS t(k, d, s, at, n)
+        """
+    )
+    events = rows.select((F.col("k") + 0.0).alias("k"), "d", "s", "at", F.col("n").alias("asked"))
+    joined = as_of_join(events, rows, entity=["k", "d", "s"], at="at", columns=["n"], broadcast=broadcast)
+    assert sorted((r["asked"], r["n"]) for r in joined.collect()) == [(1, None), (2, 2), (3, None), (4, 4)]
+
+
+def test_equal_events_and_repeated_feature_rows_are_kept_and_counted_once_each(spark):
+    events = spark.createDataFrame([(0, "a", 1, _at(5))] * 3, EVENTS)
+    features = spark.createDataFrame([("a", 1, _at(1), _at(2), 7, "n")] * 4, FEATURES)
+    for way in WAYS:
+        joined = as_of_join(events, features, entity=ENTITY, at="scheduled_at", columns=["delay"], **way)
+        assert [row["delay"] for row in joined.collect()] == [7, 7, 7]
+        none = as_of_join(events, features.limit(0), entity=ENTITY, at="scheduled_at", columns=["delay"], **way)
+        assert [row["delay"] for row in none.collect()] == [None, None, None]
+
+
+def test_a_key_that_cannot_be_looked_up_is_named(spark):
+    rows = spark.sql("SELECT array(1) AS k, timestamp_micros(1) AS event_at, timestamp_micros(1) AS known_at, 1 AS n")
+    events = rows.select("k", F.col("event_at").alias("at"))
+    assert as_of_join(events, rows, entity=["k"], at="at", columns=["n"]).first()["n"] == 1
+    with pytest.raises(ConfigurationError, match=r"the entity column 'k' is a array<int>, which broadcast=True cannot"):
+        as_of_join(events, rows, entity=["k"], at="at", columns=["n"], broadcast=True)
+
+
+def test_several_joins_by_broadcast_are_one_pass_over_the_events(spark, capsys):
+    events = spark.createDataFrame([(0, "a", 1, _at(5))], EVENTS)
+    features = spark.createDataFrame([("a", 1, _at(1), _at(2), 7, "n")], FEATURES)
+    joined = events
+    for column in ("delay", "note"):
+        joined = as_of_join(joined, features, entity=["carrier"], at="scheduled_at", columns=[column], broadcast=True)
+    joined.explain()
+    plan = capsys.readouterr().out
+    assert plan.count("ArrowEvalPython") == 1
+    assert "Exchange" not in plan
+    assert joined.first()[4:] == (7, "n")
 
 
 def test_columns_that_are_not_there_or_there_twice_are_named(spark):

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stores import Manifest
 from transformations.fingerprint import fingerprint, row_hash_of
 
 DIMENSION = 16
-SCHEMA = TABLES["gold.chunk_index"].schema
+SCHEMA = INDEX_SCHEMA
 ODD_VALUES = [
     "it's",
     'a "b"',

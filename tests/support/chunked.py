@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.run import STAGES, new_context, run_stages
+from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings
 
 SCHEMA = TABLES["silver.chunks"].schema
-INDEX_STAGES = STAGES[3:5]
+INDEX_STAGES = DOCUMENT_STAGES[3:]
 
 
 def settings_for(root: Any, *, model: str = "Free", **index: Any) -> Settings:

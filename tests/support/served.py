@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines.index_state import register
 from pipelines.lakehouse import Lakehouse
 from pipelines.models.embedders import embedding_model
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.settings import Settings
 from pipelines.stores import Manifest
 from transformations.fingerprint import row_hash_of
@@ -44,7 +44,7 @@ def serve(settings: Settings, chunks: Iterable[dict[str, Any]] = (), *, deleted:
         row["row_hash"] = row_hash_of(row)
     store = register(_lake(settings), settings, model).open(settings)
     held = store.manifest()
-    store.upsert(pa.Table.from_pylist(rows, schema=TABLES["gold.chunk_index"].schema))
+    store.upsert(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
     store.delete(deleted)
     count = sum(batch.num_rows for batch in store.ids_with_hashes())
     first = Manifest("gold.chunk_index", "t", 0, "0", model.name, model.revision, model.dimension, rows=0)

@@ -26,6 +26,8 @@ IMPURE = {
     "multiprocessing", "glob", "fcntl", "sqlite3", "urllib.request", "http", "requests", "httpx",
     "httpx2", "urllib3", "aiohttp", "deltalake", "mlflow", "lance", "openai", "delta", "platformdirs",
 }  # fmt: skip
+# Of these modules, what only computes: a buffer in memory is no file.
+PURE = {"io.BytesIO", "io.StringIO"}
 IMPURE_CALLS = {"open", "input", "print", "breakpoint", "exec", "eval"}
 IMPURE_METHODS = {
     "now", "utcnow", "today", "read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink", "iterdir",
@@ -119,7 +121,9 @@ def test_transformations_touch_no_file_no_clock_and_no_network() -> None:
     for name in modules():
         if within(name, "transformations"):
             tree, found = read(name)
-            wrong += [f"{name}:{i.line} imports {i.name}" for i in found if within(i.name, *IMPURE)]
+            wrong += [
+                f"{name}:{i.line} imports {i.name}" for i in found if within(i.name, *IMPURE) and i.name not in PURE
+            ]
             wrong += [f"{name}:{line} calls {call}" for line, call in impure_calls(tree)]
     assert not wrong
 

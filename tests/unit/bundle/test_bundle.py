@@ -22,7 +22,7 @@ JOB = "resources/documents_loop.job.yml"
 # The Python of serverless environment version 4.
 SERVERLESS = {"python_version": "3.12", "python_full_version": "3.12.3"}
 # The roles that a deployed task has. Spark is the platform's; the demo runs nowhere but on a laptop.
-ROLES = ("documents", "lance", "embedding", "language", "mlflow", "report")
+ROLES = ("documents", "quality", "lance", "embedding", "language", "mlflow", "report")
 # In the platform's own environment; or, the local language model, replaced by a served endpoint.
 NOT_INSTALLED = {"pyarrow", "pyyaml", "xllamacpp"}
 

@@ -22,7 +22,7 @@ from pipelines.models.embedders import embedding_model
 from pipelines.models.language import ModelCallError
 from pipelines.models.prompts import answer_prompt, neutral
 from pipelines.progress import Progress
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.settings import LanguageModelSettings, Settings
 from pipelines.stage import Context
 from pipelines.stores import Hit, Manifest
@@ -326,7 +326,7 @@ def indexed(workspace: Settings) -> Settings:
         for n, text in enumerate(texts)
     ]  # fmt: skip
     store = register(Lakehouse(workspace, spark=no_spark), workspace, chosen).open(workspace)
-    store.upsert(pa.Table.from_pylist(values, schema=TABLES["gold.chunk_index"].schema))
+    store.upsert(pa.Table.from_pylist(values, schema=INDEX_SCHEMA))
     store.commit(manifest(rows=3, revision=chosen.revision), expected=None)
     return workspace
 

@@ -1,0 +1,314 @@
+"""Sources of records in; their arrivals appended to bronze.records_NAME, each exactly once, out.
+
+Every source is a stream with a checkpoint, whose batches `append_batch` appends: at `Trigger.AvailableNow` for a run,
+without end for --continuous, and once for a frame of a caller's own. The batch's number goes into the commit that
+appends it (`txnVersion` beside the stream's own id), so a batch that was appended before a crash is not appended again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from pipelines.bronze.record_files import new_files, note_files
+from pipelines.bronze.record_reader import Part, damaged, file_parts, message_part, table_part, unreadable
+from pipelines.bronze.record_streams import (
+    drop_checkpoint,
+    is_outdated,
+    open_stream,
+    source_head,
+    stream_id,
+    uses_auto_loader,
+)
+from pipelines.records import RecordSource, declare, evolved, follow, record_source
+from pipelines.settings_records import COLUMN_NAME
+from pipelines.stage import Context, Counts, Window, read_until
+from transformations.column_types import wider_integers
+from transformations.errors import LakeloopError
+from transformations.records import fit
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+    from pyspark.sql.streaming.query import StreamingQuery
+
+log = logging.getLogger(__name__)
+COMMAND = "ingest-records"
+
+
+def source_of(context: Context) -> RecordSource:
+    """The one source that the context is of."""
+    return record_source(context.settings, next(iter(context.settings.records)))
+
+
+def due(context: Context) -> Window | None:
+    """A window where the source has what was not read yet; needs no JVM for folders of files and of Delta tables.
+
+    Kafka and Auto Loader are asked by reading them: they are always due.
+    """
+    from pipelines.run import stage_named
+
+    source = source_of(context)
+    location = source.settings.location
+    if source.settings.format == "kafka" or uses_auto_loader(source.settings):
+        return Window(None, 0, location)
+    if source.settings.is_files:
+        head = context.lake.head(source.files)
+        # Noting what is new will be one commit.
+        until, source_id = (head.version if head else 0) + bool(new_files(context, source)), location
+        if until == 0:
+            return None
+    else:
+        table = source_head(context, source)
+        until, source_id = table.version, table.table_id
+    target = context.lake.head(source.bronze)
+    since = None
+    if target is not None:
+        stage = stage_named(COMMAND).of_source(source.name)
+        since = read_until(stage, context, source_id=source_id, target_id=target.table_id)
+    return None if since == until else Window(None, until, source_id)
+
+
+def run(context: Context, window: Window) -> Counts:
+    """Append everything that has arrived. Counts: records, files, columns (gained or widened).
+
+    Raises:
+        ExpectationFailedError: the contract is frozen and something else arrived; nothing of that batch was written.
+        ConfigurationError: no such folder, table or broker; a Delta table without a change feed.
+    """
+    source = evolved(context.lake, source_of(context))
+    follow(context.lake, source.bronze)
+    with context.progress.step(COMMAND):
+        discover(context, source)
+        return ingest(context, source)
+
+
+def discover(context: Context, source: RecordSource) -> int:
+    """Note the files that have arrived, where files are listed. Returns how many were noted."""
+    if not source.settings.is_files or uses_auto_loader(source.settings):
+        return 0
+    context.lake.ensure(source.files)
+    found = new_files(context, source)
+    note_files(context, source, found)
+    return len(found)
+
+
+def ingest(context: Context, source: RecordSource) -> Counts:
+    """Read what the source has now. A Delta table whose history is gone, or that is another one now, is read anew."""
+    for attempt in (1, 2):
+        batches = Batches(context, source)
+        try:
+            query = start(context, source, batches, trigger={"availableNow": True})
+            query.awaitTermination()
+            return batches.counts
+        except Exception as error:
+            if batches.failure is not None:
+                raise batches.failure from None
+            if attempt == 2 or not is_outdated(source, error):
+                raise
+            log.warning("ingest-records %s: what the stream would read next is gone; reading all anew", source.name)
+            drop_checkpoint(context, source)
+    raise AssertionError("unreachable")
+
+
+def start(
+    context: Context, source: RecordSource, batches: Callable[[Any, int], None], *, trigger: dict[str, Any]
+) -> StreamingQuery:
+    """Start the source's stream into `batches`."""
+    frame, checkpoint = open_stream(context, source)
+    writer = frame.writeStream.foreachBatch(batches).option("checkpointLocation", str(checkpoint))
+    return writer.queryName(f"{COMMAND} {source.name}").trigger(**trigger).start()
+
+
+class Batches:
+    """What a stream calls with each batch; `failure` is the error that ended it, `counts` the sum of all."""
+
+    def __init__(self, context: Context, source: RecordSource) -> None:
+        self._context, self._source = context, source
+        self.failure: LakeloopError | None = None
+        self.counts = {"records": 0, "files": 0, "columns": 0}
+
+    def __call__(self, batch: DataFrame, batch_id: int) -> None:
+        try:
+            counts = append_batch(
+                self._context, self._source, batch, txn=(stream_id(self._context, self._source), batch_id)
+            )
+        except LakeloopError as error:
+            # The stream would tell of it in an error of its own kind.
+            self.failure = error
+            raise
+        for name, count in counts.items():
+            self.counts[name] += count
+
+
+def append_batch(context: Context, source: RecordSource, batch: DataFrame, *, txn: tuple[str, int] | None) -> Counts:
+    """Append one batch to the source's bronze table in one commit.
+
+    Args:
+        batch: `path` of files, rows of a change feed, or Kafka messages, by the source's format.
+        txn: the stream and the number of the batch in it: the same twice is appended once. None: always appended.
+
+    Returns:
+        Counts: records (unreadable ones too), files, columns gained or widened.
+    """
+    lake = context.lake
+    source = evolved(lake, source)
+    spark, folder = batch.sparkSession, context.settings.path(source.settings.location)
+    paths: list[str] = []
+    if source.settings.is_files:
+        paths = sorted({_below(str(folder), row["path"]) for row in batch.select("path").collect()})
+        if not paths:
+            return {}
+    parts = _parts(source, batch, context, paths=paths)
+    admitted, gained = _admit(context, source, parts)
+    before = lake.ensure(source.bronze).version
+    try:
+        _append(context, admitted, parts, txn=txn)
+    except Exception:
+        broken = damaged(spark, folder, paths) if source.settings.format == "parquet" else {}
+        if not broken:
+            raise
+        whole = [path for path in paths if path not in broken]
+        parts = [*_parts(source, batch, context, paths=whole), unreadable(lake.spark, broken)]
+        _append(context, admitted, parts, txn=txn)
+    records = 0
+    head = lake.head(source.bronze)
+    if head is not None and head.version > before:
+        metrics = lake.history(source.bronze)[0]["metrics"]
+        records = int(metrics.get("numOutputRows", 0))
+    return {"records": records, "files": len(paths), "columns": gained}
+
+
+def _parts(source: RecordSource, batch: DataFrame, context: Context, *, paths: list[str]) -> list[Part]:
+    of = source.settings
+    wants_types = source.contract.evolution != "quarantine"
+    columns = {**source.contract.columns, **({of.op.column: "string"} if of.op else {})}
+    if of.format == "delta":
+        return [table_part(batch, name=of.location)]
+    if of.format == "kafka":
+        return [message_part(batch, columns=columns, key=of.key, wants_types=wants_types)]
+    folder = context.settings.path(of.location)
+    reading = of.model_copy(update={"columns": columns})
+    return file_parts(context.lake.spark, folder, paths, source=reading, wants_types=wants_types)
+
+
+def _admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[RecordSource, int]:
+    """The source with the contract that its table has after these parts, and how many columns that changed."""
+    contract = source.contract
+    for part in parts:
+        arriving = _shown(source, part)
+        changes = contract.compare(arriving)
+        if not part.tells_columns:
+            changes = [change for change in changes if change.kind != "missing"]
+        able = [name for name in arriving if COLUMN_NAME.fullmatch(name)]
+        if any(change.hint for change in changes):
+            log.warning("%s: %s: %s", source.bronze, part.name, "; ".join(map(str, changes)))
+        contract = contract.admit(changes, source=part.name, can_be_column=able)
+        if contract.evolution == "evolve" and part.is_text:
+            contract = replace(contract, columns={**contract.columns, **_wider_by_value(part, contract.columns)})
+    if contract.columns == source.contract.columns:
+        return source, 0
+    admitted = replace(source, contract=contract)
+    declare(context.lake, admitted)
+    return admitted, follow(context.lake, source.bronze)
+
+
+def _shown(source: RecordSource, part: Part) -> dict[str, str]:
+    """The columns of a part as a contract compares them: texts have whatever type is wanted of them."""
+    op = source.settings.op.column.lower() if source.settings.op else None
+    wanted = {name.lower(): of for name, of in source.contract.columns.items()}
+    return {
+        name: wanted.get(name.lower(), part.suggested.get(name, of)) if part.is_text else of
+        for name, of in part.arriving.items()
+        if name.lower() != op
+    }
+
+
+def _wider_by_value(part: Part, columns: Mapping[str, str]) -> dict[str, str]:
+    """Integer columns for which texts came that only a wider integer holds, each with the narrowest that does."""
+    from pyspark.sql import functions as F
+
+    came = {name.lower(): name for name in part.arriving}
+    checks: dict[tuple[str, str], Column] = {}
+    for name, of in columns.items():
+        wider = wider_integers(of)
+        if wider and (mine := came.get(name.lower())) is not None:
+            text = F.col("_record").getField(mine)
+            for enough in (of, *wider[:-1]):
+                too_large = text.try_cast(wider[-1]).isNotNull() & text.try_cast(enough).isNull()
+                checks[name, enough] = F.coalesce(F.bool_or(too_large), F.lit(False))
+    if not checks:
+        return {}
+    row = part.rows.agg(*[check.alias(f"c{n}") for n, check in enumerate(checks.values())]).first()
+    assert row is not None
+    short = {of for of, is_short in zip(checks, row, strict=True) if is_short}
+    needed = {name for name, _ in short}
+    return {
+        name: next(of for of in (columns[name], *wider_integers(columns[name])) if (name, of) not in short)
+        for name in needed
+    }
+
+
+def _append(context: Context, source: RecordSource, parts: list[Part], *, txn: tuple[str, int] | None) -> None:
+    from pyspark.sql import functions as F
+
+    lake = context.lake
+    fitted = [_fitted(source, part) for part in parts]
+    if not fitted:
+        return
+    rows = fitted[0]
+    for other in fitted[1:]:
+        rows = rows.unionByName(other)
+    now = _instant(context, source)
+    rows = rows.withColumns(
+        {
+            "_op": F.coalesce("_op", F.lit("upsert")),
+            "_changed_at": F.coalesce("_changed_at", F.lit(now)),
+            "_ingested_at": F.lit(now),
+            "_run_id": F.lit(context.run_id),
+        }
+    )
+    lake.append(source.bronze, rows, txn=txn)
+
+
+def _fitted(source: RecordSource, part: Part) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    op, rows = source.settings.op, part.rows
+    came = {name.lower(): name for name in part.arriving}
+    if op is not None and part.arriving:
+        mine = came.get(op.column.lower())
+        if mine is None:
+            why = f"the column {op.column!r}, which says what is deleted, is missing"
+            rows = rows.withColumn("_unreadable", F.coalesce("_unreadable", F.lit(why)))
+        else:
+            deletes = F.col("_record").getField(mine).cast("string").isin(*op.delete)
+            rows = rows.withColumn("_op", F.coalesce("_op", F.when(deletes, "delete")))
+    changes = source.contract.compare(_shown(source, part)) if part.tells_columns else []
+    return fit(
+        rows,
+        columns=source.contract.columns,
+        arriving=part.arriving,
+        passed_over=[op.column] if op else [],
+        missing=[change.column for change in changes if change.kind == "missing"],
+        hint="; ".join(str(change) for change in changes if change.hint),
+    )
+
+
+def _instant(context: Context, source: RecordSource) -> datetime:
+    """Now, and after the last commit of the table: arrivals are ordered by it, so it never goes back."""
+    last = max((commit["at"] for commit in context.lake.history(source.bronze)[:1]), default=None)
+    now = context.now()
+    return now if last is None else max(now, last.astimezone(timezone.utc) + timedelta(milliseconds=1))
+
+
+def _below(folder: str, path: str) -> str:
+    """A path as the table of files has it; Auto Loader tells of whole addresses."""
+    from urllib.parse import unquote
+
+    if "://" not in path and not path.startswith(("dbfs:", "file:")):
+        return path
+    plain = unquote(path)
+    return plain[plain.index(folder) + len(folder) :].lstrip("/")

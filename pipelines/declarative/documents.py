@@ -1,0 +1,52 @@
+"""bronze.documents in; each arrival parsed once, the valid and the refused ones, as declared datasets, out.
+
+This is the graph for Databricks' pipelines and for `spark-pipelines` of open-source Spark; docs/quality.md says how to
+run it. The datasets hold arrivals and only grow. Documents as they are now come from `lakeloop refine-documents`, which
+merges: a declared dataset cannot be merged into on both platforms.
+
+The configuration of the pipeline may say `lakeloop.bronze_documents`, the table of arrivals (bronze.documents).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyspark import pipelines as dp
+from pyspark.sql import DataFrame
+
+from expectations.declared import expected, kept, refused
+from expectations.documents import DOCUMENT_RULES
+from expectations.rules import check_rules
+from pipelines.settings import ParseSettings
+from pipelines.silver.parse import PARSED_DDL, Limits, parse_batches
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    spark: SparkSession  # whoever executes this file puts it here
+
+PARSED, VALID, REFUSED = "documents_parsed", "documents_valid", "documents_refused"
+_SOURCE = spark.conf.get("lakeloop.bronze_documents", "bronze.documents") or ""
+# Made outside of the definitions: inside, nothing may be asked of Spark, and mapInArrow asks for the columns.
+# What `lakeloop forget` deletes is no news.
+_ARRIVALS = spark.readStream.option("skipChangeCommits", "true").table(_SOURCE).where("op <> 'delete'")
+_MADE = _ARRIVALS.mapInArrow(parse_batches(Limits.of(ParseSettings())), PARSED_DDL)
+# Spark Connect types what Python returns as "string collate UTF8_BINARY", which delta-rs cannot read from a table.
+_PARSED = _MADE.selectExpr(*[f"CAST(`{name}` AS {of}) AS `{name}`" for name, of in _MADE.dtypes])
+check_rules(_PARSED, rules=DOCUMENT_RULES, table=VALID)
+
+
+@dp.table(name=PARSED, comment="One arrival of one file, parsed; `reason` where it could not be")
+def documents_parsed() -> DataFrame:
+    return _PARSED
+
+
+@dp.table(name=VALID, comment="Arrivals that keep every rule of expectations/documents.py")
+@expected(dp, rules=DOCUMENT_RULES)
+def documents_valid() -> DataFrame:
+    return kept(dp, spark.readStream.table(PARSED), rules=DOCUMENT_RULES, table=VALID)
+
+
+@dp.table(name=REFUSED, comment="Arrivals that break a rule, with the names of all that they break")
+def documents_refused() -> DataFrame:
+    return refused(spark.readStream.table(PARSED), rules=DOCUMENT_RULES)

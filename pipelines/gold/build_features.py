@@ -1,0 +1,176 @@
+"""Changes of a feature table's source in; gold.features_NAME, equal to one built from scratch, out.
+
+A change of a source row reaches the feature rows of its entity whose windows it is in, and no others: those are
+computed anew from the source's rows of these entities and times, and what differs is merged. The tables keep deletion
+vectors, so that a merge writes the rows that changed and not every file that holds one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pipelines.features import declare, feature_table, target_of, typed
+from pipelines.lakehouse import Lakehouse
+from pipelines.settings import Settings
+from pipelines.stage import Context, Counts, Stage, Window, stamped
+from pipelines.stage import due as due_of
+from transformations.changes import net_changes
+from transformations.errors import ConfigurationError
+from transformations.features import FeatureTable, feature_rows, step_end, touched_steps
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+# Raise it when the same source gives other rows.
+_CODE = "1"
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def instances(stage: Stage, context: Context) -> list[tuple[Stage, Context]]:
+    """One stage for each feature table of the settings."""
+    found = []
+    for name in context.settings.features:
+        table = feature_table(name)
+        one = replace(stage, source=table.source, target=target_of(table), definition=partial(_definition, table))
+        settings = context.settings.model_copy(update={"features": (name,)})
+        found.append((one, replace(context, settings=settings)))
+    return found
+
+
+def _definition(table: FeatureTable, _: Settings) -> str:
+    return f"{_CODE} {table.fingerprint}"
+
+
+def due(context: Context) -> Window | None:
+    """What of its source the one feature table of `context` has not seen; None while there is no source."""
+    (name,) = context.settings.features
+    table = feature_table(name)
+    if not declare(context.lake, table):
+        return None
+    ((one, _),) = instances(Stage("build-features", "", "", __name__), context)
+    return due_of(one, context)
+
+
+def run(context: Context, window: Window) -> Counts:
+    """Counts: rows insert, update, delete of gold.features_NAME."""
+    (name,) = context.settings.features
+    table = feature_table(name)
+    lake, target = context.lake, target_of(table)
+    declare(lake, table)
+    is_new = _ensure(lake, table)
+    source = lake.read(table.source, version=window.until)
+    if window.since is None:
+        desired = _typed(context, source, table, window)
+        if is_new:
+            before = lake.ensure(target).version
+            lake.append(target, desired)
+            return {"insert": _written(lake, target, after=before), "update": 0, "delete": 0}
+        current = lake.read(target)
+    else:
+        feed = lake.read_changes(table.source, after=window.since, until=window.until)
+        reached = touched_steps(feed, table).persist()
+        context.persisted.append(reached)
+        bounds = _bounds(reached)
+        if bounds is None:
+            return {"insert": 0, "update": 0, "delete": 0}
+        desired = _typed(context, _inputs(source, table, reached, bounds), table, window)
+        desired = _reached(desired, table, reached, bounds)
+        current = _reached(lake.read(target), table, reached, bounds)
+    return _merge(context, table, current=current, desired=desired)
+
+
+def _typed(context: Context, source: DataFrame, table: FeatureTable, window: Window) -> DataFrame:
+    rows = stamped(context, feature_rows(source, table), window=window)
+    return typed(rows, context.lake.spec(target_of(table)))
+
+
+def _merge(context: Context, table: FeatureTable, *, current: DataFrame, desired: DataFrame) -> Counts:
+    from pyspark.sql import functions as F
+
+    key = F.struct(*table.key)
+    changes = net_changes(
+        current.withColumn("_key_of_row", key),
+        desired.withColumn("_key_of_row", key),
+        key="_key_of_row",
+        compare=["known_at", *table.columns],
+    )
+    others = [c for c in desired.columns if c not in table.key]
+    changes = changes.select("_key_of_row.*", *others, "_op").persist()
+    context.persisted.append(changes)
+    counts = {"insert": 0, "update": 0, "delete": 0}
+    counts |= {row["_op"]: row["count"] for row in changes.groupBy("_op").count().collect()}
+    if any(counts.values()):
+        # Not by delta-rs, however few: it cannot write where there are deletion vectors.
+        context.lake.merge(target_of(table), changes)
+    return counts
+
+
+def _bounds(reached: DataFrame) -> tuple[int, int] | None:
+    """The first and the last step of all entities: a filter by which files are left unread."""
+    from pyspark.sql import functions as F
+
+    row = reached.agg(F.min("_first"), F.max("_last")).first()
+    return None if row is None or row[0] is None else (row[0], row[1])
+
+
+def _inputs(source: DataFrame, table: FeatureTable, reached: DataFrame, bounds: tuple[int, int]) -> DataFrame:
+    """The source's rows that any of the reached feature rows takes."""
+    from pyspark.sql import functions as F
+
+    longest = table.longest // _MICROSECOND
+    at = F.col(table.event_at).cast("timestamp")
+    rows = source.where(
+        at.between(F.timestamp_micros(F.lit(bounds[0] - longest)), F.timestamp_micros(F.lit(bounds[1])))
+    )
+    rows = rows.join(F.broadcast(reached), list(table.entity))
+    end = step_end(table.event_at, every=table.every)
+    return rows.where((end > F.col("_first") - longest) & (end <= F.col("_last"))).drop("_first", "_last")
+
+
+def _reached(rows: DataFrame, table: FeatureTable, reached: DataFrame, bounds: tuple[int, int]) -> DataFrame:
+    """The feature rows that a change can have reached."""
+    from pyspark.sql import functions as F
+
+    first, last = (F.timestamp_micros(F.lit(bound)) for bound in bounds)
+    rows = rows.where(F.col("event_at").between(first, last)).join(F.broadcast(reached), list(table.entity))
+    columns = [c for c in rows.columns if c not in ("_first", "_last")]
+    return rows.where(F.unix_micros("event_at").between(F.col("_first"), F.col("_last"))).select(*columns)
+
+
+def _ensure(lake: Lakehouse, table: FeatureTable) -> bool:
+    """Make the table where there is none; whether it has no rows yet.
+
+    Raises:
+        ConfigurationError: it is there with other columns.
+    """
+    target = target_of(table)
+    if lake.head(target) is None:
+        lake.ensure(target)
+    name = lake.identifier(target)
+    rows, spec = lake.read(target), lake.spec(target)
+    if rows.columns != spec.columns:
+        raise ConfigurationError(
+            f"build-features: {target} has the columns {rows.columns}, and its definition now gives {spec.columns}. "
+            "Give the definition a new name, or remove the table, and run again."
+        )
+    if "lakeloop.primaryKey" not in lake.properties(target):
+        if not lake.is_local:  # what makes it a feature table with a time key in Unity Catalog
+            keys = ", ".join(f"`{c}`" for c in table.entity)
+            lake.spark.sql(
+                f"ALTER TABLE {name} ADD CONSTRAINT `{target.replace('.', '_')}_key` "
+                f"PRIMARY KEY ({keys}, `event_at` TIMESERIES)"
+            )
+        lake.spark.sql(
+            f"ALTER TABLE {name} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true', "
+            f"'lakeloop.primaryKey' = '{','.join(table.key)}', 'lakeloop.timeseries' = 'event_at')"
+        )
+    return rows.isEmpty()
+
+
+def _written(lake: Lakehouse, target: str, *, after: int) -> int:
+    """Rows that the append after version `after` added, as its commit says."""
+    metrics = next(c["metrics"] for c in lake.history(target) if c["version"] > after)
+    return int(metrics.get("numOutputRows", 0))

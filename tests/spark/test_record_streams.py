@@ -1,0 +1,282 @@
+"""Records arrive exactly once: killed between two steps, replayed, rewritten, out of order, from a re-created table."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from pipelines.bronze import ingest_records
+from pipelines.bronze.ingest_records import append_batch
+from pipelines.continuous import ingest_until_stopped
+from pipelines.records import declare, record_source
+from pipelines.run import new_context
+from tests.support.recorded import ORDERS, history, now, put, refused, rows, run, settings_for, versions
+from transformations.errors import ConfigurationError
+
+HEADER = "order_id,updated_at,amount,note,op\n"
+START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+
+
+def _csv(changes: list[tuple[str, int, int | None, str | None]]) -> str:
+    """(key, hour, amount, note); an amount of None deletes."""
+    lines = [
+        f"{key},{START + timedelta(hours=hour):%Y-%m-%dT%H:%M:%SZ},{'' if amount is None else amount},{note or ''},"
+        f"{'D' if amount is None else 'U'}"
+        for key, hour, amount, note in changes
+    ]
+    return HEADER + "\n".join(lines) + "\n"
+
+
+def _oracle(changes: list[tuple[str, int, int | None, str | None]]) -> tuple[dict[str, Any], set[tuple[Any, ...]]]:
+    """The rows now, and (key, from, to, amount, note) of each version, by plain Python."""
+    current: dict[str, Any] = {}
+    versions: set[tuple[Any, ...]] = set()
+    for key in {change[0] for change in changes}:
+        last: tuple[Any, ...] | None = None
+        by_hour = {}
+        for change in changes:
+            if change[0] == key:
+                # A tie: an upsert before a delete, then the greater values.
+                rank = (change[2] is not None, change[2] or 0, change[3] is not None, change[3] or "")
+                if change[1] not in by_hour or rank > by_hour[change[1]][0]:
+                    by_hour[change[1]] = (rank, change)
+        for hour in sorted(by_hour):
+            _, _, amount, note = by_hour[hour][1]
+            if amount is None:
+                if last is not None:
+                    versions.add((key, last[0], hour, *last[1:]))
+                last, _gone = None, current.pop(key, None)
+                continue
+            current[key] = (hour, amount, note)
+            if last is None or last[1:] != (amount, note):
+                if last is not None:
+                    versions.add((key, last[0], hour, *last[1:]))
+                last = (hour, amount, note)
+        if last is not None:
+            versions.add((key, last[0], None, *last[1:]))
+    return current, versions
+
+
+def _hour(at: datetime | None) -> int | None:
+    return None if at is None else int((at - START).total_seconds() // 3600)
+
+
+def _found(settings: Any, source: str) -> tuple[dict[str, Any], set[tuple[Any, ...]]]:
+    current = {k: (_hour(r["updated_at"]), r["amount"], r["note"]) for k, r in now(settings, source).items()}
+    versions = {
+        (r["order_id"], _hour(r["valid_from"]), _hour(r["valid_to"]), r["amount"], r["note"])
+        for r in rows(settings, f"silver.records_{source}_history")
+        if r["_marks"] is None
+    }
+    return current, versions
+
+
+@pytest.mark.long
+def test_any_cut_of_a_change_log_in_any_order_ends_as_one_batch_does_and_as_plain_python_says(tmp_path, spark):
+    chance = random.Random(7)
+    log = [
+        (
+            f"k{chance.randrange(12)}",
+            chance.randrange(9),
+            chance.choice([None, 1, 2, 3]),
+            chance.choice(["x", "y", None]),
+        )
+        for _ in range(160)
+    ]
+    names = ("whole", "cut", "reversed")
+    settings = settings_for(tmp_path, **{name: {**ORDERS, "location": name} for name in names})
+    shuffled = chance.sample(log, len(log))
+    put(settings, "1.csv", _csv(shuffled), source="whole")
+    for number, (start, end) in enumerate([(0, 50), (50, 60), (60, 160)]):
+        put(settings, f"{number}.csv", _csv(shuffled[start:end]), source="cut")
+        by_time = sorted(log, key=lambda change: -change[1])
+        put(settings, f"{number}.csv", _csv(by_time[start:end]), source="reversed")
+        run(settings)
+    # And all of it once more, as another file.
+    put(settings, "again.csv", _csv(log), source="cut")
+    run(settings)
+    expected = _oracle(log)
+    for name in names:
+        current, versions = _found(settings, name)
+        assert current == expected[0], name
+        assert versions == expected[1], name
+
+
+def test_a_batch_that_was_appended_before_a_crash_is_not_appended_again(tmp_path, spark, monkeypatch):
+    settings = settings_for(tmp_path, orders=ORDERS)
+    put(settings, "1.csv", _csv([("a", 1, 1, "x"), ("b", 1, 2, "y")]))
+
+    def dies_after_the_append(*arguments: Any, **named: Any) -> Any:
+        append_batch(*arguments, **named)
+        raise OSError("killed between the append and the checkpoint")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ingest_records, "append_batch", dies_after_the_append)
+        with pytest.raises(Exception, match="killed between"):
+            run(settings)
+    assert len(rows(settings, "bronze.records_orders")) == 2
+    put(settings, "2.csv", _csv([("c", 1, 3, "z")]))
+    assert run(settings)["ingest-records"]["records"] == 1
+    assert sorted(row["order_id"] for row in rows(settings, "bronze.records_orders")) == ["a", "b", "c"]
+
+    # Touched, renamed: the records are not read again. Rewritten with the same content elsewhere: silver stays.
+    before = {t: v for t, v in versions(settings).items() if t.startswith("silver")}
+    file = settings.path("orders/1.csv")
+    os.utime(file, (1, 1))
+    file.rename(file.with_name("renamed.csv"))
+    run(settings)
+    assert len(rows(settings, "bronze.records_orders")) == 3
+    put(settings, "copy.csv", file.with_name("renamed.csv").read_bytes())
+    run(settings)
+    assert len(rows(settings, "bronze.records_orders")) == 5
+    assert {t: v for t, v in versions(settings).items() if t.startswith("silver")} == before
+    # Rewritten in place: the change arrives.
+    put(settings, "2.csv", _csv([("c", 2, 4, "new")]))
+    assert run(settings)["ingest-records"] == {"records": 1, "files": 1, "columns": 0}
+    assert now(settings)["c"]["amount"] == 4
+
+    # A lost checkpoint: everything arrives a second time, and changes nothing.
+    silver = (now(settings), history(settings))
+    shutil.rmtree(settings.path("checkpoints"))
+    put(settings, "3.csv", _csv([("d", 1, 1, "d")]))
+    run(settings)
+    assert set(now(settings)) == set(silver[0]) | {"d"}
+    assert {k: v for k, v in now(settings).items() if k != "d"} == silver[0]
+    assert history(settings) >= silver[1]
+
+    # One batch of a caller's own, through the same function; the same one twice is one.
+    context = new_context(settings).of_source("orders")
+    source = declare(context.lake, record_source(settings, "orders"))
+    batch = spark.createDataFrame([("2.csv",)], "path string")
+    assert append_batch(context, source, batch, txn=("mine", 0))["records"] == 1
+    assert append_batch(context, source, batch, txn=("mine", 0))["records"] == 0
+
+    # A file that goes between its discovery and its reading is a row that says so.
+    put(settings, "4.csv", _csv([("e", 1, 1, "e")]))
+    noted = ingest_records.discover(context, source)
+    settings.path("orders/4.csv").unlink()
+    assert noted == 1
+    run(settings)
+    assert "gone before it was read" in refused(settings)[0]["reason"]
+
+
+@pytest.mark.long
+def test_without_an_order_the_later_arrival_and_the_later_line_win(tmp_path, spark):
+    columns = {"order_id": "string", "amount": "int"}
+    settings = settings_for(
+        tmp_path, orders={"format": "csv", "location": "orders", "key": ["order_id"], "columns": columns}
+    )
+    lines = "\n".join(f"k{n % 7},{n}" for n in range(700))
+    put(settings, "1.csv", f"order_id,amount\n{lines}\n")
+    run(settings)
+    assert {key: row["amount"] for key, row in now(settings).items()} == {f"k{n % 7}": n for n in range(693, 700)}
+    put(settings, "2.csv", "order_id,amount\nk0,1\nk0,693\n")
+    run(settings)
+    assert len(history(settings)) == 7
+    put(settings, "3.csv", "order_id,amount\nk0,2\n")
+    run(settings)
+    assert now(settings)["k0"]["amount"] == 2
+    assert len(history(settings)) == 8
+
+
+@pytest.mark.long
+def test_a_delta_table_by_its_change_feed_re_created_vacuumed_and_with_another_column(tmp_path, spark):
+    columns = {"id": "bigint", "name": "string"}
+    settings = settings_for(
+        tmp_path,
+        people={"format": "delta", "location": "./people", "key": ["id"], "columns": columns, "evolution": "evolve"},
+    )
+    path = str(settings.path("people"))
+
+    def create(select: str) -> None:
+        writer = spark.sql(select).write.format("delta").mode("error").option("delta.enableChangeDataFeed", "true")
+        writer.save(path)
+
+    def found() -> dict[Any, Any]:
+        return {key: row["name"] for key, row in now(settings, "people").items()}
+
+    with pytest.raises(ConfigurationError, match="no Delta table at"):
+        run(settings)
+    create("SELECT id, concat('n', id) AS name FROM range(4)")
+    run(settings)
+    assert found() == {0: "n0", 1: "n1", 2: "n2", 3: "n3"}
+    spark.sql(f"UPDATE delta.`{path}` SET name = 'changed' WHERE id = 1")
+    spark.sql(f"DELETE FROM delta.`{path}` WHERE id = 2")
+    spark.sql(f"UPDATE delta.`{path}` SET name = 'again' WHERE id = 1")
+    assert run(settings)["ingest-records"]["records"] == 3
+    assert found() == {0: "n0", 1: "again", 3: "n3"}
+    told = [row for row in rows(settings, "silver.records_people_history") if row["id"] == 1 and row["_marks"] is None]
+    assert sorted((row["name"], row["is_current"]) for row in told) == [
+        ("again", True),
+        ("changed", False),
+        ("n1", False),
+    ]
+    assert run(settings) == {}
+
+    # Another column in mid-stream.
+    spark.sql(f"ALTER TABLE delta.`{path}` ADD COLUMNS (city string)")
+    spark.sql(f"INSERT INTO delta.`{path}` VALUES (4, 'n4', 'Ulm')")
+    run(settings)
+    assert now(settings, "people")[4]["city"] == "Ulm"
+
+    # Versions that were not read yet are vacuumed away.
+    spark.sql(f"DELETE FROM delta.`{path}` WHERE id = 0")
+    spark.sql(f"UPDATE delta.`{path}` SET name = 'after' WHERE id = 3")
+    spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
+    try:
+        spark.sql(f"VACUUM delta.`{path}` RETAIN 0 HOURS")
+    finally:
+        spark.conf.unset("spark.databricks.delta.retentionDurationCheck.enabled")
+    shutil.rmtree(settings.path("people") / "_change_data", ignore_errors=True)
+    run(settings)
+    assert found() == {1: "again", 3: "after", 4: "n4"}
+
+    # Another table in its place, at a lower version.
+    shutil.rmtree(path)
+    create("SELECT id, concat('second ', id) AS name FROM range(3, 6)")
+    run(settings)
+    assert found() == {3: "second 3", 4: "second 4", 5: "second 5"}
+    assert run(settings) == {}
+
+    spark.sql(f"ALTER TABLE delta.`{path}` SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'false')")
+    with pytest.raises(ConfigurationError, match="keeps no change feed"):
+        run(settings)
+
+
+@pytest.mark.long
+def test_a_stream_without_end_takes_what_comes_and_stops_cleanly(tmp_path, spark):
+    settings = settings_for(tmp_path, orders=ORDERS)
+    put(settings, "1.csv", _csv([("a", 1, 1, "x")]))
+    stop = threading.Event()
+    counts: dict[str, Any] = {}
+
+    context = new_context(settings)
+    assert context.lake.spark is spark  # which another thread would not find by itself
+
+    def work() -> None:
+        counts.update(ingest_until_stopped(context, seconds=0.2, stop=stop))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    deadline = time.monotonic() + 120
+    try:
+        while "a" not in now(settings) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        put(settings, "2.csv", _csv([("b", 1, 2, "y")]))
+        while "b" not in now(settings) and time.monotonic() < deadline:
+            time.sleep(0.2)
+    finally:
+        stop.set()
+        thread.join(120)
+    assert counts["orders"]["records"] == 2
+    # A run goes on where the stream ended, with the same checkpoint.
+    put(settings, "3.csv", _csv([("c", 1, 3, "z")]))
+    assert run(settings)["ingest-records"]["records"] == 1
+    assert set(now(settings)) == {"a", "b", "c"}

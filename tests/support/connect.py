@@ -1,0 +1,97 @@
+"""A folder in; a Spark Connect server with Delta, which runs declared pipelines, out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyspark
+
+from pipelines.assets import delta_jars
+from pipelines.java import find_java
+
+ROOT = Path(__file__).resolve().parents[2]
+_BIN = Path(pyspark.__file__).parent / "bin"
+_CONF = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.sources.default": "delta",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.ui.enabled": "false",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.sql.session.timeZone": "UTC",
+}
+
+
+@dataclass(frozen=True)
+class ConnectServer:
+    """A running server: its address, and the folder of its managed tables."""
+
+    remote: str
+    warehouse: Path
+    environment: dict[str, str]
+
+    def python(self, program: str) -> str:
+        """Run a program that has `spark`, a session of this server. Returns what it prints."""
+        session = f"SparkSession.builder.remote('{self.remote}').getOrCreate()"
+        return self._run([sys.executable, "-c", f"from pyspark.sql import SparkSession\nspark = {session}\n{program}"])
+
+    def pipelines(self, *arguments: str) -> str:
+        """Run `spark-pipelines`. Returns what it says."""
+        return self._run([str(_BIN / "spark-pipelines"), "--remote", self.remote, *arguments])
+
+    def _run(self, command: list[str]) -> str:
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
+
+
+@contextmanager
+def connect_server(folder: Path) -> Iterator[ConnectServer]:
+    """The server of one test; it ends with the block."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    warehouse = folder / "warehouse"
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "SPARK_REMOTE"},
+        "JAVA_HOME": str(find_java()),
+        "SPARK_HOME": str(_BIN.parent),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "PYSPARK_PYTHON": sys.executable,
+        "PYTHONPATH": str(ROOT),
+    }
+    conf = {
+        **_CONF,
+        "spark.driver.extraClassPath": os.pathsep.join(map(str, delta_jars())),
+        "spark.sql.warehouse.dir": str(warehouse),
+        "spark.connect.grpc.binding.port": str(port),
+    }
+    options = [word for key, value in conf.items() for word in ("--conf", f"{key}={value}")]
+    command = [str(_BIN / "spark-submit"), "--master", "local[2]", "--driver-memory", "1g", *options]
+    command += ["--class", "org.apache.spark.sql.connect.service.SparkConnectServer", "spark-internal"]
+    log = folder / "server.log"
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            command, stdout=sink, stderr=subprocess.STDOUT, env=environment, cwd=folder, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while "Spark Connect server started" not in log.read_text(errors="replace"):
+            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
+            assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
+            time.sleep(0.2)
+        yield ConnectServer(f"sc://127.0.0.1:{port}", warehouse, environment)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()

@@ -1,0 +1,135 @@
+"""What the ingest of a folder reads, writes and remembers; tables are folders, so no Spark is started."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines.bronze.ingest_documents import LOOKS, TABLE, Found
+from pipelines.run import new_context, run_stages, stage_named
+from pipelines.settings import Settings
+
+STAGES = [stage_named("ingest-documents")]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "landing").mkdir()
+    return Settings(root=tmp_path)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were opened, in order."""
+    opened: list[str] = []
+    real = open
+
+    def noted(file: str, *args: str) -> object:
+        opened.append(Path(file).name)
+        return real(file, *args)
+
+    monkeypatch.setattr("pipelines.bronze.ingest_documents.open", noted, raising=False)
+    return opened
+
+
+def _ingest(settings: Settings) -> dict[str, int]:
+    outcome = run_stages(new_context(settings, force=True), stages=STAGES)
+    return {
+        key: count for stage in outcome.stages for key, count in stage.counts.items() if count and key != "unchanged"
+    }
+
+
+def _versions(settings: Settings) -> list[int | None]:
+    lake = new_context(settings).lake
+    return [head.version if (head := lake.head(table)) else None for table in (TABLE, LOOKS)]
+
+
+def _settle(file: Path, *, modified_at: float = 1_700_000_000.5) -> None:
+    os.utime(file, (modified_at, modified_at))
+
+
+@pytest.fixture
+def arrived(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that has arrived, and a clock that is an hour further at each look, as between two runs."""
+    from datetime import datetime, timedelta
+
+    class Clock(datetime):
+        hours = 1
+
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(hours=cls.hours)
+
+    monkeypatch.setattr("pipelines.bronze.ingest_documents.datetime", Clock)
+    monkeypatch.setattr("pipelines.stage.datetime", Clock)
+    file = settings.landing_path / "a.md"
+    file.write_text("# A\n\none")
+    _settle(file)
+    assert _ingest(settings) == {"new": 1}
+    return file
+
+
+def test_a_file_that_was_only_touched_is_read_once_and_then_no_more(settings: Settings, arrived: Path, read: list[str]):
+    assert _ingest(settings) == {}
+    assert read == []
+    before = _versions(settings)
+    _settle(arrived, modified_at=1_700_000_100.5)
+    assert _ingest(settings) == {}
+    assert read == ["a.md"]
+    table, looks = _versions(settings)
+    assert table == before[0]  # nothing arrived
+    assert before[1] is None  # and now the look is remembered
+    assert looks is not None
+    assert _ingest(settings) == {}
+    assert _versions(settings) == [table, looks]
+    assert read == ["a.md"]
+
+
+def test_a_file_rewritten_in_place_with_its_size_and_time_arrives(
+    settings: Settings, arrived: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from pipelines.bronze import ingest_documents
+
+    monkeypatch.setattr(ingest_documents.datetime, "hours", 0)
+    (settings.root / "lakehouse").rename(settings.root / "gone")
+    assert _ingest(settings) == {"new": 1}
+    arrived.write_text("# B\n\ntwo")
+    _settle(arrived)
+    assert _ingest(settings) == {"changed": 1}
+
+
+def test_the_same_file_delivered_again_is_no_arrival_and_one_that_came_back_is(settings: Settings, arrived: Path):
+    content = arrived.read_bytes()
+    arrived.unlink()
+    arrived.write_bytes(content)
+    assert _ingest(settings) == {}
+    arrived.unlink()
+    assert _ingest(settings) == {"gone": 1}
+    arrived.write_bytes(content)
+    assert _ingest(settings) == {"new": 1}
+
+
+def test_a_renamed_file_goes_and_comes_with_the_same_bytes(settings: Settings, arrived: Path):
+    arrived.rename(arrived.with_name("b.md"))
+    assert _ingest(settings) == {"new": 1, "gone": 1}
+    rows = new_context(settings).lake.read_arrow(TABLE, columns=["path", "op", "content_hash"]).to_pylist()
+    hashes = {row["content_hash"] for row in rows if row["op"] == "upsert"}
+    assert len(hashes) == 1
+    assert {(row["path"], row["op"]) for row in rows} == {("a.md", "upsert"), ("a.md", "delete"), ("b.md", "upsert")}
+
+
+def test_a_file_that_is_late_arrives_when_it_comes_however_old_it_is(settings: Settings, arrived: Path):
+    late = arrived.with_name("late.md")
+    late.write_text("# Late\n\ntext")
+    os.utime(late, (1_000_000_000.5, 1_000_000_000.5))
+    assert _ingest(settings) == {"new": 1}
+    assert _ingest(settings) == {}
+
+
+def test_every_format_is_taken_by_default_and_nothing_else(settings: Settings):
+    for name in ("a.pdf", "b.DOCX", "c.xlsm", "d.adoc", "e.eml", "f.tsv", "g.txt", "h.py", "i.zip", "j.png"):
+        (settings.landing_path / name).write_bytes(b"x")
+    assert _ingest(settings) == {"new": 7}
+    assert Found("x", str(settings.landing_path / "a.pdf")).content_hash()

@@ -1,0 +1,82 @@
+"""Sources of records as lakeloop.yml names them: what is taken, what is refused, and what the readers are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.bronze.record_streams import auto_loader_options, uses_auto_loader
+from pipelines.settings import Settings, load_settings, settings_template
+from pipelines.settings_records import RecordSettings
+from transformations.errors import ConfigurationError
+
+ORDERS = {"format": "csv", "location": "orders", "key": ["id"], "columns": {"id": "LONG", "at": "timestamp"}}
+
+
+def refusal(**changed: object) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        load_settings(overrides=[f"records.orders={yaml.safe_dump({**ORDERS, **changed}, default_flow_style=True)}"])
+    return str(raised.value)
+
+
+def test_types_are_named_in_one_way_and_the_template_loads():
+    assert RecordSettings(**ORDERS).columns == {"id": "bigint", "at": "timestamp"}
+    template = settings_template()
+    assert "records: {}\n#   NAME:" in template
+    assert Settings.model_validate({k: v for k, v in yaml.safe_load(template).items() if v is not None}).records == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"formt": "csv"}, "unknown setting 'records.orders.formt'. Did you mean 'records.orders.format'"),
+        ({"key": ["ident"]}, "key names 'ident', which is not among the columns"),
+        ({"columns": {"id": "lng"}}, "'lng' is not the type of a column"),
+        ({"columns": {"id; DROP TABLE x": "int"}}, "cannot be the name of a column"),
+        ({"columns": {"id": "int", "ID": "int"}}, "differ only in their case"),
+        ({"columns": {"id": "double"}}, "'id' is double, which cannot be compared"),
+        ({"columns": {"id": "int", "attempts": "int"}}, "'attempts' cannot be the name of a column"),
+        ({"options": {"path": "/etc"}}, r"options ['path'] are not among those of csv"),
+        ({"op": {"column": "id"}}, "op.column 'id' is among the columns"),
+        ({"format": "delta", "order_by": ["at"]}, "a Delta table's own commits order its changes"),
+        ({"format": "delta", "location": "main.x; DROP"}, "location of a Delta table"),
+        ({"format": "kafka"}, "kafka needs the option bootstrap.servers"),
+        ({"rules": [{"name": "Bad name", "predicate": "true"}]}, "records.orders.rules.0.name"),
+    ],
+)
+def test_what_is_wrong_is_refused_with_the_setting_that_it_is_about(changed, told):
+    assert told in refusal(**changed)
+
+
+def test_two_sources_never_have_a_table_in_common():
+    with pytest.raises(ConfigurationError, match="ends as a table of another source does"):
+        load_settings(overrides=[f"records.orders_history={yaml.safe_dump(ORDERS, default_flow_style=True)}"])
+
+
+def test_auto_loader_finds_files_on_databricks_and_a_listing_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    source = RecordSettings(**ORDERS)
+    monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
+    assert not uses_auto_loader(source)
+    assert uses_auto_loader(source.model_copy(update={"discovery": "auto_loader"}))
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
+    assert uses_auto_loader(source)
+    assert not uses_auto_loader(source.model_copy(update={"discovery": "listing"}))
+    assert not uses_auto_loader(RecordSettings(**{**ORDERS, "format": "delta", "location": "./table"}))
+    assert auto_loader_options(source) == {
+        "cloudFiles.format": "binaryFile",
+        "cloudFiles.includeExistingFiles": "true",
+        "cloudFiles.allowOverwrites": "true",
+        "recursiveFileLookup": "true",
+        "pathGlobFilter": "*.csv*",
+    }
+    two = source.model_copy(update={"include": ("*.a", "*.b")})
+    assert auto_loader_options(two)["pathGlobFilter"] == "{*.a,*.b}"
+
+
+def test_settings_are_read_from_a_file_as_the_docs_show_them(tmp_path: Path):
+    page = (Path(__file__).parents[3] / "docs/records.md").read_text(encoding="utf-8")
+    shown = page.split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "lakeloop.yml").write_text(shown, encoding="utf-8")
+    assert set(load_settings(tmp_path / "lakeloop.yml").records) == {"orders"}
