@@ -26,12 +26,12 @@ from pipelines.index.writer import ROWS_PER_CALL
 from pipelines.index_state import register
 from pipelines.models.embedders import embedding_model
 from pipelines.run import new_context, run_stages, stage_named
-from pipelines.schemas import TABLES
+from pipelines.schemas import INDEX_SCHEMA
 from pipelines.settings import Settings
 from pipelines.stores import Manifest, open_store
 from transformations.fingerprint import fingerprint
 
-SCHEMA = TABLES["gold.chunk_index"].schema
+SCHEMA = INDEX_SCHEMA
 MODEL = "benchmarks.sync.embedder:StubEmbedder"
 DIMENSION, CLUSTERS = 384, 500
 
