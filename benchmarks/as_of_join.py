@@ -133,15 +133,14 @@ def run_duckdb(folder: Path) -> dict[str, Any]:
 def run_lakeloop(spark: Any, folder: Path, *, broadcast: bool) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
-    from transformations.point_in_time import as_of_join
+    from transformations.point_in_time import Features, as_of_join
 
     begun = time.perf_counter()
-    joined = spark.read.parquet(str(folder / "events"))
-    for name in ENTITIES:
-        features = spark.read.parquet(str(folder / name))
-        joined = as_of_join(
-            joined, features, entity=[name], at="scheduled_at", columns=[f"{name}_delay"], broadcast=broadcast
-        )
+    tables = [
+        Features(spark.read.parquet(str(folder / name)), entity=[name], columns=[f"{name}_delay"], broadcast=broadcast)
+        for name in ENTITIES
+    ]
+    joined = as_of_join(spark.read.parquet(str(folder / "events")), *tables, at="scheduled_at")
     joined.write.mode("overwrite").parquet(str(folder / "lakeloop"))
     seconds = time.perf_counter() - begun
     written = spark.read.parquet(str(folder / "lakeloop"))

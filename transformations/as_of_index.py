@@ -63,7 +63,8 @@ class AsOfIndex:
         times: the instants that features become usable at, where they are too far apart to be used as they are.
         first, width: the smallest instant and how many an entity has room for.
         keys: entity and instant of each kept row in one number.
-        values: the columns of the kept rows. happened: their event_at, in microseconds.
+        values: the columns of the kept rows.
+        happened: their event_at in microseconds, where there is a `max_age` (in microseconds too).
     """
 
     codes: tuple[dict[Hashable, int], ...]
@@ -72,8 +73,8 @@ class AsOfIndex:
     first: int
     width: int
     keys: Ascending
-    values: pa.StructArray
-    happened: Ints
+    values: tuple[pa.Array, ...]
+    happened: Ints | None
     max_age: int | None
 
     @classmethod
@@ -113,11 +114,12 @@ class AsOfIndex:
         reached = entities[order] * len(order) + rank[order]
         kept = order[np.maximum.accumulate(reached) == reached] if len(order) else order
         taken = pa.array(kept)
-        values = pa.StructArray.from_arrays([_one(rows[c]).take(taken) for c in columns], names=list(columns))
+        values = tuple(_one(rows[c]).take(taken) for c in columns)
         place = cls._place(usable[kept], times=times, first=first, width=width)
         keys = Ascending.of(entities[kept] * width + place)
         age = None if max_age is None else max_age // timedelta(microseconds=1)
-        return cls(tuple(codes), tuple(pairs), times, first, width, keys, values, happened[kept], age)
+        aged = None if max_age is None else happened[kept]
+        return cls(tuple(codes), tuple(pairs), times, first, width, keys, values, aged, age)
 
     @staticmethod
     def _place(at: Ints, *, times: Ints | None, first: int, width: int) -> Ints:
@@ -126,8 +128,8 @@ class AsOfIndex:
             return np.searchsorted(times, at, side="right")
         return np.clip(at, first - 1, first + width - 2) - (first - 1)
 
-    def find(self, at: pa.Array, *entity: pa.Array) -> pa.Array:
-        """The values to use at `at` (microseconds) for each entity, as structs; nulls where there are none."""
+    def find(self, at: pa.Array, *entity: pa.Array) -> list[pa.Array]:
+        """The values to use at `at` (microseconds) for each entity, column by column; nulls where there are none."""
         is_asked = at.is_valid().to_numpy(zero_copy_only=False)
         instants = at.fill_null(0).to_numpy()
         entities = _coded(entity[0], self.codes[0])
@@ -141,14 +143,13 @@ class AsOfIndex:
         rows = self.keys.count_up_to(base + place) - 1
         # The row before the first one of an entity is another entity's.
         is_found = is_asked & (entities >= 0) & (rows >= 0)
-        if len(self.happened):
+        if len(self.keys.values):
             is_found &= self.keys.values[rows] >= base
-            if self.max_age is not None:
+            if self.max_age is not None and self.happened is not None:
                 age = instants - self.happened[rows]
                 is_found &= (age >= 0) & (age <= self.max_age)
         taken = pa.array(rows, mask=~is_found)
-        fields = [self.values.field(n).take(taken) for n in range(self.values.type.num_fields)]
-        return pa.StructArray.from_arrays(fields, names=[field.name for field in self.values.type])
+        return [column.take(taken) for column in self.values]
 
 
 def _coded(column: pa.Array, known: dict[Hashable, int]) -> Ints:

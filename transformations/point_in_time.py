@@ -1,8 +1,10 @@
-"""Events and a feature table in; the same events, each with the feature values that one could have used then, out."""
+"""Events and feature tables in; the same events, each with the feature values that one could have used then, out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -10,120 +12,138 @@ from transformations.as_of_index import AsOfIndex
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import Column, DataFrame
 
+# So many feature tables are read at once for the workers' memory.
+_READERS = 4
 
-def as_of_join(
-    events: DataFrame,
-    features: DataFrame,
-    *,
-    entity: Sequence[str],
-    at: str,
-    columns: Sequence[str],
-    event_at: str = "event_at",
-    known_at: str = "known_at",
-    max_age: timedelta | None = None,
-    span: timedelta | None = None,
-    broadcast: bool = False,
-) -> DataFrame:
-    """Join each event with the newest feature row that had happened *and* was known at the event's time.
 
-    Of the rows of the same entity with `event_at` <= `at` and `known_at` <= `at`, the one with the greatest `event_at`
-    is taken; of several, the one known last (a correction); of several of these, one that depends on the values only,
-    so that a rerun takes the same. Both bounds are closed. NaN is a value as any other, and a null among `columns` of
-    the row that is taken stays null: no older row fills it in.
+@dataclass(frozen=True)
+class Features:
+    """The rows of a feature table, and what of them to bring over to events.
 
-    There are two ways to the same rows. By default events and features go through one shuffle and one sort together,
-    at any size. With `broadcast`, features are read once, at this call, and sent to every worker; events do not move.
-    Several such joins one after the other are one pass over the events.
-
-    Args:
-        events: any grain; all columns and rows are kept, equal rows too.
-        features: one row an entity, `event_at` and `known_at`; other columns are ignored. A row whose entity,
-            `event_at` or `known_at` is null (or NaN) is never used: nobody could tell when it was known.
-        entity: the key columns that both frames have.
-        at: the events' instant. An event whose `at` or entity is null gets nulls.
-        columns: what to bring over; none may be a column of `events`.
+    Attributes:
+        rows: one row an entity, `event_at` and `known_at`; other columns are ignored. A row whose entity, `event_at`
+            or `known_at` is null (or NaN) is never used: nobody could tell when it was known.
+        entity: the key columns that the events have too.
+        columns: what to bring over; none may be a column of the events or of another table of the same join.
+        event_at, known_at: the columns that say when a row had happened, and since when it was known.
         max_age: a row that had happened longer ago than this is too old: nulls instead (no older row is taken).
         span: for skew. Entities with very many rows are worked upon in pieces of so much time, in parallel, each
             beginning with what was known at its start. The result is the same. Of no use with `broadcast`, to which
             skew makes no difference.
-        broadcast: `features` fits into the memory of the driver and of each worker (some millions of rows).
+        broadcast: the rows fit into the memory of the driver and of each worker (some millions of rows).
+    """
+
+    rows: DataFrame
+    entity: Sequence[str]
+    columns: Sequence[str]
+    event_at: str = "event_at"
+    known_at: str = "known_at"
+    max_age: timedelta | None = None
+    span: timedelta | None = None
+    broadcast: bool = False
+
+
+def as_of_join(events: DataFrame, *tables: Features, at: str) -> DataFrame:
+    """Join each event with the newest row of each table that had happened *and* was known at the event's time.
+
+    Of the rows of the same entity with `event_at` <= `at` and `known_at` <= `at`, the one with the greatest `event_at`
+    is taken; of several, the one known last (a correction); of several of these, one that depends on the values only,
+    so that a rerun takes the same. Both bounds are closed. NaN is a value as any other, and a null among the columns
+    of the row that is taken stays null: no older row fills it in.
+
+    There are two ways to the same rows. By default events and a table go through one shuffle and one sort together, at
+    any size. Tables with `broadcast` are read once, at this call, and sent to every worker; events do not move, and
+    one pass over them looks up all such tables.
+
+    Args:
+        events: any grain; all columns and rows are kept, equal rows too.
+        tables: at least one.
+        at: the events' instant. An event whose `at` or entity is null gets nulls.
 
     Returns:
-        Grain: as `events`; its columns, then `columns`.
+        Grain: as `events`; its columns, then those of each table.
 
     Raises:
-        ConfigurationError: a column is missing, or in both frames; with `broadcast`, an entity column is no plain
-            value.
+        ConfigurationError: a column is missing, or there twice; with `broadcast`, an entity column is no plain value.
     """
     from pyspark.sql import functions as F
 
-    _check(events, features, entity=entity, at=at, columns=columns, times=(event_at, known_at))
-    features = features.dropna(subset=[*entity, event_at, known_at])
+    _check(events, tables, at=at)
+    joined = events
+    for table in tables:
+        if not table.broadcast:
+            joined = _sorted_together(joined, table, at=at)
+    in_memory = [table for table in tables if table.broadcast]
+    if in_memory:
+        joined = _looked_up(joined, in_memory, at=at)
+    brought = [column for table in tables for column in table.columns]
+    return joined.select(*(F.col(f"`{c}`") for c in [*events.columns, *brought]))
+
+
+def _usable(table: Features) -> DataFrame:
+    """The entity and columns of the rows that can be used at all, since when, and what ranks them."""
+    from pyspark.sql import functions as F
+
+    times = (table.event_at, table.known_at)
+    rows = table.rows.dropna(subset=[*table.entity, *times])
     # Spark hashes no maps.
-    tied = [F.to_json(F.struct(c)) if "map<" in features.schema[c].dataType.simpleString() else c for c in columns]
-    rows = features.select(
-        *entity,
-        *columns,
+    tied = [F.to_json(F.struct(c)) if "map<" in rows.schema[c].dataType.simpleString() else c for c in table.columns]
+    return rows.select(
+        *table.entity,
+        *table.columns,
         # Happened and known by t: both at most t, so their greatest is.
-        F.greatest(*(F.col(c).cast("timestamp") for c in (event_at, known_at))).alias("_usable_at"),
-        F.col(event_at).cast("timestamp").alias("_happened_at"),
-        F.col(known_at).cast("timestamp").alias("_known_at"),
+        F.greatest(*(F.col(c).cast("timestamp") for c in times)).alias("_usable_at"),
+        F.col(table.event_at).cast("timestamp").alias("_happened_at"),
+        F.col(table.known_at).cast("timestamp").alias("_known_at"),
         F.xxhash64(*tied).alias("_tie"),
     )
-    if broadcast:
-        return _looked_up(events, rows, entity=entity, at=at, columns=columns, max_age=max_age)
-    return _sorted_together(events, rows, entity=entity, at=at, columns=columns, max_age=max_age, span=span)
 
 
-def _looked_up(
-    events: DataFrame,
-    rows: DataFrame,
-    *,
-    entity: Sequence[str],
-    at: str,
-    columns: Sequence[str],
-    max_age: timedelta | None,
-) -> DataFrame:
+def _looked_up(events: DataFrame, tables: Sequence[Features], *, at: str) -> DataFrame:
+    import pyarrow as pa
     from pyspark.sql import functions as F
-    from pyspark.sql.pandas.functions import arrow_udf
-    from pyspark.sql.types import ArrayType, MapType, StructField, StructType, VariantType
+    from pyspark.sql.types import StructField, StructType
 
-    for key in entity:
-        kind = rows.schema[key].dataType
-        if isinstance(kind, ArrayType | MapType | StructType | VariantType):
-            raise ConfigurationError(
-                f"as_of_join: the entity column {key!r} is a {kind.simpleString()}, which broadcast=True cannot look "
-                "up. Leave it out, or use a string or a number as the key."
-            )
+    with ThreadPoolExecutor(_READERS) as readers:
+        indexes = list(readers.map(_index, tables))
+    found = [StructField(c, table.rows.schema[c].dataType) for table in tables for c in table.columns]
+    schema = StructType([*events.schema, *found])
+    keys = [[events.columns.index(key) for key in table.entity] for table in tables]
+
+    def look_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            *kept, instants = batch.columns
+            found = [
+                values
+                for index, places in zip(indexes, keys, strict=True)
+                for values in index.find(instants, *(kept[place] for place in places))
+            ]
+            yield pa.RecordBatch.from_arrays([*kept, *found], names=schema.names)
+
+    # Whole events go through Python: a function of columns would have Spark queue the rows beside it, which is slower.
+    asking = events.withColumn("_asked_at", F.unix_micros(F.col(at).cast("timestamp")))
+    return asking.mapInArrow(look_up, schema)
+
+
+def _index(table: Features) -> AsOfIndex:
+    from pyspark.sql import functions as F
+
     instants = ("_usable_at", "_happened_at", "_known_at")
-    found = rows.withColumns({c: F.unix_micros(c) for c in instants}).toArrow()
-    index = AsOfIndex.build(found, entity=entity, columns=columns, max_age=max_age)
-    found_type = StructType([StructField(c, rows.schema[c].dataType) for c in columns])
-    # By its type hints Spark sees that it is a function of arrays to an array; the stubs of pyspark lack that form.
-    look_up = arrow_udf(index.find, found_type)  # type: ignore[call-overload]
-    joined = events.withColumn("_found", look_up(F.unix_micros(F.col(at).cast("timestamp")), *entity))
-    return joined.select(*(F.col(f"`{c}`") for c in events.columns), *(F.col(f"_found.`{c}`") for c in columns))
+    rows = _usable(table).withColumns({c: F.unix_micros(c) for c in instants}).toArrow()
+    return AsOfIndex.build(rows, entity=table.entity, columns=table.columns, max_age=table.max_age)
 
 
-def _sorted_together(
-    events: DataFrame,
-    rows: DataFrame,
-    *,
-    entity: Sequence[str],
-    at: str,
-    columns: Sequence[str],
-    max_age: timedelta | None,
-    span: timedelta | None,
-) -> DataFrame:
+def _sorted_together(events: DataFrame, table: Features, *, at: str) -> DataFrame:
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    keys = list(entity)
+    keys, columns, span, max_age = list(table.entity), table.columns, table.span, table.max_age
     rank = F.struct("_happened_at", "_known_at", "_tie").alias("rank")
     row = F.struct(rank, F.struct(*columns, "_happened_at").alias("values")).alias("_row")
-    known = rows.select(*keys, F.col("_usable_at").alias("_at"), row)
+    known = _usable(table).select(*keys, F.col("_usable_at").alias("_at"), row)
     asking = events.select(*keys, F.col(at).cast("timestamp").alias("_at"), F.struct(*events.columns).alias("_event"))
     parts = list(keys)
     if span is not None:
@@ -166,21 +186,32 @@ def _micros(length: timedelta) -> int:
     return length // timedelta(microseconds=1)
 
 
-def _check(
-    events: DataFrame,
-    features: DataFrame,
-    *,
-    entity: Sequence[str],
-    at: str,
-    columns: Sequence[str],
-    times: Sequence[str],
-) -> None:
-    for frame, name, needed in ((events, "events", [*entity, at]), (features, "features", [*entity, *times, *columns])):
-        for column in needed:
-            if column not in frame.columns:
-                raise ConfigurationError.unknown_name(f"as_of_join: column of the {name}", column, frame.columns)
-    taken = [column for column in columns if column in events.columns]
-    if taken:
-        raise ConfigurationError(
-            f"as_of_join: {taken} are columns of the events already. Rename those of the features."
-        )
+def _check(events: DataFrame, tables: Sequence[Features], *, at: str) -> None:
+    from pyspark.sql.types import ArrayType, MapType, StructType, VariantType
+
+    if not tables:
+        raise ConfigurationError("as_of_join: name at least one feature table, as Features(rows, entity, columns).")
+    taken = set(events.columns)
+    for table in tables:
+        times = (table.event_at, table.known_at)
+        for frame, name, needed in (
+            (events, "events", [*table.entity, at]),
+            (table.rows, "features", [*table.entity, *times, *table.columns]),
+        ):
+            for column in needed:
+                if column not in frame.columns:
+                    raise ConfigurationError.unknown_name(f"as_of_join: column of the {name}", column, frame.columns)
+        twice = [column for column in table.columns if column in taken]
+        if twice:
+            raise ConfigurationError(
+                f"as_of_join: {twice} are columns of the events, or of a table before, already. Rename those of the "
+                "features."
+            )
+        taken.update(table.columns)
+        for key in table.entity if table.broadcast else ():
+            kind = table.rows.schema[key].dataType
+            if isinstance(kind, ArrayType | MapType | StructType | VariantType):
+                raise ConfigurationError(
+                    f"as_of_join: the entity column {key!r} is a {kind.simpleString()}, which broadcast=True cannot "
+                    "look up. Leave it out, or use a string or a number as the key."
+                )

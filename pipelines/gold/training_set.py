@@ -18,7 +18,7 @@ from pipelines.features import source_schema
 from pipelines.lakehouse import Lakehouse
 from pipelines.stage import Context
 from transformations.errors import ConfigurationError, ExpectationFailedError
-from transformations.point_in_time import as_of_join
+from transformations.point_in_time import Features, as_of_join
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -30,7 +30,7 @@ BROADCAST_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Lookup:
-    """What to bring over from one feature table; see `as_of_join`. `max_age` is in seconds, None: no limit."""
+    """What to bring over from one feature table; see `Features`. `max_age` is in seconds, None: no limit."""
 
     table: str
     entity: tuple[str, ...]
@@ -125,19 +125,17 @@ def _head(lake: Lakehouse, table: str) -> tuple[str, int]:
 
 
 def _joined(lake: Lakehouse, *, labels: str, at: str, lookups: Sequence[Lookup], versions: dict[str, int]) -> DataFrame:
-    rows = lake.read(labels, version=versions[labels])
-    for lookup in lookups:
-        features = lake.read(lookup.table, version=versions[lookup.table])
-        rows = as_of_join(
-            rows,
-            features,
+    tables = [
+        Features(
+            lake.read(lookup.table, version=versions[lookup.table]),
             entity=lookup.entity,
-            at=at,
             columns=lookup.columns,
             max_age=None if lookup.max_age is None else timedelta(seconds=lookup.max_age),
             broadcast=_bytes(lake, lookup.table) <= BROADCAST_BYTES,
         )
-    return rows
+        for lookup in lookups
+    ]
+    return as_of_join(lake.read(labels, version=versions[labels]), *tables, at=at)
 
 
 def _bytes(lake: Lakehouse, table: str) -> int:

@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from transformations.errors import ConfigurationError
-from transformations.point_in_time import as_of_join
+from transformations.point_in_time import Features, as_of_join
 
 START = datetime(1969, 12, 31, 23, 58, tzinfo=timezone.utc)
 EVENTS = "event_id int, carrier string, route int, scheduled_at timestamp"
@@ -70,12 +70,8 @@ def test_each_event_gets_what_a_search_by_hand_finds(spark, way: dict[str, Any],
     events, features = _made(seed=7)
     joined = as_of_join(
         spark.createDataFrame(events, EVENTS),
-        spark.createDataFrame(features, FEATURES),
-        entity=ENTITY,
+        Features(spark.createDataFrame(features, FEATURES), ENTITY, ["delay", "note"], max_age=max_age, **way),
         at="scheduled_at",
-        columns=["delay", "note"],
-        max_age=max_age,
-        **way,
     )
     assert joined.columns == ["event_id", "carrier", "route", "scheduled_at", "delay", "note"]
     rows = joined.collect()
@@ -100,7 +96,7 @@ def test_where_all_is_known_at_once_it_is_the_join_of_pandas(spark, broadcast: b
     )
     known = spark.createDataFrame(features).withColumn("known_at", F.col("event_at"))
     frame = spark.createDataFrame(events)
-    joined = as_of_join(frame, known, entity=["entity"], at="at", columns=["value"], broadcast=broadcast)
+    joined = as_of_join(frame, Features(known, ["entity"], ["value"], broadcast=broadcast), at="at")
     found = joined.orderBy("at").toPandas()["value"]
     pd.testing.assert_series_equal(found.astype(float), expected["value"].astype(float))
 
@@ -113,7 +109,7 @@ def test_two_rows_known_at_the_same_moment_are_told_apart_by_their_values_not_by
         random.Random(seed).shuffle(features)
         rows = spark.createDataFrame(features, FEATURES).repartition(2)
         for broadcast in (False, True):
-            joined = as_of_join(events, rows, entity=ENTITY, at="scheduled_at", columns=["delay"], broadcast=broadcast)
+            joined = as_of_join(events, Features(rows, ENTITY, ["delay"], broadcast=broadcast), at="scheduled_at")
             taken.add(joined.first()["delay"])
     assert len(taken) == 1
 
@@ -131,7 +127,7 @@ def test_values_of_any_type_come_over_as_they_are(spark, broadcast: bool):
     )
     columns = features.columns[3:]
     events = spark.sql("SELECT 'a' AS entity, timestamp_micros(9) AS at UNION ALL SELECT 'b', timestamp_micros(9)")
-    joined = as_of_join(events, features, entity=["entity"], at="at", columns=columns, broadcast=broadcast)
+    joined = as_of_join(events, Features(features, ["entity"], columns, broadcast=broadcast), at="at")
     expected = features.limit(1).select(*columns)
     assert [(f.name, f.dataType) for f in joined.schema[2:]] == [(f.name, f.dataType) for f in expected.schema]
     found = {row["entity"]: row[2:] for row in joined.collect()}
@@ -149,7 +145,7 @@ def test_instants_before_1970_and_after_9999_are_ordered_as_any_other(spark, bro
     events = features.select(
         "e", F.col("value").alias("asked"), (F.col("event_at") + F.expr("INTERVAL 1 DAY")).alias("at")
     )
-    joined = as_of_join(events, features, entity=["e"], at="at", columns=["value"], broadcast=broadcast)
+    joined = as_of_join(events, Features(features, ["e"], ["value"], broadcast=broadcast), at="at")
     assert sorted((r["asked"], r["value"]) for r in joined.select("asked", "value").collect()) == [
         (y, y) for y in years
     ]
@@ -168,7 +164,7 @@ def test_keys_of_any_plain_type_are_matched_and_neither_null_nor_nan_is_one(spar
         """
     )
     events = rows.select((F.col("k") + 0.0).alias("k"), "d", "s", "at", F.col("n").alias("asked"))
-    joined = as_of_join(events, rows, entity=["k", "d", "s"], at="at", columns=["n"], broadcast=broadcast)
+    joined = as_of_join(events, Features(rows, ["k", "d", "s"], ["n"], broadcast=broadcast), at="at")
     assert sorted((r["asked"], r["n"]) for r in joined.collect()) == [(1, None), (2, 2), (3, None), (4, 4)]
 
 
@@ -176,39 +172,61 @@ def test_equal_events_and_repeated_feature_rows_are_kept_and_counted_once_each(s
     events = spark.createDataFrame([(0, "a", 1, _at(5))] * 3, EVENTS)
     features = spark.createDataFrame([("a", 1, _at(1), _at(2), 7, "n")] * 4, FEATURES)
     for way in WAYS:
-        joined = as_of_join(events, features, entity=ENTITY, at="scheduled_at", columns=["delay"], **way)
+        joined = as_of_join(events, Features(features, ENTITY, ["delay"], **way), at="scheduled_at")
         assert [row["delay"] for row in joined.collect()] == [7, 7, 7]
-        none = as_of_join(events, features.limit(0), entity=ENTITY, at="scheduled_at", columns=["delay"], **way)
+        none = as_of_join(events, Features(features.limit(0), ENTITY, ["delay"], **way), at="scheduled_at")
         assert [row["delay"] for row in none.collect()] == [None, None, None]
 
 
 def test_a_key_that_cannot_be_looked_up_is_named(spark):
     rows = spark.sql("SELECT array(1) AS k, timestamp_micros(1) AS event_at, timestamp_micros(1) AS known_at, 1 AS n")
     events = rows.select("k", F.col("event_at").alias("at"))
-    assert as_of_join(events, rows, entity=["k"], at="at", columns=["n"]).first()["n"] == 1
+    assert as_of_join(events, Features(rows, ["k"], ["n"]), at="at").first()["n"] == 1
     with pytest.raises(ConfigurationError, match=r"the entity column 'k' is a array<int>, which broadcast=True cannot"):
-        as_of_join(events, rows, entity=["k"], at="at", columns=["n"], broadcast=True)
+        as_of_join(events, Features(rows, ["k"], ["n"], broadcast=True), at="at")
 
 
-def test_several_joins_by_broadcast_are_one_pass_over_the_events(spark, capsys):
+def test_several_tables_by_broadcast_are_one_pass_over_the_events(spark, capsys):
     events = spark.createDataFrame([(0, "a", 1, _at(5))], EVENTS)
     features = spark.createDataFrame([("a", 1, _at(1), _at(2), 7, "n")], FEATURES)
-    joined = events
-    for column in ("delay", "note"):
-        joined = as_of_join(joined, features, entity=["carrier"], at="scheduled_at", columns=[column], broadcast=True)
+    tables = [Features(features, ["carrier"], [column], broadcast=True) for column in ("delay", "note")]
+    joined = as_of_join(events, *tables, at="scheduled_at")
     joined.explain()
     plan = capsys.readouterr().out
-    assert plan.count("ArrowEvalPython") == 1
+    assert plan.count("MapInArrow") == 1
     assert "Exchange" not in plan
     assert joined.first()[4:] == (7, "n")
 
 
+def test_tables_of_different_entities_ages_and_ways_are_joined_as_each_would_be_alone(spark):
+    events, rows = _made(seed=11)
+    asking, features = spark.createDataFrame(events, EVENTS), spark.createDataFrame(rows, FEATURES)
+    by_route = features.groupBy("route", "event_at", "known_at").agg(F.max("delay").alias("worst"))
+    by_carrier = features.groupBy("carrier", "event_at", "known_at").agg(F.min("delay").alias("best"))
+    tables = [
+        Features(by_carrier, ["carrier"], ["best"], broadcast=True),
+        Features(features, ENTITY, ["delay"], max_age=timedelta(minutes=3)),
+        Features(by_route, ["route"], ["worst"], max_age=timedelta(minutes=1), broadcast=True),
+    ]
+    joined = as_of_join(asking, *tables, at="scheduled_at")
+    assert joined.columns[4:] == ["best", "delay", "worst"]
+    together = {row["event_id"]: row[4:] for row in joined.collect()}
+    alone = [{r["event_id"]: r[4] for r in as_of_join(asking, t, at="scheduled_at").collect()} for t in tables]
+    assert together == {event_id: tuple(found[event_id] for found in alone) for event_id in alone[0]}
+    assert len(together) == 300
+
+
 def test_columns_that_are_not_there_or_there_twice_are_named(spark):
     events = spark.createDataFrame([(0, "a", 1, _at(5))], EVENTS)
-    features = spark.createDataFrame([], FEATURES)
+    rows = spark.createDataFrame([], FEATURES)
+    features = Features(rows, ENTITY, ["delay"])
     with pytest.raises(ConfigurationError, match=r"column of the features 'delays'. Did you mean 'delay'"):
-        as_of_join(events, features, entity=ENTITY, at="scheduled_at", columns=["delays"])
+        as_of_join(events, Features(rows, ENTITY, ["delays"]), at="scheduled_at")
     with pytest.raises(ConfigurationError, match=r"column of the events 'schedule_at'. Did you mean 'scheduled_at'"):
-        as_of_join(events, features, entity=ENTITY, at="schedule_at", columns=["delay"])
-    with pytest.raises(ConfigurationError, match=r"\['delay'\] are columns of the events already"):
-        as_of_join(events.withColumn("delay", F.lit(1)), features, entity=ENTITY, at="scheduled_at", columns=["delay"])
+        as_of_join(events, features, at="schedule_at")
+    with pytest.raises(ConfigurationError, match=r"\['delay'\] are columns of the events, or of a table before"):
+        as_of_join(events.withColumn("delay", F.lit(1)), features, at="scheduled_at")
+    with pytest.raises(ConfigurationError, match=r"\['delay'\] are columns of the events, or of a table before"):
+        as_of_join(events, features, Features(rows, ["carrier"], ["delay"]), at="scheduled_at")
+    with pytest.raises(ConfigurationError, match="name at least one feature table"):
+        as_of_join(events, at="scheduled_at")

@@ -43,11 +43,11 @@ def test_a_lookup_finds_the_newest_row_that_had_happened_and_was_known(features,
         }
     )
     index = AsOfIndex.build(rows, entity=["name", "number"], columns=["row"], max_age=None)
-    found = index.find(
+    (found,) = index.find(
         pa.array([at for _, at in asked], pa.int64()),
         pa.array([e[0] for e, _ in asked]),
         pa.array([e[1] for e, _ in asked]),
     )
     for (entity, at), result in zip(asked, found.to_pylist(), strict=True):
         usable = [(h, k) for e, h, k in features if e == entity and at is not None and max(h, k) <= at]
-        assert result["row"] == (f"{max(usable)[0]} {max(usable)[1]}" if usable else None)
+        assert result == (f"{max(usable)[0]} {max(usable)[1]}" if usable else None)
