@@ -1,11 +1,12 @@
 """A number of source rows in; the rows that an incremental refresh of a feature table writes and its time, out.
 
-    python -m benchmarks.feature_refresh [--rows 10000000] [--share 0.01] [--folder DIR]
+    python -m benchmarks.feature_refresh [--rows 10000000] [--days 365] [--share 0.01] [--folder DIR]
 
-The source has a row a minute of some entity over 30 days, in order of time. A first build writes the feature table.
-Then a share of the entities gets one more row, half of them late (anywhere in the last ten days); the refresh merges
-what these reach. Beside it the same source is built anew into an empty table by the same code. Spark's start is not
-counted; rows written are those that the commits of the refresh say (updated, inserted and copied).
+The source has the rows of `--days` days, in order of time. A first build writes the feature table. Then a share of the
+entities gets one more row, half of them late (anywhere in the last ten days); the refresh merges what these reach.
+Beside it the same source is built anew into an empty table by the same code. A build and a refresh before the first
+round warm Spark up and are not counted; rows written are those that the commit of the refresh says (updated, inserted
+and copied).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _FIRST = 1_700_000_000
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.feature_refresh")
     parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--entities", type=int, default=100_000)
     parser.add_argument("--share", type=float, default=0.01, help="of the entities that the edits touch")
     parser.add_argument("--rounds", type=int, default=2)
@@ -47,23 +49,32 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="lakeloop-bench-", dir=arguments.folder))
     try:
-        measure(folder, rows=arguments.rows, entities=arguments.entities, share=arguments.share, times=arguments.rounds)
+        measure(
+            folder,
+            rows=arguments.rows,
+            days=arguments.days,
+            entities=arguments.entities,
+            share=arguments.share,
+            times=arguments.rounds,
+        )
     finally:
         shutil.rmtree(folder)
 
 
-def measure(folder: Path, *, rows: int, entities: int, share: float, times: int) -> None:
+def measure(folder: Path, *, rows: int, days: int, entities: int, share: float, times: int) -> None:
     from pipelines.run import new_context, run_stages, stage_named
     from pipelines.settings import Settings
 
     spark = session(folder)
+    # A tenth of a percent of a table of 10M rows is not to be one file of few.
+    spark.conf.set("spark.sql.files.maxRecordsPerFile", "200000")
     settings = Settings(root=folder, features=("benchmarks.feature_refresh:READINGS",))
     context = new_context(settings)
     lake, stage = context.lake, stage_named("build-features")
     source = str(lake.folder(SOURCE))
     readings = spark.range(rows).selectExpr(
         f"pmod(xxhash64(id), {entities}) AS sensor",
-        f"timestamp_micros(({_FIRST} + CAST(id * {30 * 86400}D / {rows} AS BIGINT)) * 1000000L) AS event_at",
+        f"timestamp_micros(({_FIRST} + CAST(id * {days * 86400}D / {rows} AS BIGINT)) * 1000000L) AS event_at",
         "CAST(pmod(xxhash64(id, 1), 1000) AS INT) AS value",
     )
     readings = readings.selectExpr("*", "event_at + INTERVAL 5 MINUTES AS known_at")
@@ -75,25 +86,26 @@ def measure(folder: Path, *, rows: int, entities: int, share: float, times: int)
         return dict(outcome.stages[0].counts), time.perf_counter() - begun
 
     print("| round | full s | rows | refresh s | rows changed | rows written | time | rows |\n" + "| --- " * 8 + "|")
-    build()  # warms up, and fills the tables that the refreshes change
-    for number in range(times):
-        shutil.rmtree(lake.folder(TARGET))
+    for number in range(-1, times):
+        shutil.rmtree(lake.folder(TARGET), ignore_errors=True)
         full, full_seconds = build()
         late = f"CASE WHEN id % 2 = 0 THEN 0 ELSE CAST(pmod(xxhash64(id, {number}), {10 * 86400}) AS BIGINT) END"
         more = spark.range(int(entities * share)).selectExpr(
             f"pmod(id * 97 + {number}, {entities}) AS sensor",
-            f"timestamp_micros(({_FIRST + 30 * 86400} - {late}) * 1000000L) AS event_at",
+            f"timestamp_micros(({_FIRST + days * 86400} - {late}) * 1000000L) AS event_at",
             "1 AS value",
-            f"timestamp_micros(({_FIRST + 30 * 86400 + 600}) * 1000000L) AS known_at",
+            f"timestamp_micros(({_FIRST + days * 86400 + 600}) * 1000000L) AS known_at",
         )
         more.write.format("delta").mode("append").save(source)
         changed, seconds = build()
+        check(lake)
+        if number < 0:
+            continue
         metrics = lake.history(TARGET)[0]["metrics"]
         written = int(metrics["numOutputRows"])
         of_all = f"{seconds / full_seconds:.3f} | {written / full['insert']:.4f}"
         refresh = f"{seconds:.1f} | {sum(changed.values())} | {written}"
         print(f"| {number} | {full_seconds:.1f} | {full['insert']} | {refresh} | {of_all} |", flush=True)
-        check(lake)
     spark.stop()
 
 

@@ -60,13 +60,15 @@ def run(context: Context, window: Window) -> Counts:
     table = feature_table(name)
     lake, target = context.lake, target_of(table)
     declare(lake, table)
-    is_new = _ensure(lake, table)
+    _ensure(lake, table)
     source = lake.read(table.source, version=window.until)
+    within = "TRUE"
     if window.since is None:
         desired = _typed(context, source, table, window)
-        if is_new:
+        if lake.read(target).isEmpty():
             before = lake.ensure(target).version
-            lake.append(target, desired)
+            # By time, so that each file is of some days only: what is late reaches back some days too.
+            lake.append(target, desired.sortWithinPartitions("event_at"))
             return {"insert": _written(lake, target, after=before), "update": 0, "delete": 0}
         current = lake.read(target)
     else:
@@ -79,7 +81,8 @@ def run(context: Context, window: Window) -> Counts:
         desired = _typed(context, _inputs(source, table, reached, bounds), table, window)
         desired = _reached(desired, table, reached, bounds)
         current = _reached(lake.read(target), table, reached, bounds)
-    return _merge(context, table, current=current, desired=desired)
+        within = _within("target.`event_at`", bounds)
+    return _merge(context, table, current=current, desired=desired, within=within)
 
 
 def _typed(context: Context, source: DataFrame, table: FeatureTable, window: Window) -> DataFrame:
@@ -87,7 +90,7 @@ def _typed(context: Context, source: DataFrame, table: FeatureTable, window: Win
     return typed(rows, context.lake.spec(target_of(table)))
 
 
-def _merge(context: Context, table: FeatureTable, *, current: DataFrame, desired: DataFrame) -> Counts:
+def _merge(context: Context, table: FeatureTable, *, current: DataFrame, desired: DataFrame, within: str) -> Counts:
     from pyspark.sql import functions as F
 
     key = F.struct(*table.key)
@@ -104,7 +107,7 @@ def _merge(context: Context, table: FeatureTable, *, current: DataFrame, desired
     counts |= {row["_op"]: row["count"] for row in changes.groupBy("_op").count().collect()}
     if any(counts.values()):
         # Not by delta-rs, however few: it cannot write where there are deletion vectors.
-        context.lake.merge(target_of(table), changes)
+        context.lake.merge(target_of(table), changes, within=within)
     return counts
 
 
@@ -116,15 +119,17 @@ def _bounds(reached: DataFrame) -> tuple[int, int] | None:
     return None if row is None or row[0] is None else (row[0], row[1])
 
 
+def _within(column: str, bounds: tuple[int, int]) -> str:
+    """As a condition of SQL, since it is one of a MERGE too."""
+    return f"{column} BETWEEN timestamp_micros({bounds[0]}) AND timestamp_micros({bounds[1]})"
+
+
 def _inputs(source: DataFrame, table: FeatureTable, reached: DataFrame, bounds: tuple[int, int]) -> DataFrame:
     """The source's rows that any of the reached feature rows takes."""
     from pyspark.sql import functions as F
 
     longest = table.longest // _MICROSECOND
-    at = F.col(table.event_at).cast("timestamp")
-    rows = source.where(
-        at.between(F.timestamp_micros(F.lit(bounds[0] - longest)), F.timestamp_micros(F.lit(bounds[1])))
-    )
+    rows = source.where(_within(f"CAST(`{table.event_at}` AS TIMESTAMP)", (bounds[0] - longest, bounds[1])))
     rows = rows.join(F.broadcast(reached), list(table.entity))
     end = step_end(table.event_at, every=table.every)
     return rows.where((end > F.col("_first") - longest) & (end <= F.col("_last"))).drop("_first", "_last")
@@ -134,14 +139,13 @@ def _reached(rows: DataFrame, table: FeatureTable, reached: DataFrame, bounds: t
     """The feature rows that a change can have reached."""
     from pyspark.sql import functions as F
 
-    first, last = (F.timestamp_micros(F.lit(bound)) for bound in bounds)
-    rows = rows.where(F.col("event_at").between(first, last)).join(F.broadcast(reached), list(table.entity))
+    rows = rows.where(_within("`event_at`", bounds)).join(F.broadcast(reached), list(table.entity))
     columns = [c for c in rows.columns if c not in ("_first", "_last")]
     return rows.where(F.unix_micros("event_at").between(F.col("_first"), F.col("_last"))).select(*columns)
 
 
-def _ensure(lake: Lakehouse, table: FeatureTable) -> bool:
-    """Make the table where there is none; whether it has no rows yet.
+def _ensure(lake: Lakehouse, table: FeatureTable) -> None:
+    """Make the table where there is none.
 
     Raises:
         ConfigurationError: it is there with other columns.
@@ -167,7 +171,6 @@ def _ensure(lake: Lakehouse, table: FeatureTable) -> bool:
             f"ALTER TABLE {name} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true', "
             f"'lakeloop.primaryKey' = '{','.join(table.key)}', 'lakeloop.timeseries' = 'event_at')"
         )
-    return rows.isEmpty()
 
 
 def _written(lake: Lakehouse, target: str, *, after: int) -> int:
