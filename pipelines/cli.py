@@ -5,10 +5,12 @@ Heavy libraries are imported by the command that needs them: a run with nothing 
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,8 +33,10 @@ from pipelines.cli_options import (
 from pipelines.cli_quality import add_quality_commands
 from pipelines.cli_records import add_record_commands
 from pipelines.cli_trace import add_trace_commands
-from pipelines.settings import FILE_NAME, settings_template
-from transformations.errors import ConfigurationError, LakeloopError
+from pipelines.redaction import safe
+from pipelines.settings import settings_template
+from pipelines.settings_layers import FILE_NAME, trust
+from transformations.errors import EXIT_INTERRUPTED, ConfigurationError, LakeloopError
 
 log = logging.getLogger("pipelines.cli")  # also when run as python -m pipelines.cli
 
@@ -65,7 +69,22 @@ def init(
         (landing or folder / "landing").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}. Choose a folder of your own.") from None
+    with suppress(ConfigurationError):  # then the folders below have to name it
+        trust(path)
     say({"settings": str(path)}, f"wrote {path}. Put documents into the landing folder, then: lakeloop run", as_json)
+
+
+@app.command("trust")
+def trust_settings(
+    folder: Annotated[Path, typer.Argument(help="The folder of a lakeloop.yml.")] = Path(),
+    as_json: Json = False,
+) -> None:
+    """Let the folders below use this folder's lakeloop.yml, which names servers, secrets and code."""
+    file = folder if folder.is_file() else folder / FILE_NAME
+    if not file.is_file():
+        raise ConfigurationError(f"no settings file at {file}. Write one with: lakeloop init")
+    trust(file)
+    say({"trusted": str(file.absolute())}, f"{file.absolute()} is used from the folders below it", as_json)
 
 
 @app.command()
@@ -226,18 +245,16 @@ def status(config: Config = None, overrides: Set = None, as_json: Json = False) 
 def demo(
     package: Annotated[str, typer.Option(help="A package whose documentation to take.")] = "pytest",
     versions: Annotated[str | None, typer.Option(help="Its versions, oldest first: 1.3.24,1.4.54.")] = None,
-    folder: Annotated[Path, typer.Option(help="Where the demo works; made anew.")] = Path("build/demo"),
+    folder: Annotated[Path, typer.Option(help="Where it works, in an earlier demo's place.")] = Path("build/demo"),
     as_json: Json = False,
 ) -> None:
     """The whole loop on three deliveries of a real documentation, from nothing to a report."""
     from rich.console import Console
 
-    from pipelines.demo import make_workspace, render, run_demo
+    from pipelines.demo import render, run_demo
     from transformations.errors import ExpectationFailedError
 
-    settings = make_workspace(folder)
-    log_to(settings)
-    summary = run_demo(settings, package, versions=versions.split(",") if versions else None)
+    summary = run_demo(folder, package, versions=versions.split(",") if versions else None, begin=log_to)
     if as_json:
         say(summary, "", as_json)
     else:
@@ -253,6 +270,9 @@ def _first_line(text: str, width: int = 110) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. Raises SystemExit for any code but 0, so that Databricks, which calls this, sees a failure."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is written as an escape
+            stream.reconfigure(errors="backslashreplace")
     code = _guarded(lambda: app(arguments))
     if code:
         raise SystemExit(code)
@@ -262,24 +282,30 @@ def _guarded(command: Callable[[], Any]) -> int:
     try:
         command()
     except SystemExit as ended:  # the command line's own end: 0, or 2 after it has said what was wrong with the words
-        return ended.code if isinstance(ended.code, int) else 1
+        code = ended.code if isinstance(ended.code, int) else 1
+        if code == EXIT_INTERRUPTED:
+            print("interrupted: run the same command again, it goes on from there", file=sys.stderr)
+        return code
     except Finished as finished:
         return finished.code
     except LakeloopError as error:
-        log.error("%s", error)
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        _log_failure(str(error))
+        print(safe(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again, it goes on from there", file=sys.stderr)
-        return 130
     except Exception as error:
-        log.exception("the command failed")
+        _log_failure("the command failed", of=error)
         files = [h.baseFilename for h in logging.getLogger("pipelines").handlers if isinstance(h, logging.FileHandler)]
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
         where = f"\nThe whole story is in {files[0]}." if files else ""
-        print(f"{type(error).__name__}: {first}{where}", file=sys.stderr)
+        print(safe(f"{type(error).__name__}: {first}{where}"), file=sys.stderr)
         return 1
     return 0
+
+
+def _log_failure(text: str, *, of: Exception | None = None) -> None:
+    """To the log, where there is one already: without one Python would print the error a second time."""
+    if logging.getLogger("pipelines").handlers:
+        log.error("%s", text, exc_info=of)
 
 
 if __name__ == "__main__":

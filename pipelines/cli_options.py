@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.settings import FILE_NAME, Settings, load_settings
+from pipelines.redaction import SafeFormatter, redacted, safe
+from pipelines.settings import Settings, load_settings
+from pipelines.settings_layers import FILE_NAME
+
+# JSON may hold them as they are, a terminal would obey them, and half surrogate pairs have no encoding.
+_NOT_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Config = Annotated[Path | None, typer.Option("--config", help=f"The settings; else the nearest {FILE_NAME}.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
@@ -49,7 +55,7 @@ def log_to(settings: Settings) -> None:
     except OSError:
         stderr.setLevel(logging.INFO)
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("pipelines", "expectations", "transformations"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
@@ -58,8 +64,15 @@ def log_to(settings: Settings) -> None:
 
 
 def say(facts: Mapping[str, Any], text: str, as_json: bool) -> None:
-    """One JSON object on stdout, or the text."""
-    print(json.dumps(facts, default=str, ensure_ascii=False) if as_json else text)
+    """One JSON object on stdout, or the text; neither tells secrets, nor steers the terminal."""
+    print(_as_json(facts) if as_json else safe(text))
+
+
+def _as_json(facts: Mapping[str, Any]) -> str:
+    """Text that any JSON reader takes, in the letters that stdout's encoding has."""
+    is_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    text = redacted(json.dumps(facts, default=str, ensure_ascii=not is_utf8))
+    return _NOT_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def run_commands(

@@ -11,19 +11,21 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pipelines.assets import ensure_assets, fetch_sdist
+from pipelines.assets import cache_dir, ensure_assets, fetch_sdist
+from pipelines.demo_workspace import check_folder, make_workspace, note_delivery
 from pipelines.inference.answer_questions import add_questions
 from pipelines.inference.questions import heading_questions, read_questions
+from pipelines.java import find_java
 from pipelines.monitoring.report import write_report
 from pipelines.progress import Progress
 from pipelines.run import DOCUMENT_STAGES, Outcome, new_context, only_writer, run_stages, stage_named
-from pipelines.settings import FILE_NAME, Settings, load_settings, settings_template
+from pipelines.settings import Settings
 from pipelines.verify import verify
 from transformations.errors import ConfigurationError
 
@@ -39,39 +41,30 @@ _HEADING_QUESTIONS = 12
 _INFERENCE_STAGES = tuple(stage_named(command) for command in ("answer-questions", "monitor"))
 
 
-def make_workspace(folder: Path) -> Settings:
-    """An empty workspace in `folder`, in the place of an earlier demo's.
+def run_demo(
+    folder: Path, package: str, *, versions: Sequence[str] | None, begin: Callable[[Settings], None] = lambda _: None
+) -> dict[str, Any]:
+    """Run the whole loop in a new workspace. Returns the summary, which is also its summary.json.
+
+    An earlier demo in `folder` is removed only when all that this one needs is there.
+
+    Args:
+        begin: called with the workspace's settings before the first delivery.
 
     Raises:
-        ConfigurationError: the folder holds something else than an earlier demo.
-    """
-    if folder.exists():
-        if any(folder.iterdir()) and not (folder / FILE_NAME).is_file():
-            raise ConfigurationError(f"demo: {folder} is not an earlier demo; it is left alone. Name another --folder.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    # Sphinx projects keep templates and change fragments beside their documents.
-    text = settings_template().replace(
-        "include: ['*.rst', '*.md', '*.markdown', '*.mdx', '*.html', '*.htm', '*.txt']", "include: ['*.rst', '*.md']"
-    )
-    (folder / FILE_NAME).write_text(text, encoding="utf-8")
-    (folder / "landing").mkdir()
-    return load_settings(folder / FILE_NAME)
-
-
-def run_demo(settings: Settings, package: str, *, versions: Sequence[str] | None) -> dict[str, Any]:
-    """Run the whole loop in a workspace just made. Returns the summary, which is also its summary.json.
-
-    Raises:
-        ConfigurationError: no versions are known for the package, or its distribution holds no documentation.
+        ConfigurationError: no versions are known for the package, its distribution holds no documentation, there is
+            no Java, or the folder holds something else than an earlier demo.
     """
     start = time.monotonic()
     versions = list(versions or _VERSIONS.get(package.lower()) or [])
     if not versions:
         raise ConfigurationError(f"demo: name the versions of {package}, oldest first: --versions 1.0,2.0,3.0")
+    check_folder(folder)
+    find_java()
     ensure_assets()
-    fetched = settings.root.parent / "sources"
-    sources = [documentation(package, version, target=fetched) for version in versions]
+    sources = [documentation(package, version, target=cache_dir() / "sources") for version in versions]
+    settings = make_workspace(folder)
+    begin(settings)
     progress = Progress()
     with PeakMemory() as memory:
         deliveries = []
@@ -118,6 +111,7 @@ def documentation(package: str, version: str, *, target: Path) -> Path:
 def deliver(source: Path, landing: Path) -> None:
     """Make `landing` hold the files of `source`, as a publisher would: add, replace what differs, remove the rest."""
     wanted = {p.relative_to(source) for p in source.rglob("*") if p.is_file() and not p.is_symlink()}
+    note_delivery(landing.parent, {path.as_posix(): source / path for path in wanted})
     for held in [p for p in landing.rglob("*") if p.is_file()]:
         if held.relative_to(landing) not in wanted:
             held.unlink()

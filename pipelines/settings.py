@@ -15,15 +15,27 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticUndefined
 
+from pipelines.redaction import redacted
+from pipelines.settings_layers import (
+    cut,
+    find_settings,
+    from_environment,
+    from_override,
+    is_reference,
+    merge,
+    read_file,
+    resolve_references,
+    shown,
+)
 from pipelines.settings_records import RecordSettings, RecordSources, check_source_names
 from transformations.documents import SUFFIXES
 from transformations.errors import ConfigurationError
 from transformations.personal_data import KINDS
 
-FILE_NAME = "lakeloop.yml"
 # Stands for the names that a user gives, in what is said about a mapping of names to sections.
 NAMED = "NAME"
-ENV_PREFIX = "LAKELOOP__"
+# So many errors are said of one file.
+_MAX_TOLD = 10
 
 
 class _Section(BaseModel):
@@ -216,86 +228,35 @@ class Settings(_Section):
 
 
 def load_settings(config: Path | None = None, *, overrides: Sequence[str] = ()) -> Settings:
-    """Settings from `config`, or from the nearest lakeloop.yml in this folder or above, or the defaults.
+    """Settings from `config`, or from lakeloop.yml of this folder or of a trusted one above, or the defaults.
 
     Args:
         config: the file; it must exist when given.
         overrides: `key=value` strings, keys dotted, values in YAML ("ingest.max_file_mb=10").
 
     Raises:
-        ConfigurationError: no such file, not YAML, an unknown key (the near ones are named), a value out of range.
+        ConfigurationError: no such file, not YAML, an unknown key (the near ones are named), a value out of range, a
+            variable that is not set, or a file above this folder that nobody has trusted.
     """
-    path = _find(config)
-    layers = [_read(path)] if path else []
-    layers += [_from_environment(os.environ), *(_from_override(o) for o in overrides)]
+    path = find_settings(config)
+    layers = [read_file(path)] if path else []
+    layers += [from_environment(os.environ), *(from_override(o) for o in overrides)]
     merged: dict[str, Any] = {"root": path.parent if path else Path.cwd()}
     for layer in layers:
-        _merge(merged, layer)
+        merge(merged, layer)
     _check_keys(merged, Settings, where="")
-    _resolve_references(merged)
+    merged = _resolve_references(merged)
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, but it is {e['input']!r}" for e in error.errors()]
-        raise ConfigurationError(f"settings{f' of {path}' if path else ''} are not valid: {'; '.join(lines)}") from None
-
-
-def _find(config: Path | None) -> Path | None:
-    if config is not None:
-        if not config.is_file():
-            raise ConfigurationError(f"no settings file at {config}. Write one with: lakeloop init")
-        return config.absolute()
-    here = Path.cwd()
-    return next((f for folder in (here, *here.parents) if (f := folder / FILE_NAME).is_file()), None)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not valid YAML: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} must hold keys and values, but it holds a {type(content).__name__}")
-    return content
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in environ.items():
-        if name.startswith(ENV_PREFIX):
-            _merge(found, _nest(name[len(ENV_PREFIX) :].lower().split("__"), yaml.safe_load(value)))
-    return found
-
-
-def _from_override(override: str) -> dict[str, Any]:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise ConfigurationError(f"--set takes key=value, as in index.name=docs, but it is {override!r}")
-    # YAML reads nothing as null; on a command line it is an empty text.
-    return _nest(key.strip().split("."), yaml.safe_load(value) if value else "")
-
-
-def _nest(keys: Sequence[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
-        value = {key: value}
-    return dict(value)
-
-
-def _merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    for key, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = dict(value) if isinstance(value, Mapping) else value
+        raise ConfigurationError(f"settings{f' of {path}' if path else ''} are not valid: {_told(error)}") from None
 
 
 def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str) -> None:
     for key, value in given.items():
         if key not in model.model_fields:
             known = [where + name for name in model.model_fields if name != "root"]
-            raise ConfigurationError.unknown_name("setting", f"{where}{key}", known)
+            raise ConfigurationError.unknown_name("setting", cut(f"{where}{key}", 100), known)
         annotation = model.model_fields[key].annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
             _check_keys(value, annotation, where=f"{where}{key}.")
@@ -312,18 +273,26 @@ def _named_section(annotation: Any) -> type[BaseModel] | None:
     return next((of for of in inside if isinstance(of, type) and issubclass(of, BaseModel)), None)
 
 
-def _resolve_references(merged: dict[str, Any]) -> None:
-    """Replace `${NAME}` as a secret by that environment variable: a secret never stands in the file."""
+def _resolve_references(merged: dict[str, Any]) -> dict[str, Any]:
+    """Replace each `${NAME}` by that environment variable; a secret never stands in the file itself."""
     for section_name, key in (("language_model", "api_key"), ("index", "secret")):
         section = merged.get(section_name)
-        if not isinstance(section, dict) or section.get(key) is None:
-            continue
-        name = str(section[key]).strip()
-        if not (name.startswith("${") and name.endswith("}")):
+        value = section.get(key) if isinstance(section, dict) else None
+        if value is not None and not is_reference(value):
             raise ConfigurationError(f"{section_name}.{key} must name an environment variable, as in ${{THE_NAME}}")
-        if name[2:-1] not in os.environ:
-            raise ConfigurationError(f"{section_name}.{key} names the environment variable {name}, which is not set")
-        section[key] = os.environ[name[2:-1]]
+    root = merged["root"]
+    resolved: dict[str, Any] = resolve_references({key: value for key, value in merged.items() if key != "root"})
+    return {"root": root, **resolved}
+
+
+def _told(error: ValidationError) -> str:
+    """What is wrong, short whatever was given, and without the values of variables."""
+    lines = [
+        f"{cut('.'.join(map(str, e['loc'])), 100)}: {cut(e['msg'])}, but it is {shown(e['input'])}"
+        for e in error.errors()
+    ]
+    more = [f"and {len(lines) - _MAX_TOLD} more"] if len(lines) > _MAX_TOLD else []
+    return redacted("; ".join([*lines[:_MAX_TOLD], *more]))
 
 
 def described(model: type[BaseModel] = Settings) -> Iterator[tuple[int, str, Any, str]]:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from pipelines.assets import cache_dir
 from pipelines.lakehouse import Lakehouse
@@ -21,6 +22,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.e
     ":"
 )
 os.environ["LAKELOOP_TEST_COUNTER"] = str(Path(tempfile.mkdtemp(prefix="lakeloop-")) / "embedded")
+
+# The same examples at every run, so that a change is judged by what it changes; LAKELOOP_RANDOM=1 looks for new ones.
+# No deadline: a busy machine is no fault.
+hypothesis_settings.register_profile("lakeloop", deadline=None, derandomize="LAKELOOP_RANDOM" not in os.environ)
+hypothesis_settings.load_profile("lakeloop")
 
 SHARED = Path(os.environ.get("LAKELOOP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

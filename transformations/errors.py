@@ -17,6 +17,8 @@ from difflib import get_close_matches
 EXIT_DONE = 0
 EXIT_NOTHING_TO_DO = 3
 EXIT_SET_ASIDE = 6
+# 128 and the number of SIGINT, as shells have it.
+EXIT_INTERRUPTED = 130
 
 
 class LakeloopError(Exception):
