@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow.compute as pc
-
 from expectations.rules import with_failed_rules
 from expectations.table_rules import judge_table
 from expectations.tables import TableExpectations, table_expectations
 from pipelines.data_docs import page_of, validate
 from pipelines.lakehouse import Head, Lakehouse
 from pipelines.quality import QUALITY_METRICS, record, row_results
-from pipelines.settings import Settings
+from pipelines.quarantine import waiting
 from pipelines.stage import Context, Window
 from transformations.errors import LakeloopError
 
-_QUARANTINES = ("silver.documents_quarantine", "silver.chunks_quarantine")
 
-
-def describe(lake: Lakehouse, settings: Settings) -> tuple[dict[str, Any], str]:
+def describe(context: Context) -> tuple[dict[str, Any], str]:
     """The last results as facts, and the same as text. Needs no JVM where tables are folders."""
-    results = last_results(lake)
-    waiting = {table: count for table in _QUARANTINES if (count := _open_rows(lake, table))}
+    settings = context.settings
+    results = last_results(context.lake)
+    aside = {table: count for table, count in waiting(context).items() if table != QUALITY_METRICS}
     page = page_of(settings.path(settings.quality))
     failed = [f"{r['table_name']}: {r['rule']}" for r in results if r["level"] == "fail" and not r["is_kept"]]
     facts = {
         "results": results,
         "failed": failed,
-        "quarantine": waiting,
+        "quarantine": aside,
         "data_docs": str(page) if page.is_file() else None,
     }
     lines = [_line(result) for result in results] or ["no rule has been judged yet: lakeloop run"]
-    lines += [f"{table}: {count} rows set aside, waiting for a repaired source" for table, count in waiting.items()]
+    lines += [f"{table}: {count} set aside; why, and what to do: lakeloop quarantine" for table, count in aside.items()]
     lines += [f"BROKEN, level fail: {name}" for name in failed]
     lines.append(f"Data Docs: {page}" if page.is_file() else "Data Docs: none yet; lakeloop quality --validate")
     return facts, "\n".join(lines)
@@ -131,8 +128,3 @@ def _line(result: dict[str, Any]) -> str:
         f"{state:<10} {result['table_name']:<18} {result['rule']:<22} {counted:<28} "
         f"{result['stage']}, {result['computed_at']:%Y-%m-%d %H:%M:%S} UTC"
     )
-
-
-def _open_rows(lake: Lakehouse, table: str) -> int:
-    rows = lake.read_arrow(table, columns=["replayed_at"])
-    return int(pc.sum(pc.is_null(rows["replayed_at"]).cast("int64")).as_py() or 0)

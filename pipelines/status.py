@@ -5,17 +5,16 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-import pyarrow.compute as pc
-
-from pipelines.dead_letters import open_letters
+from pipelines.dead_letters import TABLE as DEAD_LETTERS
 from pipelines.index_state import IndexState, states
 from pipelines.lag import lag_of
 from pipelines.lakehouse import Lakehouse
+from pipelines.quality import QUALITY_METRICS
+from pipelines.quarantine import passed_over, quarantine_tables, waiting
 from pipelines.run import STAGES, instances_of, new_context, window_of
 from pipelines.settings import Settings
 from pipelines.stage import STAGE_RUNS, Context
-
-_QUARANTINES = ("silver.documents_quarantine", "silver.chunks_quarantine")
+from transformations.printable import printable_line
 
 
 def describe(settings: Settings) -> tuple[dict[str, Any], str]:
@@ -42,9 +41,10 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         written_at = datetime.fromtimestamp(page.stat().st_mtime, timezone.utc)
         next(s for s in stages if s["stage"] == "report")["last_run_at"] = written_at
     indexes = [_index(context, state) for state in states(context.lake, settings.index.name)]
-    quarantines = [*_QUARANTINES, *(f"silver.records_{name}_quarantine" for name in settings.records)]
-    refused = {table: _open_rows(context.lake, table) for table in quarantines}
-    letters = len(open_letters(context.lake))
+    aside = waiting(context)
+    refused = {table: aside.get(table, 0) for table in quarantine_tables(settings, context.lake)}
+    letters, broken = aside.get(DEAD_LETTERS, 0), aside.get(QUALITY_METRICS, 0)
+    kinds = passed_over(settings)
     warnings = [warning for index in indexes for warning in index["warnings"]]
     facts: dict[str, Any] = {
         "workspace": str(settings.root),
@@ -53,12 +53,19 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         "indexes": indexes,
         "quarantine": refused,
         "dead_letters": letters,
+        "broken_table_rules": broken,
+        "passed_over": {kind: count for kind, (count, _) in kinds.items()},
         "warnings": warnings,
     }
     lines = [f"{'due      ' if s['is_due'] else 'up to date'} {s['stage']:<18} {_when(s)}" for s in stages]
     lines += [_index_line(index) for index in indexes] or ["no index yet: lakeloop run"]
     lines += [f"{table}: {rows} set aside" for table, rows in refused.items() if rows]
     lines += [f"ops.dead_letters: {letters} open; try them again with: lakeloop replay"] if letters else []
+    lines += [f"{broken} rules of whole tables do not hold: lakeloop quality"] if broken else []
+    lines += ["why, and what to do: lakeloop quarantine"] if aside else []
+    if kinds:
+        told = ", ".join(printable_line(f"{count} {kind}", width=60) for kind, (count, _) in kinds.items())
+        lines.append(f"files passed over, for no pattern of ingest.include names their kind: {told}")
     lines += [f"WARNING {warning}" for warning in warnings]
     return facts, "\n".join(lines)
 
@@ -108,8 +115,3 @@ def _last_runs(lake: Lakehouse) -> list[dict[str, Any]]:
     runs = lake.read_arrow(STAGE_RUNS, columns=["stage", "started_at", "counts"]).sort_by("started_at")
     rows: list[dict[str, Any]] = runs.to_pylist()
     return rows
-
-
-def _open_rows(lake: Lakehouse, table: str) -> int:
-    rows = lake.read_arrow(table, columns=["replayed_at"])
-    return int(pc.sum(pc.is_null(rows["replayed_at"]).cast("int64")).as_py() or 0)

@@ -1,13 +1,18 @@
 """The tables of a workspace in; one self-contained HTML page out: what came in, what it cost, what was answered.
 
-Needs no JVM and no network. Documents, questions and answers are data: the template escapes all of them.
+Needs no JVM and no network. Documents, questions and answers are data: the template escapes all of them. Whatever is
+missing (a table, a metric, a value) is shown as missing, and what cannot be read is named on the page: the page is
+there to tell how things are, so it comes out however they are.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,13 +20,30 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.lakehouse import Lakehouse
 from pipelines.monitoring import charts
+from pipelines.quarantine import passed_over, set_aside
 from pipelines.stage import STAGE_RUNS, Context, Counts, Window
+from transformations.printable import printable, printable_line
+
+log = logging.getLogger(__name__)
 
 TEMPLATE = "report.html.j2"
-_RUNS, _ANSWERS, _SOURCES, _REFUSED, _WINDOWS = 12, 40, 5, 100, 14
-_QUARANTINES = ("silver.documents_quarantine", "silver.chunks_quarantine")
+STATUS_OK = 200
+_RUNS, _ANSWERS, _SOURCES, _REFUSED, _WINDOWS, _LABEL = 12, 40, 5, 100, 14, 60
+# Every window tells of each of these, measured or not: the page asks for no other.
+_METRICS = (
+    *("hit_at_1", "hit_at_5", "hit_at_10", "mrr", "label_coverage"),
+    *("grounded_ratio", "quoted_ratio", "failed_ratio", "input_tokens_mean", "output_tokens_mean"),
+    *("latency_ms_p50", "latency_ms_p95"),
+)
+_OF_METRICS = ("monitoring.retrieval_metrics", "monitoring.llm_quality_metrics")
+_NOT_MEASURED = {"value": None, "n": None, "stderr": None}
 _MARK = '<meta name="lakeloop-source" content="{}">'
+_OF_CALLS = (
+    *("request_id", "request_time", "status_code", "execution_duration_ms", "request", "response", "prediction"),
+    *("model_id", "retrieved"),
+)
 Row = dict[str, Any]
 
 
@@ -58,31 +80,19 @@ def write_report(context: Context, *, summary: Mapping[str, Any] | None = None) 
 
 
 def gather(context: Context, *, window: Window | None = None, summary: Mapping[str, Any] | None = None) -> Row:
-    """Everything that the template shows."""
-    lake, summary = context.lake, summary or {}
-    runs = _runs(lake.read_arrow(STAGE_RUNS))
+    """Everything that the template shows, each fact there or None."""
+    tables, summary = _Tables(context.lake), summary or {}
+    runs = _runs(tables.read(STAGE_RUNS))
     deliveries = [run for run in runs if "ingest-documents" in run["counts"]]
     told = list(summary.get("deliveries", ()))
     # A summary tells of the last deliveries; the workspace may have seen others before.
     for run, delivery in zip(reversed(deliveries), reversed(told), strict=False):
         run |= {"label": delivery.get("version") or run["label"], "verified": delivery.get("verified")}
-    calls = lake.read_arrow(
-        "inference.inference_log",
-        columns=[
-            "request_id",
-            "request_time",
-            "status_code",
-            "execution_duration_ms",
-            "request",
-            "response",
-            "prediction",
-            "model_id",
-            "retrieved",
-        ],
-    )
-    answered = calls.filter(pc.equal(calls["status_code"], 200))
+    calls = tables.read("inference.inference_log", *_OF_CALLS)
+    answered = calls.filter(pc.equal(calls["status_code"], STATUS_OK))
     latencies = [float(ms) for ms in answered["execution_duration_ms"].to_pylist() if ms is not None]
     runs, deliveries = runs[-_RUNS:], deliveries[-_RUNS:]
+    answers = tables.or_else("the last answers", lambda: _answers(tables, calls), [])
     return {
         "source_mark": _mark(window) if window else "",
         "workspace": context.settings.root.name or str(context.settings.root),
@@ -90,46 +100,83 @@ def gather(context: Context, *, window: Window | None = None, summary: Mapping[s
         "written_at": context.now(),
         "runs": runs,
         "deliveries": deliveries,
-        "documents": lake.read_arrow("silver.documents", columns=["document_id"]).num_rows,
-        "chunks": lake.read_arrow("silver.chunks", columns=["chunk_id"]).num_rows,
-        "index": _index(context),
-        "refused": _refused(context),
+        "documents": tables.read("silver.documents", "document_id").num_rows,
+        "chunks": tables.read("silver.chunks", "chunk_id").num_rows,
+        "index": tables.or_else(f"the index {context.settings.index.name}", lambda: _index(context), None),
+        "refused": tables.or_else("what is set aside", lambda: set_aside(context), []),
         "refused_shown": _REFUSED,
+        "passed_over": tables.or_else("the landing folder", lambda: passed_over(context.settings), {}),
         "calls": calls.num_rows,
-        "answers": _answers(context, calls),
-        "windows": _windows(context),
+        "answers": answers,
+        "windows": windows_of(row for table in _OF_METRICS for row in tables.read(table).to_pylist())[:_WINDOWS],
         "latency": _quantiles(latencies),
         "peak_memory_mb": summary.get("peak_memory_mb"),
         "charts": _charts(runs, deliveries, latencies),
+        "problems": tables.problems,
     }
 
 
-def _write(context: Context, facts: Row) -> Path:
-    from jinja2 import Environment, StrictUndefined
+class _Tables:
+    """The tables of a lakehouse, where one that cannot be read is a problem to show and not an end."""
 
-    # Everything is escaped, whatever the template's name.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files("pipelines.monitoring").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    def __init__(self, lake: Lakehouse) -> None:
+        self._lake = lake
+        self.problems: list[str] = []
+
+    def read(self, table: str, *columns: str) -> pa.Table:
+        schema = self._lake.spec(table).schema
+        empty = pa.schema([schema.field(name) for name in columns] if columns else list(schema)).empty_table()
+        rows: pa.Table = self.or_else(table, lambda: self._lake.read_arrow(table, columns=list(columns) or None), empty)
+        return rows
+
+    def or_else(self, what: str, read: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return read()
+        except Exception as error:  # whatever a damaged table or a store that is down raises
+            log.warning("report: %s cannot be read: %s", what, error)
+            self.problems.append(f"{what}: {type(error).__name__}: {printable_line(str(error), width=300)}")
+            return otherwise
+
+
+def _write(context: Context, facts: Row) -> Path:
     page = context.settings.path(context.settings.report)
     page.parent.mkdir(parents=True, exist_ok=True)
     half = page.with_name(page.name + ".part")
-    half.write_text(environment.from_string(template).render(facts), encoding="utf-8")
+    half.write_text(render(facts), encoding="utf-8")
     os.replace(half, page)
     return page
 
 
+def render(facts: Row) -> str:
+    """The page of what `gather` gives."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: Any) -> Any:
+        return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value)
+
+    # Everything is escaped, whatever the template's name.
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
+    )
+    template = files("pipelines.monitoring").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(template).render(facts)
+
+
 def _mark(window: Window) -> str:
-    return _MARK.format(f"{window.source_id} {window.until}")
+    return _MARK.format(escape(f"{window.source_id} {window.until}"))
 
 
 def _runs(rows: pa.Table) -> list[Row]:
     """One dict a run, oldest first: label, counts by stage, seconds by stage."""
     runs: dict[str, Row] = {}
     for row in rows.sort_by("started_at").to_pylist():
-        empty: Row = {"label": f"{row['started_at']:%d %b %H:%M:%S}", "counts": {}, "seconds": {}, "verified": None}
+        label = f"{row['started_at']:%d %b %H:%M:%S}" if row["started_at"] else "at an unknown time"
+        empty: Row = {"label": label, "counts": {}, "seconds": {}, "verified": None, "set_aside": 0}
         run = runs.setdefault(row["run_id"], {"run_id": row["run_id"], "started_at": row["started_at"]} | empty)
-        run["counts"][row["stage"]] = dict(row["counts"] or ())
-        run["seconds"][row["stage"]] = row["seconds"] or 0.0
+        stage, counts = row["stage"] or "unknown", {key: n or 0 for key, n in row["counts"] or ()}
+        run["counts"][stage] = counts
+        run["seconds"][stage] = max(_finite(row["seconds"]) or 0.0, 0.0)
         run["set_aside"] = sum(counts.get("set_aside", 0) for counts in run["counts"].values())
     return list(runs.values())
 
@@ -142,26 +189,13 @@ def _index(context: Context) -> Row | None:
     return None if manifest is None else vars(manifest) | {"store": context.settings.index.store}
 
 
-def _refused(context: Context) -> list[Row]:
-    rows = []
-    for table in _QUARANTINES:
-        for row in context.lake.read_arrow(table).to_pylist():
-            if row["replayed_at"] is None:
-                what = "document" if "reason" in row else f"chunk {row['ordinal']}"
-                rows.append(
-                    {"path": row["path"], "what": what, "rules": row["failed_rules"] or [], "reason": row.get("reason")}
-                )
-    return sorted(rows, key=lambda row: (row["path"] or "", row["what"]))
-
-
-def _answers(context: Context, calls: pa.Table) -> list[Row]:
+def _answers(tables: _Tables, calls: pa.Table) -> list[Row]:
     """The last calls, newest first."""
     last = calls.sort_by([("request_time", "descending"), ("request_id", "ascending")]).slice(0, _ANSWERS).to_pylist()
     if not last:
         return []
-    wanted = {hit["chunk_id"] for call in last for hit in call["retrieved"] or ()}
-    columns = ["chunk_id", "path", "heading_path"]
-    index = context.lake.read_arrow("gold.chunk_index", columns=columns)
+    wanted = {hit["chunk_id"] for call in last for hit in call["retrieved"] or () if hit and hit["chunk_id"]}
+    index = tables.read("gold.chunk_index", "chunk_id", "path", "heading_path")
     held = pc.is_in(index["chunk_id"], value_set=pa.array(sorted(wanted), pa.string()))
     chunks = {row["chunk_id"]: row for row in index.filter(held).to_pylist()}
     return [_answer(call, chunks=chunks) for call in last]
@@ -169,37 +203,45 @@ def _answers(context: Context, calls: pa.Table) -> list[Row]:
 
 def _answer(call: Row, *, chunks: Mapping[str, Row]) -> Row:
     request, response, text = _json(call["request"]), _json(call["response"]), call["prediction"]
-    if call["status_code"] != 200:
-        badge, text = "failed", (response.get("error") or {}).get("message") or "no reason was logged"
-    elif response.get("is_quoted"):
+    if call["status_code"] != STATUS_OK:
+        error = response.get("error")
+        message = error.get("message") if isinstance(error, dict) else error
+        badge, text = "failed", str(message or "no reason was logged")
+    elif response.get("is_quoted") is True:
         badge = "quoted"
     else:
-        badge = "grounded" if response.get("is_grounded") else "not grounded"
-    hits = sorted(call["retrieved"] or (), key=lambda hit: hit["rank"] or 0)[:_SOURCES]
-    sources = [
-        {"score": hit["score"], **chunks.get(hit["chunk_id"], {"path": None, "heading_path": []})} for hit in hits
-    ]
+        badge = "grounded" if response.get("is_grounded") is True else "not grounded"
+    hits = sorted((hit for hit in call["retrieved"] or () if hit), key=lambda hit: hit["rank"] or 0)[:_SOURCES]
     return {
-        "question": request.get("question") or call["request_id"],
+        "question": str(request.get("question") or call["request_id"] or "an unknown question"),
         "text": text,
         "badge": badge,
-        "sources": sources,
+        "sources": [_source(hit, chunks.get(hit["chunk_id"])) for hit in hits],
         "milliseconds": call["execution_duration_ms"],
         "model_id": call["model_id"],
         "asked_at": call["request_time"],
     }
 
 
-def _windows(context: Context) -> list[Row]:
-    """The last windows of quality and retrieval, newest first: metric name → its row."""
+def _source(hit: Row, chunk: Row | None) -> Row:
+    headings = [heading for heading in (chunk["heading_path"] if chunk else None) or () if heading]
+    return {"score": _finite(hit["score"]), "path": chunk["path"] if chunk else None, "heading_path": headings}
+
+
+def windows_of(rows: Iterable[Row]) -> list[Row]:
+    """The windows of rows of metrics, newest first: metric name → its row, of every metric that is shown."""
     windows: dict[tuple[Any, ...], Row] = {}
-    for table in ("monitoring.retrieval_metrics", "monitoring.llm_quality_metrics"):
-        for row in context.lake.read_arrow(table).to_pylist():
-            if row["slice_key"] is None:
-                key = (row["window"]["start"], row["model_id"] or "")
-                windows.setdefault(key, {"day": key[0], "model_id": row["model_id"], "metrics": {}})
-                windows[key]["metrics"][row["metric_name"]] = row
-    return [windows[key] for key in sorted(windows, reverse=True)][:_WINDOWS]
+    for row in rows:
+        start = (row["window"] or {}).get("start")
+        if row["slice_key"] is None and start is not None:
+            empty = {"day": start, "model_id": row["model_id"], "metrics": dict.fromkeys(_METRICS, _NOT_MEASURED)}
+            of = windows.setdefault((start, row["model_id"] or ""), empty)
+            of["metrics"][row["metric_name"]] = {
+                "value": _finite(row["value"]),
+                "n": row["n"],
+                "stderr": _finite(row["stderr"]),
+            }
+    return [windows[key] for key in sorted(windows, reverse=True)]
 
 
 def _charts(runs: Sequence[Row], deliveries: Sequence[Row], latencies: Sequence[float]) -> dict[str, str | None]:
@@ -208,8 +250,11 @@ def _charts(runs: Sequence[Row], deliveries: Sequence[Row], latencies: Sequence[
     if stages:
         drawn["seconds"] = charts.stacked_bars(
             "seconds",
-            labels=[run["label"] for run in runs],
-            series={stage: [run["seconds"].get(stage, 0.0) for run in runs] for stage in stages},
+            labels=[_label(run["label"]) for run in runs],
+            series={
+                printable_line(stage, width=_LABEL): [run["seconds"].get(stage, 0.0) for run in runs]
+                for stage in stages
+            },
             unit="seconds",
             title="Seconds a stage took in each run",
         )
@@ -218,7 +263,7 @@ def _charts(runs: Sequence[Row], deliveries: Sequence[Row], latencies: Sequence[
         names = {"computed": "computed", "cached": "taken from the cache"}
         drawn["embeddings"] = charts.stacked_bars(
             "embeddings",
-            labels=[run["label"] for run in deliveries],
+            labels=[_label(run["label"]) for run in deliveries],
             series={name: [counts.get(key, 0) for counts in embedded] for key, name in names.items()},
             unit="embeddings",
             title="Embeddings of each delivery",
@@ -241,9 +286,17 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
     return {name: ordered[-(-len(ordered) * share // 100) - 1] for name, share in shares.items()}
 
 
+def _label(text: str) -> str:
+    return printable_line(text, width=_LABEL)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _json(text: str | None) -> Row:
     try:
         value = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"error": {"message": "the logged response is not JSON"}}
     return value if isinstance(value, dict) else {}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -241,6 +243,137 @@ def test_report_is_due_until_it_shows_the_last_run(context):
     assert report.due(context) is None
     context.lake.append_arrow(report.STAGE_RUNS, [record("ingest-documents", {"new": 1}, run=1, seconds=1)])
     assert report.due(context) is not None
+
+
+def without(context: Context, tables: set[str]) -> Context:
+    """The workspace as it would be if these tables had never been written."""
+    for table in tables:
+        shutil.rmtree(context.lake.folder(table), ignore_errors=True)
+    return context
+
+
+WRITTEN = (
+    report.STAGE_RUNS,
+    "gold.chunk_index",
+    "silver.chunks",
+    "silver.documents",
+    "silver.documents_quarantine",
+    "silver.chunks_quarantine",
+    "ops.index_state",
+    "inference.inference_log",
+    *METRICS,
+)
+
+
+@pytest.mark.parametrize(
+    "is_alone", [pytest.param(False, marks=pytest.mark.long, id="without"), pytest.param(True, id="alone")]
+)
+def test_report_comes_out_whichever_table_is_missing_and_whichever_is_alone(context, tmp_path, is_alone):
+    fill(context, questions=3)
+    for table in WRITTEN:
+        copy = tmp_path / f"copy-{table}"
+        shutil.copytree(context.settings.root, copy, ignore=shutil.ignore_patterns("copy-*"))
+        settings = Settings(root=copy)
+        there = Context(settings, Lakehouse(settings, spark=context.lake._spark), "run", Progress(terminal=False))
+        without(there, set(WRITTEN) - {table} if is_alone else {table})
+        facts = report.gather(there)
+        assert facts["problems"] == [], table
+        Page(report.render(facts))
+
+
+def test_report_shows_windows_whichever_metrics_they_have(context):
+    fill(context, questions=1)
+    facts = report.gather(context)
+    names = [name for metrics in METRICS.values() for name in metrics]
+    few = [set(some) for count in range(4) for some in combinations(names, count)]
+    subsets = [*few, *(set(names) - some for some in few)]
+    rows = []
+    for number, chosen in enumerate(subsets):
+        at = {"window": {"start": START + timedelta(minutes=number)}, "slice_key": None, "model_id": None}
+        # A window of another metric only is a window without any of these.
+        rows += [at | {"metric_name": name, "value": 0.5, "n": 1, "stderr": None} for name in [*chosen, "other"]]
+    windows = report.windows_of(rows)
+    assert len(windows) == len(subsets)
+    Page(report.render(facts | {"windows": windows, "charts": dict.fromkeys(facts["charts"])}))
+    tops = {tuple(w["metrics"][n]["value"] for n in ("hit_at_5", "grounded_ratio", "quoted_ratio")): w for w in windows}
+    assert len(tops) == 8
+    for window in tops.values():
+        Page(report.render(facts | {"windows": [window], "charts": dict.fromkeys(facts["charts"])}))
+
+
+def test_a_question_that_was_asked_by_hand_has_no_labels_and_is_reported(context):
+    fill(context, questions=1)
+    without(context, {"monitoring.retrieval_metrics"})
+    _, page = written(context)
+    assert "no labelled questions" in page.text
+    assert "34 %" in page.text
+
+
+# Everything that a table's columns can hold, at its worst.
+WORST = NASTY + "\x00\x1b[31m\u202e\ufeff" + "é" * 300
+WORST_JSON = ['{"error": "text"}', '{"error": [1]}', '{"question": ["a"]}', "[]", "{", "[" * 100_000, '"x"', "", "null"]
+
+
+def worst_rows(schema: pa.Schema) -> list[dict[str, Any]]:
+    """A row of the worst values; one more for each column, where that is null; one where all are."""
+    row = {field.name: worst(field.type) for field in schema}
+    return [row, *(row | {field.name: None} for field in schema), dict.fromkeys(schema.names)]
+
+
+def worst(of: pa.DataType) -> Any:
+    if pa.types.is_string(of):
+        return WORST
+    if pa.types.is_map(of):
+        return [(worst(of.key_type), worst(of.item_type)), ("set_aside", None)]
+    if pa.types.is_list(of):
+        return [worst(of.value_type), None]
+    if pa.types.is_struct(of):
+        return {of.field(i).name: worst(of.field(i).type) for i in range(of.num_fields)}
+    if pa.types.is_floating(of):
+        return float("nan")
+    if pa.types.is_timestamp(of) or pa.types.is_date(of):
+        return START if pa.types.is_timestamp(of) else START.date()
+    if pa.types.is_boolean(of):
+        return True
+    return -1 if pa.types.is_integer(of) else b"\x00"
+
+
+def test_report_and_quarantine_bear_whatever_their_tables_hold(context, monkeypatch):
+    monkeypatch.setattr(report, "_ANSWERS", 1_000)
+    lake = context.lake
+    read = [*WRITTEN, "ops.dead_letters", "monitoring.quality_metrics"]
+    for table in read:
+        if table != "ops.index_state":
+            schema = lake.spec(table).schema
+            lake.append_arrow(table, pa.Table.from_pylist(worst_rows(schema), schema=schema))
+    base = worst_rows(lake.spec("inference.inference_log").schema)[0]
+    odd = [base | {"response": text, "request": text, "status_code": n} for text in WORST_JSON for n in (200, 500)]
+    lake.append_arrow("inference.inference_log", odd)
+    infinite = worst_rows(lake.spec(report.STAGE_RUNS).schema)[0] | {
+        "seconds": float("inf"),
+        "stage": "ingest-documents",
+    }
+    lake.append_arrow(report.STAGE_RUNS, [infinite])
+    (context.settings.landing_path / "odd\x1b[31m").mkdir(parents=True)
+    (context.settings.landing_path / "odd\x1b[31m" / "a.\x1b]0;title\x07").touch()
+    facts = report.gather(context)
+    assert facts["problems"] == []
+    assert len(facts["answers"]) == len(odd) + len(lake.spec("inference.inference_log").schema) + 2
+    assert sum(facts["passed_over"][kind][0] for kind in facts["passed_over"]) == 1
+    html = report.render(facts)
+    assert "<script" not in html
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\ufeff]", html)
+    page = Page(html)
+    assert NASTY in "".join(page.words)
+
+
+def test_a_table_that_cannot_be_read_is_named_on_the_page_and_the_rest_is_shown(context):
+    fill(context, questions=2)
+    for file in context.lake.folder("silver.documents").glob("*.parquet"):
+        file.unlink()
+    _, page = written(context)
+    assert "What could not be read silver.documents:" in page.text
+    assert "Question 1?" in page.text
 
 
 def test_charts_use_only_the_pages_colours_and_tell_their_numbers():
