@@ -24,13 +24,13 @@ class TableExpectations:
     table_rules: tuple[TableRule, ...] = ()
 
 
-def table_expectations(*, max_tokens: int) -> dict[str, TableExpectations]:
-    """Table → its expectations, for chunks of at most `max_tokens` tokens."""
+def table_expectations(*, max_tokens: int, max_characters: int) -> dict[str, TableExpectations]:
+    """Table → its expectations, for chunks of at most so many tokens and characters."""
     return {
         "silver.documents": TableExpectations(("document_id",), (has_text(level="fail"),), (unique("document_id"),)),
         "silver.chunks": TableExpectations(
             ("chunk_id",),
-            chunk_rules(max_tokens=max_tokens),
+            chunk_rules(max_tokens=max_tokens, max_characters=max_characters),
             (unique("chunk_id"), references("document_id", table="silver.documents")),
         ),
         "gold.embeddings": TableExpectations(

@@ -207,7 +207,7 @@ def search(
     from pipelines.inference.search import search as find
     from transformations.filters import parse_filter
 
-    hits = find(settings_of(config, overrides), query, k=k, where=parse_filter(where) if where else None)
+    hits = find(settings_of(config, overrides), query, k=k, where=None if where is None else parse_filter(where))
     lines = [
         f"{hit.score:.3f}  {hit.path} › {' › '.join(hit.heading_path)}\n       {_first_line(hit.text)}" for hit in hits
     ]

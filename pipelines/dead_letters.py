@@ -18,6 +18,8 @@ from pipelines.stage import Context
 
 TABLE = "ops.dead_letters"
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(minutes=5), timedelta(days=1)
+# By then a day has passed.
+_MOST_ATTEMPTS = 9
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,16 @@ def to_retry(context: Context, letters: Iterable[Mapping[str, Any]]) -> list[str
     """The chunk_ids of the letters whose time has come, or of all where the run is to retry them."""
     now = context.now()
     return [letter["chunk_id"] for letter in letters if context.retry or letter["next_retry_at"] <= now]
+
+
+def is_overdue(context: Context, letters: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a run with nothing else to do should try one of the letters again.
+
+    What a model did not answer in time it may answer later; what it has refused so often waits for `lakeloop replay`,
+    or for a run that has other work.
+    """
+    patient = [letter for letter in letters if letter["attempts"] < _MOST_ATTEMPTS]
+    return bool(to_retry(context, patient))
 
 
 def report(

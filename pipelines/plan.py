@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipelines.bronze.ingest_documents import arrivals, document_id, look, refuse_mass_delete
 from pipelines.index.sync_index import refuse_mass_delete as refuse_index_delete
 from pipelines.index_state import served
-from pipelines.models.embedders import count_tokens, embedding_model
+from pipelines.models.embedders import chunk_limits, embedding_model, text_reader
 from pipelines.settings import Settings
 from pipelines.silver.describe import PersonalData, searched
 from pipelines.silver.parser_process import Limits, ParserProcess
@@ -136,8 +136,12 @@ def _cut(row: dict[str, Any], parser: ParserProcess, *, settings: Settings) -> t
     told = searched(parsed, PersonalData.of(refine))
     if refine.pii == "quarantine" and told["pii_spans"]:
         return None, f"has_no_personal_data: {len(told['pii_spans'])} places"
-    limit = settings.chunks.max_tokens
-    return list(chunk_markdown(told["text"], max_tokens=limit, count_tokens=count_tokens)), ""
+    max_tokens, max_characters = chunk_limits(settings)
+    count_tokens = text_reader(embedding_model(settings)).count_tokens
+    chunks = chunk_markdown(
+        told["text"], max_tokens=max_tokens, max_characters=max_characters, count_tokens=count_tokens
+    )
+    return chunks, ""
 
 
 def _cached(context: Context) -> set[str]:

@@ -9,6 +9,7 @@ from expectations.table_rules import judge_table
 from expectations.tables import TableExpectations, table_expectations
 from pipelines.data_docs import page_of, validate
 from pipelines.lakehouse import Head, Lakehouse
+from pipelines.models.embedders import chunk_limits
 from pipelines.quality import QUALITY_METRICS, record, row_results
 from pipelines.quarantine import waiting
 from pipelines.stage import Context, Window
@@ -54,7 +55,8 @@ def validate_tables(context: Context) -> dict[str, int]:
         LakeloopError: it came to another result than our own evaluation of the same rules.
     """
     lake, settings = context.lake, context.settings
-    expected = table_expectations(max_tokens=settings.chunks.max_tokens)
+    max_tokens, max_characters = chunk_limits(settings)
+    expected = table_expectations(max_tokens=max_tokens, max_characters=max_characters)
     found = {}
     for table, expectations in expected.items():
         head = lake.head(table)

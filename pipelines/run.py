@@ -14,7 +14,7 @@ from importlib import import_module
 
 from pipelines.index_state import states
 from pipelines.lakehouse import Lakehouse
-from pipelines.models.embedders import embedding_model
+from pipelines.models.embedders import chunk_limits, embedding_model, text_reader
 from pipelines.progress import Progress
 from pipelines.records import declare, record_source, refining
 from pipelines.session import get_spark
@@ -52,7 +52,10 @@ STAGES: tuple[Stage, ...] = (
         "silver.documents",
         "silver.chunks",
         "pipelines.silver.chunk_documents",
-        lambda s: f"1 max_tokens={s.chunks.max_tokens} of_all={s.refine.near_duplicates != 'serve_one'}",
+        lambda s: (
+            f"2 limits={chunk_limits(s)} tokenizer={text_reader(embedding_model(s)).label} "
+            f"of_all={s.refine.near_duplicates != 'serve_one'}"
+        ),
     ),
     Stage(
         "embed-chunks",
@@ -187,6 +190,10 @@ def window_of(stage: Stage, context: Context) -> Window | None:
     """What of its source the stage has not read yet; None where it is up to date."""
     module = import_module(stage.module)
     window: Window | None = module.due(context) if hasattr(module, "due") else due(stage, context)
+    if window is None and hasattr(module, "has_overdue") and module.has_overdue(context):
+        head = context.lake.ensure(stage.source)
+        # Nothing new to read: only what failed before, and may succeed by now.
+        window = Window(head.version, head.version, head.table_id)
     return window
 
 

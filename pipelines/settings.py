@@ -96,6 +96,9 @@ class ChunkSettings(_Section):
     """How documents are cut."""
 
     max_tokens: int = Field(256, ge=32, le=512, description="tokens of the embedding model, heading path included")
+    max_characters: int | None = Field(
+        None, ge=512, description="characters of a chunk, heading path included; none: 8 for each of max_tokens"
+    )
 
 
 class EmbeddingSettings(_Section):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from unicodedata import category
 
 from transformations.blocks import Block, Kind
 
@@ -28,6 +29,11 @@ _BETWEEN_LINES = re.compile(r"\n(?!\s*(?:\n|$))")
 _FENCE = re.compile(r"(`{3,}|~{3,})[^\n]*")
 # Parts of this many characters: small enough for any limit, few enough for a megabyte without a blank.
 _PIECE = 8
+_LONGEST_PIECE = 32
+# Zero-width joiner; what colours an emoji; letters that are a flag in pairs.
+_JOINER = "\u200d"
+_SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
+_FLAG_LETTERS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,30 @@ def _pieces(text: str, level: str) -> tuple[list[str], str]:
         return [sentence for sentence in _BETWEEN_SENTENCES.split(text) if sentence.strip()], " "
     if level == "words":
         return text.split(), " "
-    size = _PIECE if level == "pieces" else 1
-    return [text[i : i + size] for i in range(0, len(text), size)], ""
+    return list(text) if level == "characters" else _runs(text), ""
+
+
+def _runs(text: str) -> list[str]:
+    """Pieces of `_PIECE` characters, longer by the marks that would be torn off the last letter."""
+    runs, start = [], 0
+    while start < len(text):
+        end = start + _PIECE
+        while end < len(text) and end - start < _LONGEST_PIECE and _belongs(text, end):
+            end += 1
+        runs.append(text[start:end])
+        start = end
+    return runs
+
+
+def _belongs(text: str, place: int) -> bool:
+    """Whether the character at `place` is one with those before it: an accent, a vowel sign, a part of an emoji."""
+    character, before = text[place], text[place - 1]
+    return (
+        category(character) in ("Mn", "Mc", "Me")
+        or _JOINER in (character, before)
+        or character in _SKIN_TONES
+        or (character in _FLAG_LETTERS and before in _FLAG_LETTERS)
+    )
 
 
 def _unfenced(text: str) -> tuple[str, tuple[str, str] | None]:

@@ -22,6 +22,9 @@ from transformations.text import normalise_text, text_hash
 CountTokens = Callable[[Sequence[str]], list[int]]
 
 MIN_MAX_TOKENS = 16
+# A model takes a long word that it does not know for one token, and a run of a script without blanks is such a word: so
+# a chunk has a limit in characters too. Prose has some five for each token, and none of eight.
+CHARACTERS_PER_TOKEN = 8
 # A cut leaves at least this share of the limit on both sides, where any such cut exists.
 _MIN_SHARE = 6
 # A cut inside one block (a paragraph too long for a chunk) comes after every cut between two blocks, and a cut before
@@ -61,20 +64,25 @@ def chunk_id(document_id: str, *, text_hash: str, occurrence: int) -> str:
     return sha256(f"{document_id}\0{text_hash}\0{occurrence}".encode()).hexdigest()[:32]
 
 
-def chunk_markdown(text: str, *, max_tokens: int, count_tokens: CountTokens) -> list[Chunk]:
-    """Split the Markdown of one document into chunks of at most `max_tokens` tokens each.
+def chunk_markdown(
+    text: str, *, max_tokens: int, count_tokens: CountTokens, max_characters: int | None = None
+) -> list[Chunk]:
+    """Split the Markdown of one document into chunks of at most `max_tokens` tokens and `max_characters` characters.
 
     Every word of the text is in a chunk (as text or as heading path). The same text gives the same chunks on every
-    platform. Text too long for one chunk is cut between blocks, then sentences or lines, words, and characters last.
+    platform. Text too long for one chunk is cut between blocks, then sentences or lines, words, and characters last:
+    anywhere then, though not between a letter and its marks while there is another place.
 
     Args:
         text: Markdown.
         max_tokens: limit for `embed_text`, at least 16, in the unit of `count_tokens`.
         count_tokens: tokens of each text of a batch, as the embedding model counts them. Called a few times for a
             document, with many texts each. What it adds to every text ("[CLS]", "[SEP]") may be in the count.
+        max_characters: limit for `embed_text` in Unicode code points, at least `max_tokens`; none: eight for a token.
 
     Raises:
-        ValueError: `max_tokens` is under 16, or a heading path or single characters do not fit.
+        ValueError: `max_tokens` is under 16, `max_characters` under that, or a heading path or single characters do
+            not fit.
 
     >>> words = lambda texts: [len(t.split()) for t in texts]
     >>> [c.embed_text for c in chunk_markdown("# A\\n\\none\\n\\n## B\\n\\ntwo", max_tokens=16, count_tokens=words)]
@@ -82,10 +90,13 @@ def chunk_markdown(text: str, *, max_tokens: int, count_tokens: CountTokens) -> 
     """
     if max_tokens < MIN_MAX_TOKENS:
         raise ValueError(f"max_tokens={max_tokens} is too small for a chunk; use {MIN_MAX_TOKENS} or more")
+    max_characters = CHARACTERS_PER_TOKEN * max_tokens if max_characters is None else max_characters
+    if max_characters < max_tokens:
+        raise ValueError(f"max_characters={max_characters} is less than max_tokens={max_tokens}: a token has one")
     blocks = split_blocks(normalise_text(text))
     if not blocks:
         return []
-    counter = _Counter(count_tokens)
+    counter = _Counter(count_tokens, max_tokens=max_tokens, max_characters=max_characters)
     paths = _short_paths(blocks, max_tokens=max_tokens, counter=counter)
     spare = {path: max_tokens - counter.fixed - counter.costs[_path_text(short)] for path, short in paths.items()}
     parts = [part_of(block, number) for number, block in enumerate(_with_lost_headings(blocks, paths))]
@@ -98,22 +109,31 @@ def chunk_markdown(text: str, *, max_tokens: int, count_tokens: CountTokens) -> 
 
 
 class _Counter:
-    """Token counts, each text counted once; `costs` are without what the tokenizer adds to every text."""
+    """What texts take of a chunk, each counted once: their tokens, or their share of its characters where that is more.
 
-    def __init__(self, count_tokens: CountTokens) -> None:
+    `costs` are without what the tokenizer adds to every text; `totals` are with it, as `tokens` are.
+    """
+
+    def __init__(self, count_tokens: CountTokens, *, max_tokens: int, max_characters: int) -> None:
         self._count_tokens = count_tokens
+        self._max_tokens, self._max_characters = max_tokens, max_characters
         self.costs: dict[str, int] = {}
+        self.tokens: dict[str, int] = {}
         self.fixed = count_tokens([""])[0]
 
     def load(self, texts: Sequence[str]) -> None:
         new = list(dict.fromkeys(text for text in texts if text not in self.costs))
         if new:
-            counts = self._count_tokens(new)
-            self.costs.update((text, max(count - self.fixed, 0)) for text, count in zip(new, counts, strict=True))
+            for text, count in zip(new, self._count_tokens(new), strict=True):
+                self.tokens[text] = count
+                self.costs[text] = max(count - self.fixed, self._of_characters(text))
 
     def totals(self, texts: Sequence[str]) -> list[int]:
         self.load(texts)
-        return [self.costs[text] + self.fixed for text in texts]
+        return [max(self.tokens[text], self._of_characters(text)) for text in texts]
+
+    def _of_characters(self, text: str) -> int:
+        return -(-len(text) * self._max_tokens // self._max_characters)
 
 
 def _path_text(path: tuple[str, ...]) -> str:
@@ -243,7 +263,6 @@ def _fitting_chunks(
     counter: _Counter,
 ) -> list[Chunk]:
     """Render the groups, and cut once more those whose whole is over the limit (fences, or how tokens join)."""
-    ready: list[tuple[tuple[str, ...], str, str, int]] = []
     while True:
         rendered = []
         for group in groups:
@@ -251,7 +270,6 @@ def _fitting_chunks(
             rendered.append((path, text, f"{_path_text(path)}\n{text}" if path else text))
         totals = counter.totals([embed_text for _, _, embed_text in rendered])
         if all(total <= max_tokens for total in totals):
-            ready = [(*row, total) for row, total in zip(rendered, totals, strict=True)]
             break
         finer: list[list[Part]] = []
         for group, total in zip(groups, totals, strict=True):
@@ -259,9 +277,9 @@ def _fitting_chunks(
         groups = finer
     seen: Counter[str] = Counter()
     chunks: list[Chunk] = []
-    for ordinal, (path, text, embed_text, total) in enumerate(ready):
+    for ordinal, (path, text, embed_text) in enumerate(rendered):
         hash_ = text_hash(embed_text)
-        chunks.append(Chunk(ordinal, path, text, embed_text, hash_, total, seen[hash_]))
+        chunks.append(Chunk(ordinal, path, text, embed_text, hash_, counter.tokens[embed_text], seen[hash_]))
         seen[hash_] += 1
     return chunks
 

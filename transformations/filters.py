@@ -46,9 +46,22 @@ def equals(**columns: str) -> Filter:
 
     >>> equals(format="rst")
     In(column='format', values=('rst',))
+
+    Raises:
+        ConfigurationError: no column at all.
     """
+    if not columns:
+        raise empty_filter({})
     parts = tuple(In(column, (value,)) for column, value in columns.items())
     return parts[0] if len(parts) == 1 else And(parts)
+
+
+def empty_filter(given: object) -> ConfigurationError:
+    """The error for a filter that says nothing: as a rule a variable, or a permission, that was not filled in."""
+    return ConfigurationError(
+        f"the filter {given!r} is empty, and so would let everything pass. Leave it out to search all, or say what "
+        "must hold, as in format = 'rst'."
+    )
 
 
 def matches(row: Mapping[str, Any], where: Filter) -> bool:
@@ -78,13 +91,24 @@ def columns_of(where: Filter) -> Iterator[str]:
 
 
 def check_filter(where: Filter, *, known: Collection[str]) -> None:
-    """Raises ConfigurationError for a column that is not in `known`, and for a value that is no text."""
+    """Raises ConfigurationError for an unknown column, a value that is no text, and an `and` or `or` of nothing."""
+    if _says_nothing(where):
+        raise empty_filter(where)
     for column in columns_of(where):
         if column not in known:
             raise ConfigurationError.unknown_name("filter column", column, known)
     for part in _comparisons(where):
         if not part.values or not all(isinstance(value, str) for value in part.values):
             raise ConfigurationError(f"the filter on {part.column!r} takes one text or more, but it is {part.values!r}")
+
+
+def _says_nothing(where: Filter) -> bool:
+    """Whether some part of it has no parts."""
+    if isinstance(where, In):
+        return False
+    if isinstance(where, Not):
+        return _says_nothing(where.part)
+    return not where.parts or any(map(_says_nothing, where.parts))
 
 
 def _comparisons(where: Filter) -> Iterator[In]:
@@ -109,8 +133,10 @@ def parse_filter(text: str) -> Filter:
     And(parts=(In(column='format', values=('rst',)), Not(part=In(column='source', values=('a', 'b')))))
 
     Raises:
-        ConfigurationError: it cannot be read; the message says where.
+        ConfigurationError: it is blank, or cannot be read; the message says where.
     """
+    if not text.strip():
+        raise empty_filter(text)
     parser = _Parser(text)
     where = parser.either()
     parser.end()

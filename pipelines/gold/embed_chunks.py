@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipelines.dead_letters import Failure, open_letters, report, to_retry
+from pipelines.dead_letters import Failure, is_overdue, open_letters, report, to_retry
 from pipelines.models.embedders import EmbeddingModel, Embeds, embedding_model
 from pipelines.stage import Context, Counts, Window, apply_changes, changed, few_of, stamped, touched
 from transformations.changes import net_changes
@@ -32,6 +32,11 @@ STAGE, SOURCE, CACHE, TARGET = "embed-chunks", "silver.chunks", "gold.embeddings
 _POISON_IN_A_ROW = 8
 # A model sorts the texts of a call by length; a text that it refuses costs the others of its call a second time.
 _TEXTS_PER_CALL = 256
+
+
+def has_overdue(context: Context) -> bool:
+    """Whether a text that the model refused, or did not answer in time, is to be tried again. Needs no JVM."""
+    return is_overdue(context, open_letters(context.lake, stage=STAGE, model=embedding_model(context.settings).label))
 
 
 def run(context: Context, window: Window) -> Counts:

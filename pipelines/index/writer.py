@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from pipelines.settings import Settings
 from pipelines.stores import Store, StoreUnavailableError, open_store
 from transformations.errors import LakeloopError
-from transformations.vectors import refusals
+from transformations.vectors import deletable, refusals
 
 log = logging.getLogger(__name__)
 ROWS_PER_CALL = 20_000
-# So many rows refused one by one, and none accepted in between: it is not the rows.
+_BYTES_PER_CALL = 128 * 1024 * 1024
+# So many rows refused one by one, and none accepted in between: perhaps it is not the rows. A plain one tells.
 _POISON_IN_A_ROW = 8
 _LONGEST_WAIT = 30.0
 
@@ -55,8 +56,9 @@ class IndexWriter:
         `are_new` says that the index has none of them, as in Store.upsert.
         """
         for rows in _packed(batches, schema=schema):
-            bad = refusals(rows, dimension=self._dimension)
+            bad = refusals(rows, dimension=self._dimension, limits=self._store.limits)
             if bad:
+                log.warning("%s rows cannot be in the index, as %s: %s", len(bad), *next(iter(bad.items())))
                 self.refused |= bad
                 rows = rows.filter(pc.invert(pc.is_in(rows["chunk_id"], pa.array(list(bad), pa.string()))))
             before = self.written
@@ -65,7 +67,8 @@ class IndexWriter:
             yield self.written - before
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete by id, some 20,000 a call."""
+        """Delete by id, some 20,000 a call. An id that the store cannot hold is not there."""
+        ids = deletable(ids, limits=self._store.limits)
         for start in range(0, len(ids), ROWS_PER_CALL):
             part = ids[start : start + ROWS_PER_CALL]
             self._patiently(lambda part=part: self._store.delete(part))  # type: ignore[misc]
@@ -85,13 +88,35 @@ class IndexWriter:
                 return
             self._failures += 1
             if self._failures >= _POISON_IN_A_ROW:
-                raise
+                self._check_store(rows, error)
+                self._failures = 0
             self.refused[rows["chunk_id"][0].as_py()] = _brief(error)
             return
         self._failures = 0
         self.refused |= refused
         self.written += rows.num_rows - len(refused)
         self.size += rows.nbytes
+
+    def _check_store(self, refused: pa.Table, error: Exception) -> None:
+        """Raises `error` where the store refuses a plain row too: then it is the store, and no row is to blame.
+
+        The plain row has the id of the refused one, which nobody else writes, and points where no text does; it is
+        deleted at once, as the refused one's older self will be.
+        """
+        plain: dict[str, object] = dict.fromkeys(refused.column_names, "-")
+        plain |= {"heading_path": [], "vector": [1.0] + [0.0] * (self._dimension - 1)}
+        plain["chunk_id"] = chunk_id = refused["chunk_id"][0].as_py()
+        rows = pa.Table.from_pylist([plain], schema=refused.schema)
+        try:
+            is_refused = bool(self._patiently(lambda: self._store.upsert(rows)))
+        except LakeloopError:
+            raise
+        except Exception:
+            is_refused = True
+        if is_refused:
+            raise error
+        self.delete([chunk_id])
+        log.warning("%s rows in a row were refused, and a plain one was not: it is the rows", _POISON_IN_A_ROW)
 
     def _patiently(self, call: Callable[[], object]) -> dict[str, str]:
         """Call, and again while the store is unavailable: after what it asks for, else after ever longer pauses."""
@@ -132,18 +157,30 @@ def write_on_executors(
 
 
 def _packed(batches: Iterable[pa.RecordBatch], *, schema: pa.Schema) -> Iterator[pa.Table]:
+    """In one piece each: a store takes many small ones for much more work."""
     waiting: list[pa.RecordBatch] = []
-    count = 0
+    count = size = 0
     for batch in batches:
-        waiting += pa.Table.from_batches([batch]).select(schema.names).cast(schema).to_batches()
-        count += batch.num_rows
-        while count >= ROWS_PER_CALL:
-            rows = pa.Table.from_batches(waiting, schema=schema)
-            # In one piece: a store takes many small ones for much more work.
-            yield rows.slice(0, ROWS_PER_CALL).combine_chunks()
-            waiting, count = rows.slice(ROWS_PER_CALL).to_batches(), count - ROWS_PER_CALL
+        for part in _portions(pa.Table.from_batches([batch]).select(schema.names).cast(schema)):
+            waiting += part.to_batches()
+            count, size = count + part.num_rows, size + part.nbytes
+            while count >= ROWS_PER_CALL or (size >= _BYTES_PER_CALL and count):
+                rows = pa.Table.from_batches(waiting, schema=schema)
+                yield rows.slice(0, ROWS_PER_CALL).combine_chunks()
+                rest = rows.slice(ROWS_PER_CALL)
+                waiting, count, size = rest.to_batches(), rest.num_rows, rest.nbytes
     if count:
         yield pa.Table.from_batches(waiting, schema=schema).combine_chunks()
+
+
+def _portions(rows: pa.Table) -> Iterator[pa.Table]:
+    """`rows` in portions of few enough bytes, or of one row."""
+    if rows.nbytes <= _BYTES_PER_CALL or rows.num_rows < 2:
+        yield rows
+        return
+    half = rows.num_rows // 2
+    yield from _portions(rows.slice(0, half))
+    yield from _portions(rows.slice(half))
 
 
 def _brief(error: Exception) -> str:

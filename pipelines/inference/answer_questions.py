@@ -1,7 +1,8 @@
 """inference.requests in, inference.inference_log out: every request is answered once, each answer with its sources.
 
-A request that has a row in the log is done, also where the call failed: the log is never written twice for one
-request, whenever a run was killed. Rows are appended a few at a time, so a kill loses a few answers at most.
+A request that has a row in the log is done, whenever a run was killed, unless its call failed for a reason that may
+pass (no answer in time, a busy server): then later runs ask again, and each try has its row. Rows are appended a few at
+a time, so a kill loses a few answers at most.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import json
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.inference.ask import Answerer, Search, current_user, new_call
 from pipelines.inference.log_row import INFERENCE_LOG
@@ -26,6 +31,10 @@ LABELS = "inference.labels"
 _COMMIT_EVERY = 8
 _NAMESPACE = uuid.UUID("5b0a4a0e-6f0d-5a0b-9d0c-6c616b656c70")
 _STATUS_UNAVAILABLE = 503
+# No answer in time, too many calls, a server that restarts: the same call may succeed later.
+_MAY_PASS = (408, 429, 502, 503, 504)
+_MOST_TRIES = 6
+_FIRST_PAUSE = timedelta(minutes=5)
 
 
 def add_questions(context: Context, rows: Sequence[Mapping[str, Any]], *, batch: str) -> int:
@@ -74,9 +83,17 @@ def add_questions(context: Context, rows: Sequence[Mapping[str, Any]], *, batch:
     return len(requests)
 
 
-def run(context: Context, window: Window | None, *, searcher: Search | None = None) -> Counts:
-    """Answer every request that has no row in the log.
+def has_overdue(context: Context) -> bool:
+    """Whether a request that failed for a reason that may pass is to be asked again. Needs no JVM."""
+    statuses = context.lake.read_arrow(INFERENCE_LOG, columns=["status_code"])["status_code"]
+    return bool(pc.any(pc.is_in(statuses, pa.array(_MAY_PASS, statuses.type))).as_py()) and bool(_waiting(context))
 
+
+def run(context: Context, window: Window | None, *, searcher: Search | None = None) -> Counts:
+    """Answer every request that has no row in the log, or that failed there for a reason that may have passed.
+
+    Such a request is asked again by later runs, after 5 minutes, 10, 20 …, six times in all; each try is a call, and
+    has its row.
     One failed call is logged with its error, and the rest goes on. Where the server is gone altogether, what was
     answered so far is logged and the run ends with an error: the next one answers the rest.
 
@@ -129,8 +146,20 @@ def run(context: Context, window: Window | None, *, searcher: Search | None = No
 
 
 def _waiting(context: Context) -> list[dict[str, Any]]:
-    """The requests without a row in the log, oldest first; one of each id."""
-    done = set(context.lake.read_arrow(INFERENCE_LOG, columns=["request_id"])["request_id"].to_pylist())
+    """The requests without a row in the log, and those to ask again, oldest first; one of each id."""
+    calls = context.lake.read_arrow(INFERENCE_LOG, columns=["request_id", "status_code", "request_time"]).to_pylist()
+    failures: dict[str, list[datetime]] = {}
+    for call in calls:
+        if call["status_code"] in _MAY_PASS:
+            failures.setdefault(call["request_id"], []).append(call["request_time"])
+    again = {
+        request_id
+        for request_id, tried_at in failures.items()
+        if len(tried_at) < _MOST_TRIES
+        and (context.retry or context.now() >= max(tried_at) + _FIRST_PAUSE * 2 ** (len(tried_at) - 1))
+    }
+    answered = {call["request_id"] for call in calls if call["status_code"] not in _MAY_PASS}
+    done = answered | (failures.keys() - again)
     columns = ["request_id", "client_request_id", "question", "requester", "requested_at"]
     requests = context.lake.read_arrow(REQUESTS, columns=columns).to_pylist()
     waiting = {r["request_id"]: r for r in requests if r["request_id"] not in done}

@@ -26,20 +26,21 @@ def searcher_of(source: Settings | Searcher) -> Searcher:
 
 
 def filter_of(given: GivenFilter) -> Filter | None:
-    """The filter that is meant; no columns at all mean no filter.
+    """The filter that is meant; None is none at all.
 
     >>> filter_of({"format": "rst"}) == filter_of("format = rst")
     True
 
     Raises:
-        ConfigurationError: its text cannot be read, or it is of another kind.
+        ConfigurationError: its text cannot be read, it is empty, or it is of another kind. An empty one is as a rule a
+            permission that was not filled in: to pass everything then would show what it was to keep back.
     """
     if given is None or isinstance(given, In | And | Or | Not):
         return given
     if isinstance(given, str):
         return parse_filter(given)
     if isinstance(given, Mapping):
-        return equals(**given) if given else None
+        return equals(**given)
     raise ConfigurationError(
         f"a filter is a lakeloop filter, its text, or a dict of columns and values, not {type(given).__name__}: {given}"
     )

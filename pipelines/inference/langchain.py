@@ -34,7 +34,8 @@ class LakeloopVectorStore(VectorStore):
 
     `filter` is a lakeloop filter, its text (`format = 'rst' and not source in ('a', 'b')`) or a dict of columns and
     their values, over document_id, path, format and source. A document's id is its chunk's; its metadata holds
-    document_id, path, title, heading_path and, where it was searched for, score (cosine similarity).
+    document_id, path, title and heading_path. However a chunk was found, it is the same document: what depends on the
+    query (the cosine similarity) is beside it, in `similarity_search_with_score`.
 
     Args:
         source: a workspace's settings, or a searcher that is open already.
@@ -142,8 +143,7 @@ class LakeloopVectorStore(VectorStore):
         _refuse("build an index from")
 
     def _document(self, chunk: Mapping[str, Any]) -> Document:
-        score = {"score": chunk["score"]} if "score" in chunk else {}
-        return Document(id=chunk["chunk_id"], page_content=chunk["text"], metadata=metadata_of(chunk) | score)
+        return Document(id=chunk["chunk_id"], page_content=chunk["text"], metadata=metadata_of(chunk))
 
     def _diverse(self, hits: Sequence[Hit], *, k: int, lambda_mult: float) -> list[Document]:
         if not hits:

@@ -6,8 +6,11 @@ Measured on two busy cores over 3,050 chunks: 0.4 s to load the model and the in
 from __future__ import annotations
 
 import os
+import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -29,8 +32,20 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """An index with its model, as a pair. The store is closed with its last user: a thread may still search there."""
+
+    key: tuple[str, str]
+    embedder: Embeds
+    store: Store
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.store.close).atexit = False
+
+
 class Searcher:
-    """Holds the embedding model and the index open for many queries.
+    """Holds the embedding model and the index open for many queries, of many threads.
 
     A query is embedded by the model of the index that answers it, so that no query meets vectors of another model: not
     even while the alias moves from one to the other (the searcher follows within a second). Each query reads the state
@@ -43,15 +58,16 @@ class Searcher:
     def __init__(self, settings: Settings, *, lake: Lakehouse | None = None) -> None:
         self._settings = settings
         self._lake = lake or Lakehouse(settings, spark=lambda: get_spark(settings))
-        self._open()
+        self._looking = threading.Lock()
+        self._opened = self._look(None)
 
     def manifest(self) -> Manifest:
         """What the index equals now."""
-        _, store = self._current()
-        manifest = store.manifest()
+        manifest = self._current().store.manifest()
         if manifest is None:
-            self._open()
-            manifest = self._opened[1].manifest()
+            with self._looking:
+                self._opened = self._look(self._opened)
+            manifest = self._opened.store.manifest()
             assert manifest is not None
         return manifest
 
@@ -60,48 +76,56 @@ class Searcher:
         if not query.strip():
             raise ConfigurationError("the query is empty: say what to look for")
         _check_count(k)
-        embedder, store = self._current()
-        (vector,) = embedder.embed([query])
-        return store.search(vector, k=k, where=where)
+        opened = self._current()
+        (vector,) = opened.embedder.embed([query])
+        return opened.store.search(vector, k=k, where=where)
 
     def search_vector(self, vector: Sequence[float], *, k: int, where: Filter | None = None) -> list[Hit]:
         """Like `search`, by a vector of the index's model."""
         import numpy as np
 
         _check_count(k)
-        _, store = self._current()
-        return store.search(np.asarray(vector, dtype=np.float32), k=k, where=where)
+        try:
+            with np.errstate(over="ignore"):  # what becomes infinite is refused as that
+                numbers = np.asarray(vector, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"the query's vector is no list of numbers ({error})") from None
+        return self._current().store.search(numbers, k=k, where=where)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of the texts by the index's model: float32 [len(texts), dimension]."""
-        embedder, _ = self._current()
-        return embedder.embed(texts)
+        return self._current().embedder.embed(texts)
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """All rows of the index, in no order."""
-        _, store = self._current()
-        return store.rows()
+        opened = self._current()  # held until the last row is read
+        yield from opened.store.rows()
 
-    def _current(self) -> tuple[Embeds, Store]:
-        """The served index with its model, as a pair: another thread may follow the alias in between."""
-        if time.monotonic() - self._looked_at > _SECONDS_BETWEEN_LOOKS:
-            self._open()
+    def _current(self) -> _Opened:
+        """The served index with its model. One thread looks where the alias points, the others go on meanwhile."""
+        if time.monotonic() - self._looked_at > _SECONDS_BETWEEN_LOOKS and self._looking.acquire(blocking=False):
+            try:
+                self._opened = self._look(self._opened)
+            finally:
+                self._looking.release()
         return self._opened
 
-    def _open(self) -> None:
+    def _look(self, before: _Opened | None) -> _Opened:
+        """What the alias points at now: `before` itself, where it still does."""
         state, store, manifest = open_served(self._settings, self._lake)
         self._looked_at = time.monotonic()
-        if getattr(self, "_state_name", None) == (state.index_name, state.uri):
+        key = (state.index_name, state.uri)
+        if before is not None and before.key == key:
             store.close()
-            return
+            return before
         model = model_named(manifest.model)
         if model.label != manifest.model_label:
+            store.close()
             raise ConfigurationError(
                 f"the index {state.index_name} at {state.uri} holds vectors of {manifest.model_label}, but here is "
                 f"{model.label}: their vectors cannot be compared. Build the index anew with: lakeloop run"
             )
-        self._opened = model.load(threads=os.cpu_count() or 1), store
-        self._state_name = (state.index_name, state.uri)
+        return _Opened(key, model.load(threads=os.cpu_count() or 1), store)
 
 
 def _check_count(k: int) -> None:

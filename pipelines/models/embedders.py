@@ -2,7 +2,10 @@
 
 A model is one of ours, or a class of yours, named as `package.module:Class`: it needs no arguments, has the attributes
 `revision`, `dimension` and (optional) `instruction`, and a method `embed(texts, *, batch_size)` that returns float32
-[len(texts), dimension]. What it raises for a text sets that text aside.
+[len(texts), dimension]. What it raises for a text sets that text aside. It may say more: `max_tokens`, how many it
+reads of a text; `count_tokens(texts)`, by its own tokenizer, so that a chunk's limit is the model's own; and
+`unknown_ratios(texts)`, the share of each text's letters that it cannot read. Where these two are static or class
+methods, texts are cut without loading the weights. The texts of a model without a tokenizer are counted by MiniLM's.
 
 The default is MiniLM-L6-v2 in full precision, run by onnxruntime. Full precision matters: a quantised model's vector
 depends on the other texts of its batch, so that an incremental run and a rebuild would disagree.
@@ -10,21 +13,25 @@ depends on the other texts of its batch, so that an incremental run and a rebuil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipelines.settings import Settings
+from transformations.chunks import CHARACTERS_PER_TOKEN
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_MINILM = "all-minilm-l6-v2"
 # The revision is the release whose files pipelines/assets.py pins by hash.
-_REVISIONS = {"all-minilm-l6-v2": ("1.20.0-beta30", 384)}
+_REVISIONS = {_MINILM: ("1.20.0-beta30", 384)}
 
 
 class Embeds(Protocol):
@@ -42,12 +49,14 @@ class EmbeddingModel:
         revision: which weights.
         dimension: length of a vector.
         instruction: a prefix the model wants before each text; empty for none.
+        max_tokens: how many it reads of a text, where it says so.
     """
 
     name: str
     revision: str
     dimension: int
     instruction: str = ""
+    max_tokens: int | None = None
 
     @property
     def label(self) -> str:
@@ -55,7 +64,8 @@ class EmbeddingModel:
 
     def load(self, *, threads: int) -> Embeds:
         """The model in memory (ours: some 0.4 s and 300 MB); one a process and thread count."""
-        return _load(self, threads)
+        with _loading:
+            return _load(self, threads)
 
 
 def embedding_model(settings: Settings) -> EmbeddingModel:
@@ -63,15 +73,36 @@ def embedding_model(settings: Settings) -> EmbeddingModel:
     return model_named(settings.embedding.model)
 
 
+def chunk_limits(settings: Settings) -> tuple[int, int]:
+    """The most tokens and characters of a chunk.
+
+    Raises:
+        ConfigurationError: a chunk could hold more tokens than the model reads: their end would be cut unseen.
+    """
+    model, chunks = embedding_model(settings), settings.chunks
+    if model.max_tokens is not None and chunks.max_tokens > model.max_tokens:
+        raise ConfigurationError(
+            f"chunks.max_tokens is {chunks.max_tokens}, but {model.name} reads {model.max_tokens} tokens of a text: "
+            f"what follows would be found by nobody. Set chunks.max_tokens to {model.max_tokens} or less."
+        )
+    return chunks.max_tokens, chunks.max_characters or CHARACTERS_PER_TOKEN * chunks.max_tokens
+
+
 @lru_cache
 def model_named(name: str) -> EmbeddingModel:
     """Raises ConfigurationError for a name that is neither one of ours nor a class that can be imported."""
     if ":" in name:
         cls = _class_of(name)
-        return EmbeddingModel(name, str(cls.revision), int(cls.dimension), getattr(cls, "instruction", ""))
+        return EmbeddingModel(
+            name,
+            str(cls.revision),
+            int(cls.dimension),
+            getattr(cls, "instruction", ""),
+            getattr(cls, "max_tokens", None),
+        )
     if name not in _REVISIONS:
         raise ConfigurationError.unknown_name("embedding model", name, _REVISIONS)
-    return EmbeddingModel(name, *_REVISIONS[name])
+    return EmbeddingModel(name, *_REVISIONS[name], max_tokens=Embedder.max_tokens)
 
 
 def _class_of(name: str) -> Any:
@@ -88,6 +119,10 @@ def _class_of(name: str) -> Any:
     return cls
 
 
+# The cache alone would load a model once more for each thread that comes while it is being loaded.
+_loading = threading.Lock()
+
+
 @lru_cache(maxsize=2)
 def _load(model: EmbeddingModel, threads: int) -> Embeds:
     if ":" in model.name:
@@ -96,9 +131,44 @@ def _load(model: EmbeddingModel, threads: int) -> Embeds:
     return Embedder(model, threads=threads)
 
 
+@dataclass(frozen=True)
+class TextReader:
+    """How a model reads texts, before it embeds any.
+
+    Attributes:
+        label: of the tokenizer: chunks that were cut by another are cut anew.
+        count_tokens: tokens of each text.
+        unknown_ratios: the share of each text's letters that the model cannot read; None where it does not say.
+    """
+
+    label: str
+    count_tokens: Callable[[Sequence[str]], list[int]]
+    unknown_ratios: Callable[[Sequence[str]], Sequence[float | None]]
+
+
+def text_reader(model: EmbeddingModel) -> TextReader:
+    """The model's own tokenizer; MiniLM's, as an estimate, for a model that brings none. Nothing is loaded yet."""
+    cls = _class_of(model.name) if ":" in model.name else Embedder
+    label = model.label if ":" in model.name and hasattr(cls, "count_tokens") else _MINILM
+    return TextReader(
+        label,
+        _own(model, cls, "count_tokens") or count_tokens,
+        _own(model, cls, "unknown_ratios") or (lambda texts: [None] * len(texts)),
+    )
+
+
+def _own(model: EmbeddingModel, cls: Any, method: str) -> Callable[[Sequence[str]], Any] | None:
+    if not hasattr(cls, method):
+        return None
+    if isinstance(getattr_static(cls, method), staticmethod | classmethod):
+        found: Callable[[Sequence[str]], Any] = getattr(cls, method)
+        return found
+    return lambda texts: getattr(model.load(threads=1), method)(texts)
+
+
 @lru_cache(maxsize=1)
 def load_tokenizer() -> Any:
-    """The model's own tokenizer, without the truncation and padding to 128 tokens that its file asks for."""
+    """MiniLM's tokenizer, without the truncation and padding to 128 tokens that its file asks for."""
     from tokenizers import Tokenizer
 
     from pipelines.assets import embedding_model_dir
@@ -110,9 +180,24 @@ def load_tokenizer() -> Any:
 
 
 def count_tokens(texts: Sequence[str]) -> list[int]:
-    """Tokens of each text, without the two that mark its beginning and end."""
+    """MiniLM's tokens of each text, without the two that mark its beginning and end."""
     encoded = load_tokenizer().encode_batch_fast(list(texts), add_special_tokens=False)
     return [len(e.ids) for e in encoded]
+
+
+def unknown_ratios(texts: Sequence[str]) -> list[float]:
+    """The share of each text's characters, blanks aside, that MiniLM reads as "[UNK]": an unknown word is one token."""
+    tokenizer = load_tokenizer()
+    unknown = tokenizer.token_to_id("[UNK]")
+    ratios = [0.0] * len(texts)
+    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    for place in (place for place, e in enumerate(encoded) if unknown in e.ids):
+        found = tokenizer.encode(texts[place], add_special_tokens=False)  # with the places of its tokens
+        unread = sum(
+            end - start for token, (start, end) in zip(found.ids, found.offsets, strict=True) if token == unknown
+        )
+        ratios[place] = min(unread / max(len("".join(texts[place].split())), 1), 1.0)
+    return ratios
 
 
 class Embedder:
@@ -137,8 +222,8 @@ class Embedder:
         )
         self._tokenizer = load_tokenizer()
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return count_tokens(texts)
+    count_tokens = staticmethod(count_tokens)
+    unknown_ratios = staticmethod(unknown_ratios)
 
     def embed(self, texts: Sequence[str], *, batch_size: int = 8) -> NDArray[np.float32]:
         """Vectors of the texts, in their order: float32 [len(texts), dimension], unit norm.

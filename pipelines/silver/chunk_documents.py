@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from expectations.chunks import chunk_rules
+from expectations.chunks import chunk_rules, is_known_to_the_model
+from pipelines.models.embedders import EmbeddingModel, chunk_limits, embedding_model
 from pipelines.quality import judge
 from pipelines.silver.set_aside import set_aside
 from pipelines.stage import Context, Counts, Window, apply_changes, changed, partitions, stamped, touched
@@ -19,21 +20,24 @@ _COMPARE = ["path", "title", "ordinal", "heading_path", "text", "text_hash", "to
 
 def run(context: Context, window: Window) -> Counts:
     """Counts: chunks insert, update (moved, or their document renamed), delete, and set_aside."""
-    lake, limit = context.lake, context.settings.chunks.max_tokens
+    lake, (max_tokens, max_characters) = context.lake, chunk_limits(context.settings)
     lake.ensure(TARGET)
     documents, keys = changed(context, SOURCE, window=window, key="document_id")
     if context.settings.refine.near_duplicates == "serve_one":
         documents = documents.where("is_representative")
     with context.progress.step("chunk-documents"):
         columns = ["document_id", "path", "title", "text", "format", "source"]
-        cut = documents.select(*columns).transform(partitions).mapInArrow(chunk_batches(limit), _CHUNKS_DDL)
+        cut_batches = chunk_batches(
+            embedding_model(context.settings), max_tokens=max_tokens, max_characters=max_characters
+        )
+        cut = documents.select(*columns).transform(partitions).mapInArrow(cut_batches, _CHUNKS_DDL)
         keys = keys.persist()
         try:
             judged = judge(
                 context,
                 TARGET,
                 cut,
-                rules=chunk_rules(max_tokens=limit),
+                rules=(*chunk_rules(max_tokens=max_tokens, max_characters=max_characters), is_known_to_the_model()),
                 window=window,
                 source=SOURCE,
                 stage="chunk-documents",
@@ -51,30 +55,44 @@ def run(context: Context, window: Window) -> Counts:
 
 _CHUNKS_DDL = (
     "chunk_id string, document_id string, path string, title string, ordinal int, heading_path array<string>, "
-    "text string, embed_text string, text_hash string, token_count int, format string, source string"
+    "text string, embed_text string, text_hash string, token_count int, format string, source string, "
+    "unknown_ratio double"
 )
 
 
-def chunk_batches(max_tokens: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for `mapInArrow`: rows of silver.documents → rows of silver.chunks, many for one."""
+def chunk_batches(
+    model: EmbeddingModel, *, max_tokens: int, max_characters: int
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """A function for `mapInArrow`: rows of silver.documents → rows of silver.chunks, many for one.
+
+    Beside them `unknown_ratio`, the share of a chunk's letters that the model cannot read; null where it is not known.
+    """
 
     def chunk(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from pipelines.models.embedders import count_tokens
+        from pipelines.models.embedders import text_reader
         from pipelines.schemas import TABLES
         from transformations.chunks import chunk_id, chunk_markdown
 
-        schema = TABLES[TARGET].content
+        schema = TABLES[TARGET].content.append(pa.field("unknown_ratio", pa.float64()))
+        reader = text_reader(model)
         for batch in batches:
             for document in batch.to_pylist():
                 rows: list[dict[str, Any]] = []
-                for piece in chunk_markdown(document["text"], max_tokens=max_tokens, count_tokens=count_tokens):
+                pieces = chunk_markdown(
+                    document["text"],
+                    max_tokens=max_tokens,
+                    max_characters=max_characters,
+                    count_tokens=reader.count_tokens,
+                )
+                unknown = reader.unknown_ratios([piece.embed_text for piece in pieces])
+                for piece, ratio in zip(pieces, unknown, strict=True):
                     row = {c: document[c] for c in ("document_id", "path", "title", "format", "source")}
                     row["chunk_id"] = chunk_id(
                         document["document_id"], text_hash=piece.text_hash, occurrence=piece.occurrence
                     )
                     row |= {"ordinal": piece.ordinal, "heading_path": list(piece.heading_path), "text": piece.text}
                     row |= {"embed_text": piece.embed_text, "text_hash": piece.text_hash}
-                    row["token_count"] = piece.token_count
+                    row |= {"token_count": piece.token_count, "unknown_ratio": ratio}
                     rows.append(row)
                 if rows:
                     yield from pa.Table.from_pylist(rows, schema=schema).to_batches()

@@ -20,6 +20,7 @@ from pipelines.settings import Settings
 from pipelines.stores.capabilities import Capability
 from transformations.errors import ConfigurationError, LakeloopError, RefusedError
 from transformations.filters import Filter, check_filter
+from transformations.vectors import Limits, direction_problems
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,11 +121,14 @@ class Store(Protocol):
     """One index in one store. Ids are `chunk_id`; rows are Arrow tables with gold.chunk_index's columns.
 
     An adapter is made by `open_store` with (uri, name, dimension, secret, options) and connects at its first call.
-    Its calls raise StoreUnavailableError for what may pass by itself, ConfigurationError for what a person must mend,
+    One handle serves many threads that search, through commits by others; writers take turns. Its calls raise
+    StoreUnavailableError for what may pass by itself, ConfigurationError for what a person must mend,
     and the library's own error for a batch that it refuses: the caller then halves the batch down to the bad row.
     """
 
     capabilities: Mapping[str, Capability]
+    # Rows beyond them never reach the store: they are set aside, each with its reason.
+    limits: Limits
 
     def manifest(self) -> Manifest | None:
         """What the index equals, or None where there is no index, or one that was never committed."""
@@ -198,9 +202,16 @@ def check_options(store: str, given: Mapping[str, str], *, known: Collection[str
 
 
 def check_query(vector: NDArray[np.float32], *, dimension: int, where: Filter | None) -> None:
-    """Raises ConfigurationError for a vector of another dimension and a filter on an unknown column."""
+    """Raises ConfigurationError for a vector of another dimension or without a direction, and for a bad filter.
+
+    Of NaN, infinity or zeros each store would make something else: an error, no hits, any hits.
+    """
     if vector.shape != (dimension,):
         raise ConfigurationError(f"the query's vector has shape {vector.shape}, the index holds ({dimension},)")
+    for _, problem in direction_problems(vector[None, :]):
+        raise ConfigurationError(
+            f"the query's vector {problem}: nothing is near to it. Nothing was searched. Look at what made the vector."
+        )
     if where is not None:
         check_filter(where, known=FILTER_COLUMNS)
 

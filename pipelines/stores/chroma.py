@@ -21,6 +21,7 @@ from pipelines.stores import Hit, Manifest, check_options, check_query, check_su
 from pipelines.stores.capabilities import declare, never, notyet, yes
 from pipelines.stores.chroma_server import Server
 from transformations.filters import And, Filter, In, Not
+from transformations.vectors import ANYTHING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +63,7 @@ class ChromaStore:
     """One collection, `lakeloop-<name>-index`: a name in Chroma begins and ends with a letter or a digit."""
 
     capabilities = _FOLDER
+    limits = ANYTHING
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,8 @@ from pipelines.stores import StoreUnavailableError
 from pipelines.stores.libraries import check_version, library
 from transformations.errors import ConfigurationError
 
+# Chroma keeps what it has open in a table of the process, which no lock of its own guards.
+_opening = threading.Lock()
 _MAY_PASS = {408, 429, 502, 503, 504}
 _REFUSED = {401, 403}
 _VACUUM = """
@@ -42,19 +45,22 @@ class Server:
         self._client: Any | None = None
 
     def open(self) -> Any:
-        if self._client is None:
-            chromadb = library("chromadb", distribution="chromadb", minimum="1.5", extra="chroma")
-            settings = import_module("chromadb.config").Settings(anonymized_telemetry=False)
-            if self.folder is not None:
-                self._client = chromadb.PersistentClient(self.folder, settings=settings)
-            else:
-                self._check_server()
-                client = chromadb.HttpClient(self._uri, headers=self._headers, settings=settings)
-                # The client waits for ever, and has no setting against it.
-                session = client._server._session
-                session.request = self._guarded(session.request)
-                self._client = client
-        return self._client
+        with _opening:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    def _connect(self) -> Any:
+        chromadb = library("chromadb", distribution="chromadb", minimum="1.5", extra="chroma")
+        settings = import_module("chromadb.config").Settings(anonymized_telemetry=False)
+        if self.folder is not None:
+            return chromadb.PersistentClient(self.folder, settings=settings)
+        self._check_server()
+        client = chromadb.HttpClient(self._uri, headers=self._headers, settings=settings)
+        # The client waits for ever, and has no setting against it.
+        session = client._server._session
+        session.request = self._guarded(session.request)
+        return client
 
     def vacuum(self) -> None:
         """Write the folder's database anew, so that it loses what it only marked as free.
@@ -68,9 +74,10 @@ class Server:
                 raise StoreUnavailableError(f"{command[-1]} could not be vacuumed: {done.stderr.strip()[-200:]}")
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        with _opening:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
 
     def _check_server(self) -> None:
         answer = self._guarded(import_module("httpx").request)(

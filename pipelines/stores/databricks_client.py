@@ -52,16 +52,18 @@ class Connection:
         self._wait = _number(options, "wait_seconds")
         self._send = _Requests(timeout=_number(options, "timeout_seconds"))
         self._index: Any = None
+        self._finding = threading.RLock()
 
     def index(self) -> Any | None:
         """The client's AISearchIndex, or None where there is no such index."""
-        if self._index is None:
-            try:
-                found = self._client.get_index(endpoint_name=self.endpoint, index_name=self.index_name)
-            except ai_search("exceptions").NotFound:
-                return None
-            self._index = self._limited(found)
-        return self._index
+        with self._finding:
+            if self._index is None:
+                try:
+                    found = self._client.get_index(endpoint_name=self.endpoint, index_name=self.index_name)
+                except ai_search("exceptions").NotFound:
+                    return None
+                self._index = self._limited(found)
+            return self._index
 
     def create(self, kind: str, **spec: Any) -> Any:
         """Make the index by the client's method `create_<kind>_index`, or take the one that another has just made."""

@@ -3,15 +3,19 @@
 Every call is one version of the dataset, atomic by itself. The manifest is part of the dataset's configuration; the
 tag moves to the version that carries it, as the last act of a sync. A crash before that leaves readers where they were,
 and the next sync writes the same rows again.
+
+Readers share one handle of a version, which nobody changes; the handle that writers move on is theirs alone, behind a
+lock. Lance refuses a handle that one thread moves while another one reads by it.
 """
 
 from __future__ import annotations
 
 import shutil
+import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -21,10 +25,13 @@ from pipelines.stores.capabilities import declare, notimpl, yes
 from pipelines.stores.libraries import library
 from transformations.errors import RefusedError
 from transformations.filters import And, Filter, In, Not
+from transformations.vectors import ANYTHING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 _TAG = "served"
 _MANIFEST_KEY = "lakeloop.manifest"
@@ -53,6 +60,8 @@ class LanceStore:
         ),
     )
 
+    limits = ANYTHING
+
     def __init__(
         self,
         uri: str,
@@ -65,31 +74,38 @@ class LanceStore:
         check_options("lance", options or {}, known=())
         self._uri = f"{uri}/{name}.lance"
         self._dimension = dimension
+        self._writing = threading.RLock()
+        self._opening = threading.Lock()
         self._latest: Any | None = None
         self._served: tuple[Any, Any] | None = None
 
     def manifest(self) -> Manifest | None:
-        dataset = self._open_served()
-        return None if dataset is None else _manifest(dataset)
+        return self._read(_manifest)
 
     def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         if rows.num_rows:
-            dataset, rows = self._open_or_create(), rows.select(self._schema.names).cast(self._schema)
-            if are_new:
-                self._latest = _lance().write_dataset(rows, dataset, mode="append")
-            else:
-                merge = dataset.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
-                merge.execute(rows)
+            with self._writing:
+                dataset, rows = self._open_or_create(), rows.select(self._schema.names).cast(self._schema)
+                if are_new:
+                    self._latest = _lance().write_dataset(rows, dataset, mode="append")
+                else:
+                    merge = dataset.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
+                    merge.execute(rows)
         return {}
 
     def delete(self, ids: Sequence[str]) -> None:
-        dataset = self._open_latest()
-        if dataset is None:
-            return
-        for start in range(0, len(ids), _DELETES_PER_CALL):
-            dataset.delete(_sql(In("chunk_id", tuple(ids[start : start + _DELETES_PER_CALL]))))
+        with self._writing:
+            dataset = self._open_latest()
+            if dataset is None:
+                return
+            for start in range(0, len(ids), _DELETES_PER_CALL):
+                dataset.delete(_sql(In("chunk_id", tuple(ids[start : start + _DELETES_PER_CALL]))))
 
     def commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
+        with self._writing:
+            self._commit(manifest, expected=expected)
+
+    def _commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
         dataset = self._open_or_create()
         if len(dataset.get_fragments()) > _FRAGMENTS_BEFORE_COMPACTION:
             dataset.optimize.compact_files()
@@ -107,7 +123,10 @@ class LanceStore:
         dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
 
     def ids_with_hashes(self) -> Iterator[pa.RecordBatch]:
-        dataset = self._open_latest()
+        with self._writing:
+            dataset = self._open_latest()
+            # Of its own: what is read stays the version that it was, whoever writes meanwhile.
+            dataset = None if dataset is None else dataset.checkout_version(dataset.version)
         if dataset is not None:
             yield from dataset.to_batches(columns=["chunk_id", "row_hash"])
 
@@ -118,15 +137,16 @@ class LanceStore:
 
     def search(self, vector: NDArray[np.float32], *, k: int, where: Filter | None = None) -> list[Hit]:
         check_query(vector, dimension=self._dimension, where=where)
-        dataset = self._open_served()
-        if dataset is None:
-            return []
-        found = dataset.to_table(
-            columns=[*_HIT_COLUMNS, "_distance"],
-            nearest={"column": "vector", "q": vector, "k": k, "metric": "cosine"},
-            filter=None if where is None else _sql(where),
-            prefilter=True,
+        found = self._read(
+            lambda dataset: dataset.to_table(
+                columns=[*_HIT_COLUMNS, "_distance"],
+                nearest={"column": "vector", "q": vector, "k": k, "metric": "cosine"},
+                filter=None if where is None else _sql(where),
+                prefilter=True,
+            )
         )
+        if found is None:
+            return []
         return [
             Hit(
                 **{**{c: row[c] for c in _HIT_COLUMNS}, "heading_path": tuple(row["heading_path"])},
@@ -136,26 +156,29 @@ class LanceStore:
         ]
 
     def forget(self) -> str:
-        dataset = self._open_latest()
-        if dataset is not None:
-            # Deleted rows stay in their file until it is rewritten.
-            dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
-            if _TAG in dataset.tags.list():
-                dataset.tags.update(_TAG, dataset.version)
-            dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+        with self._writing:
+            dataset = self._open_latest()
+            if dataset is not None:
+                # Deleted rows stay in their file until it is rewritten.
+                dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+                if _TAG in dataset.tags.list():
+                    dataset.tags.update(_TAG, dataset.version)
+                dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
         return "nothing: files rewritten, old versions removed"
 
     def drop(self) -> None:
-        if "://" in self._uri:
-            dataset = self._open_latest()
-            if dataset is not None:
-                dataset.drop(self._uri)
-        else:
-            shutil.rmtree(self._uri, ignore_errors=True)
-        self.close()
+        with self._writing:
+            if "://" in self._uri:
+                dataset = self._open_latest()
+                if dataset is not None:
+                    dataset.drop(self._uri)
+            else:
+                shutil.rmtree(self._uri, ignore_errors=True)
+            self.close()
 
     def close(self) -> None:
-        self._latest = self._served = None
+        with self._writing, self._opening:
+            self._latest = self._served = None
 
     @property
     def _schema(self) -> pa.Schema:
@@ -170,30 +193,70 @@ class LanceStore:
         return dataset
 
     def _open_latest(self) -> Any | None:
-        """The last version that was written; the handle keeps what it has read of the ones before."""
+        """The last version that was written; the handle keeps what it has read of the ones before. Writers only."""
         if self._latest is not None:
             try:
                 self._latest.checkout_latest()
                 return self._latest
             except (ValueError, OSError):  # dropped meanwhile
                 self._latest = None
+        self._latest = self._open()
+        return self._latest
+
+    def _open(self) -> Any | None:
+        """A handle of its own on the last version."""
         try:
-            self._latest = _lance().dataset(self._uri)
+            return _lance().dataset(self._uri)
         except ValueError as error:
             if "not found" not in str(error).lower():
                 raise
-        return self._latest
+        return None
+
+    def _read(self, read: Callable[[Any], T]) -> T | None:
+        """What `read` gets from the served version; None where there is none.
+
+        A forget, or a commit an hour later, removes the files of a version that a reader has opened: whoever meets
+        that reads the version that is served by then.
+        """
+        while True:
+            opened = self._open_pair()
+            if opened is None:
+                return None
+            tag, dataset = opened
+            try:
+                return read(dataset)
+            except (OSError, ValueError):
+                now = self._open_pair()
+                if now is not None and now[0] == tag:
+                    raise
 
     def _open_served(self) -> Any | None:
-        """The version that the tag names; kept open, with what it has read, until the tag moves."""
-        if self._served is not None and self._served[1].tags.list().get(_TAG) == self._served[0]:
-            return self._served[1]
-        self._served = None
-        dataset = self._open_latest()
-        tag = None if dataset is None else dataset.tags.list().get(_TAG)
-        if dataset is not None and tag is not None:
-            self._served = tag, dataset.checkout_version(tag["version"])
-        return None if self._served is None else self._served[1]
+        opened = self._open_pair()
+        return None if opened is None else opened[1]
+
+    def _open_pair(self) -> tuple[Any, Any] | None:
+        """The version that the tag names, and the tag; kept open, with what it has read, until the tag moves.
+
+        Threads that come while one opens the next version wait for it, rather than open it once more each.
+        """
+        seen = self._served
+        if seen is not None and _tag_of(seen[1]) == seen[0]:
+            return seen
+        with self._opening:
+            if self._served is not seen:
+                return self._served
+            dataset = self._open()
+            tag = None if dataset is None else _tag_of(dataset)
+            if dataset is None or tag is None:
+                self._served = None
+            else:
+                self._served = tag, dataset.checkout_version(tag["version"])
+            return self._served
+
+
+def _tag_of(dataset: Any) -> Any | None:
+    """What the tag says now, whatever version the handle is of."""
+    return dataset.tags.list().get(_TAG)
 
 
 def _manifest(dataset: Any) -> Manifest | None:

@@ -19,7 +19,7 @@ from pipelines.stores import Hit, Manifest, check_options, check_query, check_su
 from pipelines.stores.capabilities import declare, never, notimpl, notyet, yes
 from pipelines.stores.milvus_server import Server, pymilvus
 from transformations.filters import And, Filter, In, Not
-from transformations.vectors import MAX_ID_LENGTH
+from transformations.vectors import MAX_ID_LENGTH, Limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +60,7 @@ class MilvusStore:
     """One collection, `lakeloop_<name>`: a name in Milvus does not begin with a digit."""
 
     capabilities = _LITE
+    limits = Limits(text_bytes=_MAX_TEXT_BYTES, id_bytes=MAX_ID_LENGTH, headings=_MAX_HEADINGS)
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class Server:
         self._uri = uri if self.file is None else str(self.file)
         self._token, self._timeout = token or "", timeout
         self._client: Any | None = None
+        self._opening = threading.Lock()
 
     def call(self, method: str, collection: str, **arguments: Any) -> Any:
         client = self._open()
@@ -96,16 +97,17 @@ class Server:
                     _milvus_lite().server_manager_instance.release_server(self._uri)
 
     def _open(self) -> Any:
-        if self._client is None:
-            if self.file is None:
-                self._client = self._connect()
-            else:
-                _milvus_lite()
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                with _handles_lock:
+        with self._opening:
+            if self._client is None:
+                if self.file is None:
                     self._client = self._connect()
-                    _handles[self.file] += 1
-        return self._client
+                else:
+                    _milvus_lite()
+                    self.file.parent.mkdir(parents=True, exist_ok=True)
+                    with _handles_lock:
+                        self._client = self._connect()
+                        _handles[self.file] += 1
+            return self._client
 
     def _connect(self) -> Any:
         with self.errors():

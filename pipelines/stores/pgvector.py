@@ -18,7 +18,7 @@ from pipelines.stores.capabilities import declare, never, notimpl, yes
 from pipelines.stores.pgvector_server import Server, psycopg
 from transformations.errors import ConfigurationError
 from transformations.filters import And, Filter, In, Not
-from transformations.vectors import matrix_of
+from transformations.vectors import Limits, matrix_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,9 @@ class PgvectorStore:
         object_storage=never("the server holds its files itself"),
         forgets_at_once=never("the write-ahead log, replicas and backups keep the text until the server recycles them"),
     )
+
+    # A text of PostgreSQL knows no U+0000, and no field is larger than 1 GB.
+    limits = Limits(nul=False, row_bytes=1_000_000_000)
 
     def __init__(
         self,
@@ -134,11 +137,11 @@ class PgvectorStore:
 
     def forget(self) -> str:
         if self._exists():
-            with self._server.errors():
+            with self._server.errors(), self._server.lane() as lane:
                 # ANALYZE too: the planner's statistics hold samples of the other columns.
-                self._server.open().execute(self._sql("VACUUM (FULL, ANALYZE) {table}"))
+                lane.connection.execute(self._sql("VACUUM (FULL, ANALYZE) {table}"))
                 with suppress(psycopg().errors.InsufficientPrivilege):  # then the server's own checkpoint will do
-                    self._server.open().execute("CHECKPOINT")
+                    lane.connection.execute("CHECKPOINT")
         return (
             "the table's files are rewritten; PostgreSQL's write-ahead log keeps the text until its segments are "
             "recycled, the planner's statistics may keep a path for a while, replicas and backups are not touched"
@@ -174,20 +177,19 @@ class PgvectorStore:
 
     def _read(self, query: str, parameters: Sequence[Any]) -> list[Any]:
         """The answer to a query; nothing where there is no such table."""
-        with self._server.errors():
-            connection = self._server.open()
-            if not self._server.has_vector:
+        with self._server.errors(), self._server.lane() as lane:
+            if not lane.has_vector:
                 return []
             try:
-                with connection.cursor(binary=True) as cursor:
+                with lane.connection.cursor(binary=True) as cursor:
                     found: list[Any] = cursor.execute(self._sql(query), parameters).fetchall()
                     return found
             except psycopg().errors.UndefinedTable:
                 return []
 
     def _exists(self) -> bool:
-        with self._server.errors():
-            found = self._server.open().execute("SELECT to_regclass(%s)", (f'"lakeloop_{self._name}"',)).fetchone()
+        with self._server.errors(), self._server.lane() as lane:
+            found = lane.connection.execute("SELECT to_regclass(%s)", (f'"lakeloop_{self._name}"',)).fetchone()
         return found is not None and found[0] is not None
 
     @contextmanager
@@ -195,21 +197,19 @@ class PgvectorStore:
         """One transaction, on a table that is there."""
         if not self._exists():
             self._create()
-        with self._server.errors():
-            connection = self._server.open()
-            with connection.transaction():
-                yield connection
+        with self._server.errors(), self._server.lane() as lane, lane.connection.transaction():
+            yield lane.connection
 
     def _create(self) -> None:
         columns = ", ".join(f"{name} {kind}" for name, kind in _TYPES.items())
         columns = columns.replace("chunk_id text", 'chunk_id text COLLATE "C" CONSTRAINT {key} PRIMARY KEY')
         columns = columns.replace("vector vector", f"vector vector({self._dimension}) NOT NULL")
-        with self._server.errors():
-            connection = self._server.open()
+        with self._server.errors(), self._server.lane() as lane:
+            connection = lane.connection
             with connection.transaction():
                 # CREATE … IF NOT EXISTS fails where another does it at the same moment.
                 connection.execute("SELECT pg_advisory_xact_lock(hashtext('lakeloop'))")
-                self._server.create_extension()
+                self._server.create_extension(lane)
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS lakeloop_manifests (index_name text PRIMARY KEY, manifest text)"
                 )
@@ -220,7 +220,7 @@ class PgvectorStore:
                     connection.execute(self._sql(f"ALTER TABLE {{table}} {unsampled}"))
                     # Of a table that someone dropped by hand.
                     connection.execute("DELETE FROM lakeloop_manifests WHERE index_name = %s", (self._name,))
-            self._server.adopt_extension()
+            self._server.adopt_extension(lane)
 
 
 def _wants_hnsw(options: Mapping[str, str], dimension: int) -> bool:

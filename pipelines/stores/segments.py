@@ -13,6 +13,7 @@ such store: `base_rows` (an index of fewer rows has no base, and each search is 
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from pipelines.stores.segment_folder import Base, Folder, State, States
 from pipelines.stores.segment_view import IDS, Mask, Positions, View, file_schema, live_rows, norms
 from transformations.errors import ConfigurationError
 from transformations.filters import Filter
-from transformations.vectors import matrix_of
+from transformations.vectors import ANYTHING, matrix_of
 
 Option = int | float | str
 
@@ -39,6 +40,8 @@ _FILES_BEFORE_FOLDING = 32
 _LEAST_SHARE = 0.1
 # The states that this process searches, by folder and options: a base stays loaded from search to search.
 _SERVED: dict[tuple[object, ...], View] = {}
+# Held by who opens a state: the others wait for it, rather than load the same base once more each.
+_OPENING = threading.Lock()
 
 
 def declare_segments(approximate_search: Capability) -> Mapping[str, Capability]:
@@ -59,6 +62,7 @@ def declare_segments(approximate_search: Capability) -> Mapping[str, Capability]
 class SegmentedStore(ABC):
     """One folder, `<name>.<library>` below `uri`. A library's store says how its index is built, loaded and asked."""
 
+    limits = ANYTHING
     library_name: ClassVar[str]
     # With their defaults. A base that was built with other `build_options` is built anew by the next commit.
     build_options: ClassVar[Mapping[str, Option]] = {}
@@ -186,14 +190,18 @@ class SegmentedStore(ABC):
         last = _SERVED.get(self._key)
         if last is not None and last.state == state:
             return last
-        view = self._view(state)
-        if state.base is not None:
-            if last is not None and last.state.base == state.base:
-                view.index = last.index
-            else:
-                view.index = self._loaded(state.base)
-        _SERVED[self._key] = view
-        return view
+        with _OPENING:
+            last = _SERVED.get(self._key)
+            if last is not None and last.state == state:
+                return last
+            view = self._view(state)
+            if state.base is not None:
+                if last is not None and last.state.base == state.base:
+                    view.index = last.index
+                else:
+                    view.index = self._loaded(state.base)
+            _SERVED[self._key] = view
+            return view
 
     def _loaded(self, base: Base) -> Any:
         path = self._folder.path / base.index

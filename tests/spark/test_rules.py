@@ -9,7 +9,7 @@ from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
 from expectations.alerts import alert_query, alert_resource
-from expectations.chunks import chunk_rules
+from expectations.chunks import chunk_rules, is_known_to_the_model
 from expectations.documents import DOCUMENT_RULES
 from expectations.predicates import holds_sql, in_sql
 from expectations.quarantine import quarantine_changes
@@ -49,12 +49,16 @@ def test_every_reason_of_a_refused_document_breaks_just_its_rule(spark):
 
 
 def test_chunk_rules_refuse_blank_and_oversized_chunks(spark):
-    rows = spark.createDataFrame([("x", 5), (" ", 1), ("y", 9), ("z", 0)], "text string, token_count int")
-    judged = {
-        row["text"]: row["failed_rules"] for row in with_failed_rules(rows, rules=chunk_rules(max_tokens=8)).collect()
-    }
+    rows = spark.createDataFrame(
+        [("x", 5, 0.2), (" ", 1, None), ("y", 9, 0.0), ("z", 0, None), ("w" * 65, 1, 1.0)],
+        "text string, token_count int, unknown_ratio double",
+    ).withColumn("embed_text", F.col("text"))
+    rules = (*chunk_rules(max_tokens=8, max_characters=64), is_known_to_the_model())
+    judged = {row["text"]: row["failed_rules"] for row in with_failed_rules(rows, rules=rules).collect()}
     limit = ["is_within_token_limit"]
-    assert judged == {"x": [], " ": ["has_text"], "y": limit, "z": limit}
+    unread = ["is_within_length", "is_known_to_the_model"]
+    assert judged == {"x": [], " ": ["has_text"], "y": limit, "z": limit, "w" * 65: unread}
+    assert is_known_to_the_model().level == "warn"
 
 
 def test_a_quarantine_counts_attempts_closes_what_is_repaired_and_leaves_the_rest(spark):

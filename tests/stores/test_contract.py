@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.index.writer import IndexWriter
 from pipelines.settings import Settings
 from pipelines.stores import FILTER_COLUMNS, MANIFEST_FORMAT, Store, open_store
 from pipelines.stores.capabilities import CAPABILITIES
-from tests.stores.rows import DIMENSION, manifest, row, table, vector
+from tests.stores.rows import DIMENSION, SCHEMA, manifest, row, table, vector
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.filters import And, Filter, In, Not, Or, equals, matches
 
@@ -316,9 +317,15 @@ print(store.manifest().version, store.search(vector(3), k=1)[0].chunk_id)
 """
 
 
-def other_process(program: str, *arguments: str) -> subprocess.Popen[str]:
+def other_process(program: str, *arguments: str, stdin: bool = False) -> subprocess.Popen[str]:
     root = str(Path(__file__).resolve().parents[2])
-    return subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=root, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=root,
+        stdin=subprocess.PIPE if stdin else None,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_a_reader_in_another_process_sees_the_last_commit(make_store: Make, store_settings: str):
@@ -357,3 +364,60 @@ def test_writers_in_two_processes_lose_and_double_nothing(make_store: Make, stor
     store.commit(manifest(rows, version=2), expected=store.manifest())
     assert_holds(store, rows)
     assert_finds(make_store(), rows, vector(3), k=200)
+
+
+# What documents hold that some store might not; each in a row of its own.
+HARD_ROWS: list[dict[str, Any]] = [
+    *({column: "a\0b"} for column in ("title", "text", "path", "source", "chunk_id", "document_id")),
+    {"text": "ends in one\0"},
+    {"heading_path": ["a\0b"]},
+    {"text": "x" * 65_535},
+    {"text": "x" * 65_536},
+    {"text": "ä" * 40_000},
+    {"text": "two megabytes " * 150_000},
+    {"title": "t" * 70_000},
+    {"heading_path": ["h"] * 64},
+    {"heading_path": ["h"] * 65},
+    {"heading_path": ["h" * 66_000]},
+    {"heading_path": [""]},
+    {"chunk_id": "i" * 512},
+    {"chunk_id": "😀" * 512},
+    {"chunk_id": "i" * 513},
+    {"chunk_id": " "},
+    {"chunk_id": "a\nb"},
+    {"title": "", "path": "", "source": "", "format": "", "document_id": "", "text_hash": "", "model": ""},
+    {"text": "\x01\x02\x1b\x7f\x85\u2028\ufeff\uffff\U0010ffff"},
+    *({column: None} for column in ("title", "path", "source", "text", "heading_path", "text_hash")),
+    {"heading_path": ["a", None]},
+    {"vector": [0.0] * DIMENSION},
+    {"vector": [float("nan")] * DIMENSION},
+    {"vector": [1.0] * (DIMENSION - 1) + [float("inf")]},
+    {"vector": (vector(7) * 5).tolist()},
+]
+
+
+def test_what_a_store_cannot_hold_is_told_and_all_else_comes_back_as_it_was(make_store: Make):
+    store = make_store()
+    hard = [row(n, **changed) for n, changed in enumerate(HARD_ROWS)]
+    easy = [row(n) for n in range(900, 960)]
+    writer = IndexWriter(store, dimension=DIMENSION)
+    for _ in writer.upsert(table([*hard, *easy]).to_batches(max_chunksize=7), schema=SCHEMA):
+        pass
+    kept = [r for r in [*hard, *easy] if r["chunk_id"] not in writer.refused]
+    assert {r["chunk_id"] for r in easy} <= {r["chunk_id"] for r in kept}
+    assert not any("Error" in reason or "Exception" in reason for reason in writer.refused.values()), "known beforehand"
+    assert len(kept) + len(writer.refused) == len(hard) + len(easy)
+    store.commit(manifest(kept), expected=None)
+    assert_holds(make_store(), kept)
+    assert_finds(store, kept, vector(1000), k=5)
+    writer.delete([r["chunk_id"] for r in [*hard, *easy]])
+    store.commit(manifest([], version=2), expected=store.manifest())
+    assert hashes(make_store()) == {}
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), 1e-30, 3e38])
+def test_a_query_without_a_direction_is_refused_by_every_store_alike(make_store: Make, value: float):
+    store = make_store()
+    load(store, [row(n) for n in range(3)])
+    with pytest.raises(ConfigurationError, match=r"the query's vector .* Nothing was searched"):
+        store.search(np.full(DIMENSION, value, dtype=np.float32), k=1)

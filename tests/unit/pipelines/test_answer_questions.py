@@ -6,6 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
 from pathlib import Path
@@ -64,6 +66,7 @@ class Model(BaseHTTPRequestHandler):
 
     asked: list[str]
     gone_after: int | None = None
+    is_late = True
 
     def do_GET(self) -> None:
         self.send_error(404)
@@ -78,6 +81,7 @@ class Model(BaseHTTPRequestHandler):
             self.connection.close()
             return
         status, text = (500, "") if "BREAK" in prompt else (200, INVENTED if "INVENT" in prompt else GROUNDED)
+        status = 504 if "LATE" in prompt and self.is_late else status
         message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": 50, "completion_tokens": 9, "total_tokens": 59}
         reply = {
@@ -182,6 +186,26 @@ def test_every_request_is_answered_and_logged_once_and_a_failed_call_loses_nothi
     assert set(spans) == {"answer_question", "search", "tiny"}
     assert spans["search"].outputs[0]["id"] == "c1"
     assert str(connect(context.settings).get_trace(failed["trace_id"]).info.state).endswith("ERROR")
+
+
+def test_a_call_that_got_no_answer_in_time_is_asked_again_by_later_runs(context, model, monkeypatch):
+    now = [datetime.now(timezone.utc)]
+    monkeypatch.setattr(Context, "now", staticmethod(lambda: now[0]))
+    stage.add_questions(context, rows("LATE: captured output?", "Captured output?"), batch="b")
+    assert not stage.has_overdue(context_on(context.settings)), "nothing was asked yet"
+    asked = {"answered": 0, "grounded": 0, "quoted": 0, "failed": 0}
+    assert stage.run(context, None, searcher=OneHit()) == asked | {"answered": 1, "grounded": 1, "failed": 1}
+    assert not stage.has_overdue(context)
+    assert stage.run(context, None, searcher=OneHit()) == asked, "not at once"
+    now[0] += timedelta(minutes=6)
+    assert stage.has_overdue(context)
+    assert stage.run(context, None, searcher=OneHit()) == asked | {"failed": 1}
+    assert not stage.has_overdue(context), "the second pause is longer"
+    model[1].is_late = False
+    assert stage.run(replace(context, retry=True), None, searcher=OneHit()) == asked | {"answered": 1, "grounded": 1}
+    now[0] += timedelta(days=9)
+    assert not stage.has_overdue(context), "it is answered"
+    assert sorted(row["status_code"] for row in log_of(context)) == [200, 200, 504, 504]
 
 
 def test_a_server_that_goes_away_ends_the_run_and_the_next_one_answers_the_rest(context, model):

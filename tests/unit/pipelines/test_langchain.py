@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,15 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 from langchain_tests.integration_tests import RetrieversIntegrationTests, VectorStoreIntegrationTests
 
+from pipelines.index_state import open_served
 from pipelines.inference.langchain import LakeloopVectorStore, embedded_text
+from pipelines.inference.search import Searcher
 from pipelines.settings import Settings
 from tests.support.chunked import settings_for
 from tests.support.served import chunk, serve
 from transformations.chunks import chunk_markdown
 from transformations.errors import ConfigurationError, MissingDependencyError, RefusedError
-from transformations.filters import In, Not
+from transformations.filters import And, In, Not, Or
 
 # LangChain's suites mix both kinds of tests and mark neither.
 BOTH_KINDS = [
@@ -105,10 +109,16 @@ def ids(documents: list[Document]) -> list[str | None]:
 
 def test_a_document_carries_its_chunk_and_where_it_comes_from(guide: LakeloopVectorStore) -> None:
     (found,) = guide.similarity_search("Guide > Use\nRun it.", k=1)
-    score = found.metadata.pop("score")
     where = {"document_id": "g", "path": "guide.rst", "title": "Guide", "heading_path": ["Guide", "Use"]}
     assert found == Document(id="b", page_content="Run it.", metadata=where)
+    ((same, score),) = guide.similarity_search_with_score("Guide > Use\nRun it.", k=1)
+    assert same == found == guide.get_by_ids(["b"])[0]
     assert score == pytest.approx(1, abs=1e-5)
+
+
+def test_one_chunk_is_one_document_whatever_was_asked(guide: LakeloopVectorStore) -> None:
+    found = [guide.similarity_search(query, k=4) for query in ("it", "Install", "free", "Run it.")]
+    assert {str(d) for documents in found for d in documents} == {str(d) for d in guide.get_by_ids(list("abcd"))}
 
 
 def test_all_ways_to_search_find_the_same(guide: LakeloopVectorStore) -> None:
@@ -142,7 +152,6 @@ def test_relevance_is_the_cosine_between_0_and_1_and_a_threshold_keeps_what_reac
         ({"format": "md", "source": "wiki"}, "c"),
         ("format = rst or source = wiki", "abc"),
         (Not(In("path", ("guide.rst", "c.md"))), "d"),
-        ({}, "abcd"),
         (None, "abcd"),
     ],
 )
@@ -165,6 +174,13 @@ def test_a_filter_is_given_typed_as_text_or_as_a_dict(guide: LakeloopVectorStore
         ({"path": {"$in": ["a.md"]}}, "takes one text or more"),
         ("format rst", "wants =, != or in"),
         (lambda document: True, "a filter is a lakeloop filter, its text, or a dict"),
+        ({}, r"the filter \{\} is empty, and so would let everything pass. Leave it out"),
+        ("", "the filter '' is empty"),
+        (" \n", "is empty"),
+        (And(()), "is empty"),
+        (Not(Or(())), "is empty"),
+        (Not(And((In("path", ("a.md",)), Or(())))), "is empty"),
+        (In("path", ()), "takes one text or more"),
     ],
 )
 def test_a_filter_that_cannot_be_meant_is_an_error(guide: LakeloopVectorStore, given: Any, message: str) -> None:
@@ -258,6 +274,62 @@ async def test_what_is_asked_asynchronously_is_answered_or_refused_the_same(guid
     ):
         with pytest.raises(RefusedError, match="landing folder"):
             await refused
+
+
+@pytest.mark.parametrize(
+    "vector", [[0.0] * 64, [float("nan")] * 64, [1.0] * 63 + [float("inf")], [1e-30] * 64, [1e300] * 64]
+)
+def test_a_vector_without_a_direction_is_refused(guide: LakeloopVectorStore, vector: list[float]) -> None:
+    with pytest.raises(ConfigurationError, match=r"the query's vector .*Nothing was searched"):
+        guide.similarity_search_by_vector(vector)
+    with pytest.raises(ConfigurationError, match="the query's vector"):
+        guide.similarity_search_by_vector(["a", *vector[1:]])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="the query's vector"):
+        guide.similarity_search_by_vector([[1.0], [1.0, 2.0]])  # type: ignore[list-item]
+
+
+def test_a_batch_of_queries_goes_on_through_commits(guide: LakeloopVectorStore, settings: Settings) -> None:
+    """LangChain asks a batch's queries in as many threads."""
+    retriever, done = guide.as_retriever(search_kwargs={"k": 4}), threading.Event()
+
+    def commit() -> None:
+        for number in range(5):
+            serve(settings, [chunk(letter, f"It is free. {number}") for letter in "ef"])
+        done.set()
+
+    writer = threading.Thread(target=commit)
+    writer.start()
+    while not done.is_set():
+        for found in retriever.batch(["it"] * 32, config={"max_concurrency": 16}):
+            assert len(found) == 4
+            assert len({document.page_content.split()[-1] for document in found if document.id in "ef"}) <= 1
+    writer.join()
+
+
+def test_one_thread_looks_where_the_alias_points_and_the_others_search_on(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    inside = threading.Event()
+
+    def slowly(*arguments: Any) -> Any:
+        opened.append(threading.get_ident())
+        inside.wait(1)
+        return open_served(*arguments)
+
+    searcher = Searcher(settings)
+    monkeypatch.setattr("pipelines.inference.search.open_served", slowly)
+    monkeypatch.setattr("pipelines.inference.search._SECONDS_BETWEEN_LOOKS", 0.0)
+    together = threading.Barrier(40)
+
+    def ask() -> int:
+        together.wait()
+        return len(searcher.search("it", k=4))
+
+    with ThreadPoolExecutor(40) as pool:
+        asked = [pool.submit(ask) for _ in range(40)]
+        assert [one.result() for one in asked] == [4] * 40
+    assert len(opened) < 5, "each thread opened the store for itself"
 
 
 def test_a_sync_in_between_is_seen(guide: LakeloopVectorStore, settings: Settings) -> None:

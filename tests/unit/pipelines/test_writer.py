@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 from pipelines.index.writer import ROWS_PER_CALL, IndexWriter
 from pipelines.stores import StoreUnavailableError
 from pipelines.stores.lance import LanceStore
-from tests.stores.rows import DIMENSION, SCHEMA, row, table
+from tests.stores.rows import DIMENSION, SCHEMA, row, table, vector
 from transformations.errors import RefusedError
+from transformations.vectors import Limits, deletable, refusals
 
 
 class Faulty(LanceStore):
@@ -141,6 +143,87 @@ def test_a_store_that_is_full_is_not_taken_for_poison(store: Faulty):
     store.fault = lambda rows: None
     write(store, ROWS)
     assert held(store) == IDS
+
+
+def test_many_refused_rows_side_by_side_stop_nothing(store: Faulty):
+    """A plain row goes through, so it is the rows: each is told, the rest is written, and deletes go through."""
+    bad = {r["chunk_id"] for r in ROWS[10:60]}
+
+    def poison(rows: pa.Table) -> None:
+        if any(r["chunk_id"] in bad and r["text"] != "-" for r in rows.to_pylist()):
+            raise ValueError("what no store has heard of")
+
+    store.fault = poison
+    writer, _ = write(store, ROWS)
+    assert writer.refused == dict.fromkeys(bad, "ValueError: what no store has heard of")
+    assert held(store) == IDS - bad
+    writer.delete([*bad, ROWS[0]["chunk_id"]])
+    assert held(store) == IDS - bad - {ROWS[0]["chunk_id"]}
+    assert not {"-"} & {row["text"] for batch in store.rows() for row in batch.to_pylist()}
+
+
+def test_all_rows_refused_and_no_other_stop_no_delete(store: Faulty):
+    write(store, ROWS[:20])
+
+    def poison(rows: pa.Table) -> None:
+        if any(r["text"] != "-" for r in rows.to_pylist()):
+            raise ValueError("never")
+
+    store.fault = poison
+    changed = [row(n, edition=1) for n in range(12)]
+    writer, _ = write(store, changed)
+    assert writer.refused.keys() == {r["chunk_id"] for r in changed}
+    writer.delete([*writer.refused, ROWS[19]["chunk_id"]])
+    assert held(store) == {r["chunk_id"] for r in ROWS[12:19]}
+
+
+NARROW = Limits(text_bytes=100, id_bytes=40, headings=3, row_bytes=600, nul=False, unit_vectors=True)
+
+
+def odd(number: int, **changed: Any) -> dict[str, Any]:
+    return row(number, text="short", path="p", title="t", document_id="d", heading_path=[]) | changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"text": "ä" * 50}, None),
+        ({"text": "ä" * 51}, "text has 102 bytes, the store takes 100 in one text"),
+        ({"heading_path": ["a", "b" * 100, "c"]}, None),
+        ({"heading_path": ["a", "b" * 101]}, "heading_path has 101 bytes"),
+        ({"heading_path": list("abcd")}, "heading_path has 4 entries, the store takes 3"),
+        ({"heading_path": ["a", None]}, "heading_path has an entry that is null"),
+        ({"heading_path": ["a", "b\0c"]}, r"heading_path holds the character U\+0000"),
+        ({"title": "a\0"}, r"title holds the character U\+0000"),
+        ({"title": None}, None),
+        ({"source": None}, "source is null"),
+        ({"heading_path": None}, "heading_path is null"),
+        ({"chunk_id": "é" * 20}, None),
+        ({"chunk_id": "é" * 21}, "the chunk_id has 42 bytes, the store takes 40"),
+        ({"chunk_id": "a\0b"}, r"the chunk_id holds the character U\+0000"),
+        ({"path": "p" * 100, "title": "t" * 100, "text": "x" * 100, "source": "s" * 100}, "the row has .* takes 600"),
+        ({"vector": vector(1) * 2}, "the vector's length is 2: the store ranks by Euclidean"),
+        ({"vector": [1e-30] * DIMENSION}, "the vector has norm 4e-30, which 32-bit floats cannot square"),
+    ],
+)
+def test_what_a_store_cannot_hold_is_known_before_it_is_asked(changed: dict[str, Any], reason: str | None):
+    rows = [odd(1), odd(2, **changed), odd(3)]
+    found = refusals(table(rows), dimension=DIMENSION, limits=NARROW)
+    assert found.keys() == ({rows[1]["chunk_id"]} if reason else set())
+    if reason:
+        assert re.search(reason, found[rows[1]["chunk_id"]])
+    kept = [r["chunk_id"] for r in rows]
+    if "chunk_id" in changed and reason:
+        kept.remove(changed["chunk_id"])
+    assert deletable([r["chunk_id"] for r in rows], limits=NARROW) == kept
+
+
+def test_a_call_holds_few_enough_bytes(store: Faulty, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipelines.index.writer._BYTES_PER_CALL", 50_000)
+    writer, _ = write(store, [row(n, text="x" * 9_000) for n in range(20)] + [row(30, text="y" * 90_000)])
+    assert max(store.sizes) <= 12  # a batch that is full is sent with the one that filled it
+    assert writer.written == 21
+    assert len(held(store)) == 21
 
 
 def test_what_a_store_refuses_in_part_is_told_and_the_rest_is_stored(store: Faulty):

@@ -1,6 +1,6 @@
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean
 
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformations.chunks import Chunk, chunk_id, chunk_markdown
-from transformations.text import text_hash
+from transformations.text import normalise_text, text_hash
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -182,3 +182,86 @@ def test_an_insertion_never_reaches_far(at: int, length: int, generator: random.
     edit = paragraphs()
     edit.insert(at, words(length, generator.randrange(10**6)))
     assert new_hashes([edit])[0] <= 5
+
+
+def unlike_words(texts: Sequence[str]) -> list[int]:
+    """Like WordPiece: a word of over 100 letters is one token, and so is one with a letter that nobody knows."""
+    return [
+        sum(1 if len(word) > 100 or not word.isascii() else -(-len(word) // 4) for word in text.split()) + 2
+        for text in texts
+    ]
+
+
+# Scripts without blanks, what nobody can cut at a blank, and what must not be torn apart.
+_ALPHABETS = {
+    "thai": "กขคงจฉชซญดตถทนบปผพมยรลวสหอเแโใไาิีึืุู่้๊",
+    "khmer": "កខគឃងចឆជឈញដឋឌណតថទធនបផពភមយរលវសហអាិីុូេៃោំះ្",
+    "chinese": "的一是不了人我在有他这中大来上国个到说们为子和你地出道也时年得。",
+    "japanese": "あいうえおかきくけこさしすせそたちつてとアイウエオカキクケコ日本語東京。",
+    "base64": "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=",
+    "emoji": "😀👍🏽👨\u200d👩\u200d👧🇩🇪🇫🇷❤\ufe0f",
+    "marks": "aeo\u0300\u0301\u0302\u0308\u0327\u20dd",
+    "invisible": "a\u200b\u2060\ufeffb\u00adc",
+}
+_UNBROKEN = st.one_of(
+    [
+        st.tuples(st.text(alphabet=letters, min_size=1, max_size=40), st.integers(1, 90)).map(lambda t: t[0] * t[1])
+        for letters in _ALPHABETS.values()
+    ]
+)
+
+
+def _letters(text: str) -> str:
+    return "".join(normalise_text(text).split())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(_UNBROKEN, min_size=1, max_size=5),
+    st.sampled_from([" ", "\n\n", ""]),
+    st.sampled_from([(16, 16), (16, 128), (64, 300), (256, None)]),
+    st.sampled_from([count_tokens, unlike_words]),
+)
+def test_what_has_no_blanks_is_cut_within_both_limits_and_nothing_is_lost(
+    texts: list[str], between: str, limits: tuple[int, int | None], count: Callable[[Sequence[str]], list[int]]
+) -> None:
+    max_tokens, max_characters = limits
+    text = between.join(texts)
+    chunks = chunk_markdown(text, max_tokens=max_tokens, max_characters=max_characters, count_tokens=count)
+    for chunk in chunks:
+        assert len(chunk.embed_text) <= (max_characters or 8 * max_tokens)
+        assert chunk.token_count == count([chunk.embed_text])[0] <= max_tokens
+    # "+ " and "= " may be markup at the beginning of a line: then they are no text.
+    assert _letters("".join(chunk.text for chunk in chunks)) == _letters(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "largest"),
+    [("a" * 200_000, 2048), ("QUJD" * 20_000, 2048), ("ประเทศไทยรวมเลือดเนื้อ" * 2_000, 2048)],
+)
+def test_a_word_that_a_model_takes_for_one_token_is_many_chunks(text: str, largest: int) -> None:
+    chunks = chunk_markdown(f"# Title\n\n{text}", max_tokens=256, count_tokens=unlike_words)
+    assert max(len(chunk.embed_text) for chunk in chunks) <= largest
+    assert len(chunks) >= len(text.strip()) // largest
+    assert "".join(chunk.text for chunk in chunks) == text.strip()
+
+
+def test_a_heading_that_no_chunk_holds_and_code_without_a_break_keep_every_letter() -> None:
+    heading, code = "H" * 9_000, "C" * 9_000
+    chunks = chunk_markdown(f"# {heading}\n\ntext\n\n```\n{code}\n```", max_tokens=256, count_tokens=unlike_words)
+    assert max(len(chunk.embed_text) for chunk in chunks) <= 2048
+    everything = "".join(chunk.text for chunk in chunks)
+    assert (everything.count("H"), everything.count("C"), everything.count("text")) == (9_000, 9_000, 1)
+
+
+def test_a_letter_keeps_its_marks_where_there_is_another_place_to_cut() -> None:
+    family, flag, accent = "👨\u200d👩\u200d👧\u200d👦", "🇩🇪", "x\u0302\u0323"
+    for whole in (family, flag, accent, "👍🏽", "❤\ufe0f", "กำ่"):
+        chunks = chunk_markdown(whole * 400, max_tokens=16, max_characters=64, count_tokens=unlike_words)
+        assert len(chunks) > 10
+        assert all(chunk.text.replace(normalise_text(whole), "") == "" for chunk in chunks), whole
+
+
+def test_fewer_characters_than_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_characters=40 is less than max_tokens=64"):
+        chunk_markdown("text", max_tokens=64, max_characters=40, count_tokens=count_tokens)
