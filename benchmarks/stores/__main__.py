@@ -3,8 +3,11 @@
     python -m benchmarks.stores sync   [--rows 240000] [--rounds 3]     Lance: rows a second, and the ratio
     python -m benchmarks.stores search [--rows 24000]                   Lance: milliseconds, and the ratio
     python -m benchmarks.stores recall [--rows 20000]                   every store that runs in a folder: recall@10
+    python -m benchmarks.stores recall --texts FOLDER [--questions FILE] [--vectors FILE]      of real vectors
 
-What is compared takes turns in one process. Vectors have 384 numbers, in clusters, since pure noise has no neighbours.
+What is compared takes turns in one process. Vectors have 384 numbers: made ones stand in clusters, since pure noise has
+no neighbours, and are easier than real ones. Real ones are those of the folder's chunks and, for searches, of the
+questions (one a line), by the default model; the file named keeps them for the next time.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.stores.real_vectors import real_vectors
 from pipelines.index.writer import ROWS_PER_CALL
 from pipelines.index_state import register
 from pipelines.models.embedders import embedding_model
@@ -42,6 +46,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stores", nargs="+", default=["lance", "chroma", "milvus", "faiss", "annoy", "scann"])
+    parser.add_argument("--uri", help="of one store that is a server, as postgresql://…")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of index.options")
+    parser.add_argument("--texts", type=Path, help="a folder of texts to embed")
+    parser.add_argument("--questions", type=Path, help="a file of them, one a line")
+    parser.add_argument("--vectors", type=Path, default=Path("real-vectors.npz"), help="keeps what was embedded")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="lakeloop-bench-"))
     try:
@@ -50,7 +59,14 @@ def main() -> None:
         elif arguments.what == "search":
             compare_search(folder, rows=arguments.rows or 24_000)
         else:
-            compare_recall(folder, rows=arguments.rows or 20_000, stores=arguments.stores)
+            rows = arguments.rows or 20_000
+            made = pa.concat_tables(batches(rows)), queries(100)
+            if arguments.texts:
+                real = real_vectors(arguments.texts, questions=arguments.questions, cache=arguments.vectors)
+                made = rows_of(real.texts, real.vectors), list(real.questions)
+            index = {"options": dict(option.split("=", 1) for option in arguments.option)}
+            index |= {"uri": arguments.uri} if arguments.uri else {}
+            compare_recall(folder, *made, stores=arguments.stores, index=index)
     finally:
         shutil.rmtree(folder)
 
@@ -91,7 +107,7 @@ def compare_search(folder: Path, *, rows: int) -> None:
     import lance
 
     settings = Settings(root=folder, embedding={"model": MODEL})
-    store, index = filled(settings, rows)
+    store, index = filled(settings, batches(rows))
     raw = lance.dataset(index)
     columns = ["chunk_id", "document_id", "path", "title", "heading_path", "text", "_distance"]
     ours, theirs = [], []
@@ -104,16 +120,14 @@ def compare_search(folder: Path, *, rows: int) -> None:
     print(f"| {rows:,} | {raw_ms:.2f} | {our_ms:.2f} | {our_ms / raw_ms:.2f} |")
 
 
-def compare_recall(folder: Path, *, rows: int, stores: list[str]) -> None:
-    everything = pa.concat_tables(batches(rows))
-    matrix = np.asarray(everything["vector"].combine_chunks().flatten()).reshape(-1, DIMENSION)
-    ids = everything["chunk_id"].to_pylist()
-    asked = queries(100)
+def compare_recall(folder: Path, rows: pa.Table, asked: list[Any], *, stores: list[str], index: Any) -> None:
+    matrix = np.asarray(rows["vector"].combine_chunks().flatten()).reshape(-1, DIMENSION)
+    ids = rows["chunk_id"].to_pylist()
     exact = [{ids[i] for i in np.argpartition(-(matrix @ query), 10)[:10]} for query in asked]
-    print("| store | recall@10 | search p50 ms |\n| --- | --- | --- |")
+    print(f"{len(ids):,} rows, {len(asked):,} searches\n\n| store | recall@10 | search p50 ms |\n| --- | --- | --- |")
     for name in stores:
-        settings = Settings(root=folder / name, index={"store": name}, embedding={"model": MODEL})
-        store, _ = filled(settings, rows)
+        settings = Settings(root=folder / name, index={**index, "store": name}, embedding={"model": MODEL})
+        store, _ = filled(settings, [rows])
         store.search(asked[0], k=10)
         times, found = [], []
         for query, wanted in zip(asked, exact, strict=True):
@@ -125,18 +139,18 @@ def compare_recall(folder: Path, *, rows: int, stores: list[str]) -> None:
         store.close()
 
 
-def filled(settings: Settings, rows: int) -> tuple[Any, str]:
+def filled(settings: Settings, tables: Iterable[pa.Table]) -> tuple[Any, str]:
     """A store with the rows, committed, and where a Lance dataset of it is."""
     settings.root.mkdir(parents=True, exist_ok=True)
     model = embedding_model(settings)
     state = register(new_context(settings).lake, settings, model)
     store = open_store(settings, dimension=model.dimension, name=state.index_name)
     hashes = []
-    for batch in batches(rows):
-        store.upsert(batch)
-        hashes += batch["row_hash"].to_pylist()
+    for rows in tables:
+        store.upsert(rows)
+        hashes += rows["row_hash"].to_pylist()
     value = fingerprint(hashes)
-    built = Manifest("gold.chunk_index", "bench", 1, value, model.name, model.revision, model.dimension, rows)
+    built = Manifest("gold.chunk_index", "bench", 1, value, model.name, model.revision, model.dimension, len(hashes))
     store.commit(built, expected=None)
     return store, f"{state.uri}/{state.index_name}.lance"
 
@@ -149,24 +163,30 @@ def batches(rows: int) -> Iterator[pa.Table]:
         chance = np.random.default_rng(start + 1)
         near = centres[chance.integers(CLUSTERS, size=len(numbers))]
         vectors = _unit(near + 0.03 * chance.standard_normal((len(numbers), DIMENSION)))
-        offsets = pa.array(np.arange(0, vectors.size + 1, DIMENSION), pa.int32())
-        hashes = [hashlib.sha256(str(n).encode()).hexdigest() for n in numbers]
-        count = len(numbers)
-        values = {
-            "chunk_id": [value[:32] for value in hashes],
-            "document_id": [f"document-{n // 10}" for n in numbers],
-            "path": [f"{n // 10}.md" for n in numbers],
-            "title": ["A title"] * count,
-            "heading_path": [["Guide", "Part"]] * count,
-            "text": [f"Chunk {n}. " + "Some forty words of text that every chunk has. " * 12 for n in numbers],
-            "text_hash": hashes,
-            "format": ["md"] * count,
-            "source": ["files"] * count,
-            "model": [f"{MODEL}@stub-a/{DIMENSION}"] * count,
-            "vector": pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel(), pa.float32())),
-            "row_hash": hashes,
-        }
-        yield pa.table(values, schema=SCHEMA)
+        texts = [f"Chunk {n}. " + "Some forty words of text that every chunk has. " * 12 for n in numbers]
+        yield rows_of(texts, vectors, first=start)
+
+
+def rows_of(texts: list[str], vectors: Any, *, first: int = 0) -> pa.Table:
+    """Rows of gold.chunk_index, numbered from `first` on."""
+    offsets = pa.array(np.arange(0, vectors.size + 1, DIMENSION), pa.int32())
+    count, numbers = len(texts), range(first, first + len(texts))
+    hashes = [hashlib.sha256(str(n).encode()).hexdigest() for n in numbers]
+    values = {
+        "chunk_id": [value[:32] for value in hashes],
+        "document_id": [f"document-{n // 10}" for n in numbers],
+        "path": [f"{n // 10}.md" for n in numbers],
+        "title": ["A title"] * count,
+        "heading_path": [["Guide", "Part"]] * count,
+        "text": texts,
+        "text_hash": hashes,
+        "format": ["md"] * count,
+        "source": ["files"] * count,
+        "model": [f"{MODEL}@stub-a/{DIMENSION}"] * count,
+        "vector": pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel(), pa.float32())),
+        "row_hash": hashes,
+    }
+    return pa.table(values, schema=SCHEMA)
 
 
 def queries(count: int) -> list[Any]:

@@ -398,7 +398,7 @@ HARD_ROWS: list[dict[str, Any]] = [
 
 def test_what_a_store_cannot_hold_is_told_and_all_else_comes_back_as_it_was(make_store: Make):
     store = make_store()
-    hard = [row(n, **changed) for n, changed in enumerate(HARD_ROWS)]
+    hard = [row(n) | changed for n, changed in enumerate(HARD_ROWS)]
     easy = [row(n) for n in range(900, 960)]
     writer = IndexWriter(store, dimension=DIMENSION)
     for _ in writer.upsert(table([*hard, *easy]).to_batches(max_chunksize=7), schema=SCHEMA):
