@@ -35,7 +35,7 @@ STAGES: tuple[Stage, ...] = (
         "silver.documents",
         "pipelines.silver.refine_documents",
         lambda s: (
-            f"2 {s.refine.model_dump_json(exclude={'near_duplicates'})} clusters={s.refine.near_duplicates != 'off'}"
+            f"3 {s.refine.model_dump_json(exclude={'near_duplicates'})} clusters={s.refine.near_duplicates != 'off'}"
         ),
     ),
     Stage(

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable
 from docutils import nodes
 
 from transformations.documents.plain import escape_block_start, escape_inline
+from transformations.documents.table import table_of
 
 _MAX_HEADING = 6
+_MAX_REPEATED = 200_000
 _DROPPED = (
     nodes.comment,
     nodes.target,
@@ -43,7 +45,12 @@ def render_document(document: nodes.document) -> str:
         for field in list(first.children):
             if field.children[0].astext() in _FILE_METADATA:
                 first.remove(field)
-    return "\n\n".join(_blocks(children, 0))
+    return render_blocks(children)
+
+
+def render_blocks(blocks: Iterable[nodes.Node]) -> str:
+    """Return the Markdown of blocks that stand side by side; a title may bring its own `level`."""
+    return "\n\n".join(_blocks(blocks, 0))
 
 
 def _blocks(children: Iterable[nodes.Node], depth: int) -> list[str]:
@@ -72,7 +79,8 @@ def _block(node: nodes.Node, depth: int) -> list[str]:
         return renderer(node)
     if isinstance(node, nodes.title):
         title = _inline(node.children)
-        return [f"{'#' * min(max(depth, 1), _MAX_HEADING)} {title}"] if title else []
+        level = node.get("level") or min(max(depth, 1), _MAX_HEADING)
+        return [f"{'#' * level} {title}"] if title else []
     if isinstance(node, nodes.Admonition) and isinstance(node, nodes.Element):  # note, warning, … of docutils itself
         return _admonition(node)
     if isinstance(node, nodes.TextElement):
@@ -102,7 +110,12 @@ def _span(node: nodes.Node) -> str:
         return ""
     text = "".join(map(_span, node.children))
     mark = "**" if isinstance(node, nodes.strong) else "*" if isinstance(node, nodes.emphasis) else ""
-    return f"{mark}{text}{mark}" if text.strip() else text
+    # Blanks inside the marks would make them characters.
+    return (
+        f"{text[: len(text) - len(text.lstrip())]}{mark}{text.strip()}{mark}{text[len(text.rstrip()) :]}"
+        if text.strip()
+        else text
+    )
 
 
 def _code_span(code: str) -> str:
@@ -184,8 +197,8 @@ def _numbered(node: nodes.Element) -> list[str]:
 
 def _led(lead: str, blocks: list[str], *, is_text_first: bool) -> list[str]:
     """`lead: text` as the first block, or `lead:` alone if what follows is no paragraph."""
-    if not blocks:
-        return [lead]
+    if not blocks or not lead:
+        return [lead] if lead else blocks
     return [f"{lead}: {blocks[0]}", *blocks[1:]] if is_text_first else [f"{lead}:", *blocks]
 
 
@@ -259,33 +272,50 @@ def _table(node: nodes.Element) -> list[str]:
     for group in node.findall(nodes.tgroup):
         heads = [row for part in group.children if isinstance(part, nodes.thead) for row in part.children]
         rows = [row for part in group.children if isinstance(part, nodes.tbody) for row in part.children]
-        grid = _grid([*heads, *rows])
+        grid = _grid([*heads, *rows], heads=len(heads))
         width = max((len(cells) for cells in grid), default=0)
         # Markdown has one header row; a header of several rows becomes one, column by column.
         head = [" ".join(dict.fromkeys(filter(None, column))) for column in zip(*grid[: len(heads)], strict=True)]
-        table = [head or [""] * width, ["---"] * width, *grid[len(heads) :]]
-        blocks.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
+        blocks.append(table_of(head or [""] * width, grid[len(heads) :]))
         break  # docutils makes one group a table; a table inside a cell is flat text
     return blocks
 
 
-def _grid(rows: list[nodes.Node]) -> list[list[str]]:
-    """The cells of each row; a cell over several rows is in each of them, over several columns only in the first."""
+def _grid(rows: list[nodes.Node], *, heads: int) -> list[list[str]]:
+    """The cells of each row; a cell over several rows is in each of them, over several columns only in the first.
+
+    A heading over several columns is over each of them. A column without any text is none. What is written again is
+    bounded: a few bytes of markup can ask for a million cells.
+    """
     grid: list[dict[int, str]] = [{} for _ in rows]
+    taken: list[set[int]] = [set() for _ in rows]
+    spare = _MAX_REPEATED
     for i, row in enumerate(rows):
         column = 0
         for entry in row.children:
             if not isinstance(entry, nodes.entry):
                 continue
-            while column in grid[i]:
+            while column in taken[i]:
                 column += 1
             text = _flat(entry).replace("|", "\\|")
-            for below in range(i, min(i + 1 + entry.get("morerows", 0), len(rows))):
-                for right in range(1 + entry.get("morecols", 0)):
-                    grid[below][column + right] = "" if right else text
-            column += 1 + entry.get("morecols", 0)
-    width = max((max(cells, default=-1) + 1 for cells in grid), default=0)
-    return [[cells.get(column, "") for column in range(width)] for cells in grid]
+            grid[i][column] = text
+            right = entry.get("morecols", 0)
+            below = min(entry.get("morerows", 0), len(rows) - 1 - i)
+            others = [(i, c) for c in range(column + 1, column + 1 + right)] if i < heads else []
+            others += [(r, column) for r in range(i + 1, i + 1 + below)]
+            for r, c in others:
+                spare -= len(text) + 1
+                if spare < 0:
+                    break
+                grid[r][c] = text
+            for r in range(i + 1, i + 1 + below):
+                spare -= 1 + right
+                if spare < 0:
+                    break
+                taken[r].update(range(column, column + 1 + right))
+            column += 1 + right
+    columns = sorted({column for cells in grid for column, text in cells.items() if text})
+    return [[cells.get(column, "") for column in columns] for cells in grid]
 
 
 _RENDERERS: dict[str, Callable[..., list[str]]] = {
