@@ -32,6 +32,7 @@ ARRIVAL = (
     ("_source_version", LONG),
     ("_offset", LONG),
     ("_rescued", STRING),
+    ("_texts", pa.map_(STRING, STRING)),
     ("_ingested_at", TIMESTAMP),
     ("_run_id", STRING),
 )
@@ -112,7 +113,7 @@ class RecordSource:
             ("attempts", INT),
             ("replayed_at", TIMESTAMP),
         ]
-        place = [(name, of) for name, of in ARRIVAL if name not in ("_op", "_rescued", "_changed_at")]
+        place = [(name, of) for name, of in ARRIVAL if name not in ("_op", "_rescued", "_texts", "_changed_at")]
         return {
             self.bronze: table_spec(*columns, *ARRIVAL, change_feed=True),
             self.files: FILES,
@@ -128,15 +129,14 @@ def record_source(settings: Settings, name: str) -> RecordSource:
     rules = tuple(Rule(r.name, r.predicate, r.level) for r in of.rules)
     required = (*of.order_by, *of.required)
     table = f"silver.records_{name}"
-    return RecordSource(name, of, Contract(table, of.columns, of.key, required, of.evolution, rules))
+    return RecordSource(name, of, Contract(table, of.types, of.key, required, of.evolution, rules))
 
 
 def refining(settings: Settings) -> str:
     """What of the one source in `settings` decides how its arrivals become silver."""
     ((_, of),) = settings.records.items()
-    return json.dumps(
-        of.model_dump(include={"columns", "key", "order_by", "required", "evolution", "rules"}), sort_keys=True
-    )
+    said = of.model_dump(include={"columns", "key", "order_by", "required", "evolution", "rules"})
+    return json.dumps({**said, "null": of.options.get("nullValue")}, sort_keys=True)
 
 
 def declare(lake: Lakehouse, source: RecordSource) -> RecordSource:

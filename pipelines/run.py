@@ -43,7 +43,7 @@ STAGES: tuple[Stage, ...] = (
         "bronze.records_*",
         "silver.records_*",
         "pipelines.silver.refine_records",
-        lambda s: f"1 {refining(s)}",
+        lambda s: f"2 {refining(s)}",
         is_per_source=True,
     ),
     Stage("build-features", "", "gold.features_*", "pipelines.gold.build_features"),

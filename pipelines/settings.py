@@ -256,11 +256,12 @@ def load_settings(config: Path | None = None, *, overrides: Sequence[str] = ()) 
 
 
 def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str) -> None:
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
     for key, value in given.items():
-        if key not in model.model_fields:
-            known = [where + name for name in model.model_fields if name != "root"]
+        if key not in fields:
+            known = [where + name for name in fields if name != "root"]
             raise ConfigurationError.unknown_name("setting", cut(f"{where}{key}", 100), known)
-        annotation = model.model_fields[key].annotation
+        annotation = fields[key].annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
             _check_keys(value, annotation, where=f"{where}{key}.")
         section = _named_section(annotation)
@@ -308,7 +309,7 @@ def described(model: type[BaseModel] = Settings) -> Iterator[tuple[int, str, Any
             yield 0, name, None, (type(default).__doc__ or "").strip().splitlines()[0]
             yield from ((depth + 1, key, value, text) for depth, key, value, text in described(type(default)))
         else:
-            yield 0, name, default, field.description or ""
+            yield 0, field.alias or name, default, field.description or ""
             section = _named_section(field.annotation)
             if section is not None:
                 yield 1, NAMED, None, (section.__doc__ or "").strip().splitlines()[0]
@@ -322,7 +323,7 @@ def settings_template() -> str:
     for depth, key, default, text in described():
         indent = "  " * depth
         if key == NAMED:
-            named_at = depth
+            named_at = depth if named_at is None else named_at
         elif named_at is not None and depth <= named_at:
             named_at = None
         if named_at is not None:  # there is no default source: what one may say stands in comments

@@ -6,12 +6,14 @@ records:
     location: records/flights
     key: [flight_id]
     order_by: [updated_at]
-    columns: {flight_id: string, updated_at: timestamp, dep_delay: int}
+    columns: {flight_id: string, updated_at: {type: timestamp, from: Updated at}, dep_delay: int}
 """
 
 from __future__ import annotations
 
+import codecs
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
@@ -19,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from expectations.rules import Level
 from transformations.column_types import canonical_type, is_nested
 from transformations.errors import ConfigurationError
+from transformations.text_values import Reading, pattern_fault
 
 SOURCE_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
@@ -29,14 +32,16 @@ _RESERVED_COLUMNS = frozenset(
 )
 _RESERVED_ENDS = ("_quarantine", "_history", "_files")
 # Reader options that change how bytes become records, and no other.
+_TRIMS = ("ignoreLeadingWhiteSpace", "ignoreTrailingWhiteSpace")
 OPTIONS: dict[str, frozenset[str]] = {
-    "csv": frozenset({"sep", "quote", "escape", "nullValue", "ignoreLeadingWhiteSpace", "ignoreTrailingWhiteSpace"}),
-    "json": frozenset({"multiLine"}),
+    "csv": frozenset({"sep", "quote", "escape", "nullValue", "multiLine", "encoding", *_TRIMS}),
+    "json": frozenset({"multiLine", "encoding"}),
     "parquet": frozenset(),
     "delta": frozenset({"maxFilesPerTrigger", "maxBytesPerTrigger"}),
     "kafka": frozenset({"bootstrap.servers", "security.protocol", "startingOffsets", "maxOffsetsPerTrigger"}),
 }
 FILE_FORMATS = ("csv", "json", "parquet")
+_NUMBERS = ("tinyint", "smallint", "int", "bigint", "float", "double")
 
 
 class _Part(BaseModel):
@@ -48,6 +53,52 @@ class OperationSettings(_Part):
 
     column: str = Field(description="the column; it is no part of the record")
     delete: tuple[str, ...] = Field(("delete", "D"), description="its values that mean a delete; others are upserts")
+
+
+class ColumnSettings(_Part):
+    """A column of the contract: its type alone, or its type and how the source says it."""
+
+    type: str = Field(description="a Spark type")
+    source: str | None = Field(None, alias="from", min_length=1, description="what the source calls it; none: the same")
+    format: str | None = Field(
+        None, description="of a date or timestamp: dd.MM.yyyy and the like, or seconds, milliseconds, microseconds"
+    )
+    null_texts: tuple[str, ...] = Field((), description="texts that mean that there is no value")
+    thousands_mark: str = Field("", max_length=1, description="what may stand between groups of three digits")
+    decimal_mark: str = Field(".", min_length=1, max_length=1, description="what stands before a fraction")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _type_alone(cls, given: Any) -> Any:
+        return {"type": given} if isinstance(given, str) else given
+
+    @field_validator("type")
+    @classmethod
+    def _canonical(cls, of: str) -> str:
+        try:
+            return canonical_type(of)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ColumnSettings:
+        if self.format is not None:
+            if self.type not in ("date", "timestamp"):
+                raise ValueError(f"format is of dates and timestamps, and the column is {self.type}")
+            if fault := pattern_fault(self.format, self.type):
+                raise ValueError(f"format {self.format!r} cannot be read exactly: {fault}")
+        has_marks = bool(self.thousands_mark) or self.decimal_mark != "."
+        if has_marks and not (self.type in _NUMBERS or self.type.startswith("decimal(")):
+            raise ValueError(f"thousands_mark and decimal_mark are of numbers, and the column is {self.type}")
+        if self.thousands_mark == self.decimal_mark or any(
+            mark and mark in "0123456789+-eE" for mark in (self.thousands_mark, self.decimal_mark)
+        ):
+            raise ValueError("thousands_mark and decimal_mark must differ, and be no digit and no sign of a number")
+        return self
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.source, self.format, self.null_texts, self.thousands_mark, self.decimal_mark)
 
 
 class RuleSettings(_Part):
@@ -65,7 +116,9 @@ class RecordSettings(_Part):
         description="csv, json, parquet, delta or kafka"
     )
     location: str = Field(min_length=1, description="folder (of files), folder or name (of a Delta table), or topic")
-    columns: dict[str, str] = Field(min_length=1, description="the contract: name → Spark type")
+    columns: dict[str, ColumnSettings] = Field(
+        min_length=1, description="the contract: name → Spark type, or name → {type: …, from: …, format: …}"
+    )
     key: tuple[str, ...] = Field(min_length=1, description="the columns that tell records apart")
     order_by: tuple[str, ...] = Field(
         (),
@@ -78,7 +131,9 @@ class RecordSettings(_Part):
     )
     rules: tuple[RuleSettings, ...] = Field((), description="a list of {name, predicate, level}")
     options: dict[str, str] = Field(default_factory=dict, description="of the reader; see docs/records.md")
-    include: tuple[str, ...] = Field((), description="file name patterns; none: *.csv, *.json and *.jsonl, *.parquet")
+    include: tuple[str, ...] = Field(
+        (), description="file name patterns, in any case; none: *.csv, *.json and *.jsonl, *.parquet"
+    )
     discovery: Literal["auto", "listing", "auto_loader"] = Field(
         "auto", description="how new files are found; auto: Auto Loader on Databricks, else a listing of the folder"
     )
@@ -92,20 +147,36 @@ class RecordSettings(_Part):
     def _as_text(cls, options: Any) -> Any:
         if not isinstance(options, dict):
             return options
-        return {key: str(v).lower() if isinstance(v, bool) else str(v) for key, v in options.items()}
+        texts = {key: str(v).lower() if isinstance(v, bool) else str(v) for key, v in options.items()}
+        return {key: "\t" if (key, v) == ("sep", "\\t") else v for key, v in texts.items()}
 
     @field_validator("columns")
     @classmethod
-    def _canonical(cls, columns: dict[str, str]) -> dict[str, str]:
+    def _able(cls, columns: dict[str, ColumnSettings]) -> dict[str, ColumnSettings]:
         for name in columns:
             if not COLUMN_NAME.fullmatch(name) or name.lower() in _RESERVED_COLUMNS:
-                raise ValueError(f"{name!r} cannot be the name of a column: letters, digits and _, and not reserved")
+                raise ValueError(
+                    f"{name!r} cannot be the name of a column: letters, digits and _, and not reserved. Where the "
+                    f"source calls it so, choose a name for it: a_name: {{type: …, from: {name!r}}}"
+                )
         if len({name.lower() for name in columns}) < len(columns):
             raise ValueError("two names differ only in their case, which Spark does not tell apart")
-        try:
-            return {name: canonical_type(of) for name, of in columns.items()}
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from None
+        sources = [(of.source or name).lower() for name, of in columns.items()]
+        if twice := sorted({source for source in sources if sources.count(source) > 1}):
+            raise ValueError(f"two columns are read from the same one of the source: {twice}")
+        return columns
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Name → canonical type of each column."""
+        return {name: of.type for name, of in self.columns.items()}
+
+    @property
+    def readings(self) -> dict[str, Reading]:
+        """How the source says each column."""
+        always = (self.options["nullValue"],) if self.options.get("nullValue") else ()
+        readings = {name: of.reading for name, of in self.columns.items()}
+        return {name: replace(of, null_texts=(*always, *of.null_texts)) for name, of in readings.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> RecordSettings:
@@ -114,7 +185,7 @@ class RecordSettings(_Part):
                 if name not in self.columns:
                     raise ValueError(f"{setting} names {name!r}, which is not among the columns {list(self.columns)}")
         for name in (*self.key, *self.order_by):
-            of = self.columns[name]
+            of = self.columns[name].type
             if is_nested(of) or of == "binary" or (name in self.key and of in ("float", "double")):
                 raise ValueError(f"{name!r} is {of}, which cannot be compared as a key or an order must be")
         if self.format == "delta" and (self.order_by or self.op):
@@ -125,12 +196,21 @@ class RecordSettings(_Part):
             raise ValueError(
                 "location of a Delta table is a folder with a / in it, or catalog.schema.table in plain letters"
             )
-        if self.op is not None and self.op.column in self.columns:
+        if self.op is not None and self.op.column in {of.source or name for name, of in self.columns.items()}:
             raise ValueError(f"op.column {self.op.column!r} is among the columns; it is no part of the record")
         unknown = set(self.options) - OPTIONS[self.format]
         if unknown:
             known = sorted(OPTIONS[self.format])
             raise ValueError(f"options {sorted(unknown)} are not among those of {self.format}: {known}")
+        for name, least, most in (("sep", 1, 20), ("quote", 0, 1), ("escape", 0, 1)):
+            given = self.options.get(name, ",")
+            if not least <= len(given) <= most or set(given) & set("\r\n"):
+                raise ValueError(f"the option {name} is {given!r}; it is one sign (sep may be several, quote none)")
+        if "encoding" in self.options:
+            try:
+                codecs.lookup(self.options["encoding"])
+            except LookupError:
+                raise ValueError(f"the option encoding is no name of one: {self.options['encoding']!r}") from None
         if self.format == "kafka" and "bootstrap.servers" not in self.options:
             raise ValueError("kafka needs the option bootstrap.servers: host:port of a broker")
         return self

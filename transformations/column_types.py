@@ -60,6 +60,14 @@ def canonical_type(text: str) -> str:
     )
 
 
+def is_type(text: str) -> bool:
+    """Whether a table here can have a column of a type, as Spark says it."""
+    try:
+        return canonical_type(text) == text
+    except ConfigurationError:
+        return False
+
+
 def arrow_type(text: str) -> pa.DataType:
     """The Arrow type of a canonical type."""
     if text in _SIMPLE:

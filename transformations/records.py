@@ -1,26 +1,28 @@
 """Records as a source gives them in; the same records with a contract's columns, and what did not fit as JSON, out.
 
 `_rescued` is described in expectations/contracts.py. No value is changed without a word: one that its column's type
-cannot hold exactly is null in the column and kept as it came in `_rescued`.
+cannot hold exactly is null in the column and kept as it came in `_rescued`. A text whose value the column holds, but
+which is not how that value is written, is kept in `_texts`: under another contract it is read anew, as it came.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import or_
 from typing import TYPE_CHECKING
 
 from transformations.column_types import is_nested
+from transformations.text_values import PLAIN, Reading, is_null_text, read_text, within_calendar
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
+    from pyspark.sql.types import DataType
 
 _RESCUED = (
     "wrong_type map<string,string>, unknown map<string,string>, missing array<string>, hint string, unreadable string"
 )
-# Python and Arrow know the years 1 to 9999; Spark would take later ones, and readers would fail on them.
-_FIRST, _LAST = "0001-01-01", "9999-12-31"
+_TEXTS = "map<string,string>"
+_INSTANT_AS_JSON = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
+_TEMPORAL = ("date", "timestamp")
 
 
 def fit(
@@ -28,6 +30,7 @@ def fit(
     *,
     columns: Mapping[str, str],
     arriving: Mapping[str, str],
+    readings: Mapping[str, Reading] | None = None,
     passed_over: Sequence[str] = (),
     missing: Sequence[str] = (),
     hint: str = "",
@@ -38,28 +41,42 @@ def fit(
         rows: `_record`, a struct of the columns of `arriving`; `_unreadable` (null for a record); `_unknown` (a map of
             further values, or null); and technical columns, which stay.
         columns: the contract's, name → canonical type.
-        arriving: the columns that came, name → canonical type. Texts are read as the contract's type, instants without
-            a zone as UTC.
+        arriving: the columns that came, as the source calls them, name → canonical type. Texts are read as the
+            contract's type, exactly.
+        readings: how the source says the contract's columns, where it is not the plain way.
         passed_over: columns that came and are no part of the record (what says the operation).
         missing, hint: said of every record, as `_rescued` has them.
 
     Returns:
-        The contract's columns, the technical ones that stay, and `_rescued`, null where all fits.
+        The contract's columns, the technical ones that stay, `_texts` and `_rescued`, null where all fits.
     """
     from pyspark.sql import functions as F
 
+    readings = readings or {}
     came = {name.lower(): name for name in arriving}
+    called = {name: readings.get(name, PLAIN).source or name for name in columns}
     values: dict[str, Column] = {}
+    for number, (name, of) in enumerate(columns.items()):
+        mine = came.get(called[name].lower())
+        read = None if mine is None else read_as(rows, mine, arriving[mine], of, readings.get(name, PLAIN))
+        values[f"_v{number}"] = F.lit(None).cast(of) if read is None else read
+    technical = [c for c in rows.columns if c not in ("_record", "_unreadable", "_unknown")]
+    rows = rows.select("*", *[value.alias(place) for place, value in values.items()])
+
     wrong: dict[str, Column] = {}
-    for name, of in columns.items():
-        mine = came.get(name.lower())
-        if mine is None:
-            values[name] = F.lit(None).cast(of)
+    texts: dict[str, Column] = {}
+    for place, (name, of) in zip(values, columns.items(), strict=True):
+        mine = came.get(called[name].lower())
+        if mine is None or arriving[mine] == "void":
             continue
-        value = read_as(rows, mine, arriving[mine], of)
-        values[name] = value
-        wrong[name] = F.when(_of(mine).isNotNull() & value.isNull(), as_text(_of(mine), arriving[mine]))
-    known = {name.lower() for name in (*columns, *passed_over)}
+        value, reading = F.col(place), readings.get(name, PLAIN)
+        is_text = arriving[mine] == "string"
+        is_null = is_null_text(_of(mine), reading) if is_text else F.lit(False)
+        wrong[name] = F.when(_of(mine).isNotNull() & value.isNull() & ~is_null, as_text(_of(mine), arriving[mine]))
+        if is_text and (of != "string" or reading.null_texts):
+            is_another = ~as_text(value, of).eqNullSafe(_of(mine))
+            texts[name] = F.when((value.isNotNull() | is_null) & is_another, _of(mine))
+    known = {name.lower() for name in (*called.values(), *passed_over)}
     unknown = {name: as_text(_of(name), of) for name, of in arriving.items() if name.lower() not in known}
     record = F.col("_unreadable").isNull()
     rescued = _as_json(
@@ -69,35 +86,73 @@ def fit(
         hint=F.when(record, F.lit(hint)) if hint else F.lit(None).cast("string"),
         unreadable=F.col("_unreadable"),
     )
-    technical = [c for c in rows.columns if c not in ("_record", "_unreadable", "_unknown")]
-    return rows.select(*[value.alias(name) for name, value in values.items()], *technical, rescued.alias("_rescued"))
+    return rows.select(
+        *[F.col(place).alias(name) for place, name in zip(values, columns, strict=True)],
+        *technical,
+        _map(texts).alias("_texts"),
+        rescued.alias("_rescued"),
+    )
 
 
-def recovered(rows: DataFrame, *, columns: Mapping[str, str]) -> DataFrame:
+def recovered(
+    rows: DataFrame,
+    *,
+    columns: Mapping[str, str],
+    readings: Mapping[str, Reading] | None = None,
+    is_text: bool = False,
+) -> DataFrame:
     """Rows of bronze under the contract as it is now: what an earlier one could not take is read once more.
 
     Args:
-        rows: columns of an earlier contract, `_rescued`, and others, which stay.
+        rows: columns of an earlier contract, `_texts`, `_rescued`, and others, which stay.
         columns: the contract's now. A column that `rows` lacks is read from `_rescued`, or null.
+        readings: how the source says the columns, as it is known now.
+        is_text: the source has texts alone, so that each value is what its text says: the same as if the source were
+            read anew.
 
     Returns:
-        All other columns, the contract's, and `_rescued` with what still does not fit.
+        All other columns but `_texts`, the contract's, and `_rescued` with what still does not fit.
     """
     from pyspark.sql import functions as F
 
-    there = {c.lower(): c for c in rows.columns}
+    readings = readings or {}
+    there = {f.name.lower(): f for f in rows.schema.fields}
     said = rows.withColumn("_said", F.from_json("_rescued", _RESCUED))
-    kept: dict[str, Column] = {}
-    wrong: dict[str, Column] = {}
-    for name, of in columns.items():
-        text = F.coalesce(_entry("_said.wrong_type", name), _entry("_said.unknown", name))
-        mine = F.col(f"`{there[name.lower()]}`") if name.lower() in there else F.lit(None)
-        fitting = mine.cast(of) if name.lower() not in there else mine.try_cast(of)
-        value = F.coalesce(fitting, _from_text(text, of))
-        kept[name] = value
-        wrong[name] = F.when(value.isNull(), text)
+    kept = F.col("_texts") if "_texts" in rows.columns else F.lit(None).cast(_TEXTS)
+    maps = {"_kept": kept, "_wrong": F.col("_said.wrong_type"), "_unknown": F.col("_said.unknown")}
+    for place, entries in maps.items():
+        said = said.withColumn(place, F.transform_keys(entries, lambda k, v: F.lower(k)))
+
+    sources: dict[str, Column] = {}
+    values: dict[str, Column] = {}
+    for number, (name, of) in enumerate(columns.items()):
+        reading = readings.get(name, PLAIN)
+        text = F.coalesce(
+            F.try_element_at("_kept", F.lit(name.lower())),
+            F.try_element_at("_wrong", F.lit(name.lower())),
+            F.try_element_at("_unknown", F.lit((reading.source or name).lower())),
+        )
+        field = there.get(name.lower())
+        mine = F.lit(None).cast(of) if field is None else F.col(f"`{field.name}`")
+        was = of if field is None else field.dataType.simpleString()
+        if is_text and (was != of or not reading.is_plain):
+            text, mine = F.coalesce(text, as_text(mine, was)), F.lit(None).cast(of)
+        elif was != of:
+            mine = mine.try_cast(of)
+        sources[f"_t{number}"] = text
+        values[f"_v{number}"] = F.when(F.col(f"_t{number}").isNull(), mine).otherwise(
+            read_text(F.col(f"_t{number}"), of, reading)
+        )
+    said = said.select("*", *[text.alias(place) for place, text in sources.items()])
+    said = said.select("*", *[value.alias(place) for place, value in values.items()])
+
+    wrong = {
+        name: F.when(F.col(v).isNull() & ~is_null_text(F.col(t), readings.get(name, PLAIN)), F.col(t))
+        for v, t, name in zip(values, sources, columns, strict=True)
+    }
+    called = F.array(*[F.lit((readings.get(name, PLAIN).source or name).lower()) for name in columns])
     known = F.array(*[F.lit(name.lower()) for name in columns])
-    unknown = F.map_filter("_said.unknown", lambda k, v: ~F.array_contains(known, F.lower(k)))
+    unknown = F.map_filter("_said.unknown", lambda k, v: ~F.array_contains(called, F.lower(k)))
     missing = F.filter("_said.missing", lambda name: F.array_contains(known, F.lower(name)))
     unknown, missing = F.when(F.size(unknown) > 0, unknown), F.when(F.size(missing) > 0, missing)
     rescued = _as_json(
@@ -107,44 +162,70 @@ def recovered(rows: DataFrame, *, columns: Mapping[str, str]) -> DataFrame:
         hint=F.when(unknown.isNotNull() | missing.isNotNull(), F.col("_said.hint")),
         unreadable=F.col("_said.unreadable"),
     )
-    others = [c for c in rows.columns if c.lower() not in {n.lower() for n in columns} and c != "_rescued"]
+    own = {n.lower() for n in columns}
+    others = [c for c in rows.columns if c.lower() not in own and c not in ("_rescued", "_texts")]
     return said.select(
-        *others,
-        *[value.alias(name) for name, value in kept.items()],
-        F.when(F.col("_rescued").isNotNull(), rescued).alias("_rescued"),
+        *[F.col(f"`{c}`") for c in others],
+        *[F.col(place).alias(name) for place, name in zip(values, columns, strict=True)],
+        rescued.alias("_rescued"),
     )
 
 
-def read_as(rows: DataFrame, name: str, arriving: str, wanted: str) -> Column:
+def read_as(rows: DataFrame, name: str, arriving: str, wanted: str, reading: Reading = PLAIN) -> Column:
     """A column as the wanted type: null where its value is none of that type, exactly."""
     from pyspark.errors import AnalysisException
     from pyspark.sql import functions as F
 
     column = _of(name)
+    if arriving == "void":
+        return F.lit(None).cast(wanted)
     if arriving == "string":
-        return _from_text(column, wanted)
+        return read_text(column, wanted, reading)
     if arriving == wanted:
-        return _within_calendar(column, wanted)
+        return within_calendar(column, wanted)
     if wanted == "string":
         return as_text(column, arriving)
     if is_nested(wanted) or is_nested(arriving):
-        return _from_json(as_text(column, arriving), wanted) if is_nested(wanted) else F.lit(None).cast(wanted)
+        return read_text(as_text(column, arriving), wanted) if is_nested(wanted) else F.lit(None).cast(wanted)
+    if (wanted in _TEMPORAL) != (arriving in _TEMPORAL):
+        # A number of what since when? Only the column's format tells.
+        return read_text(as_text(column, arriving), wanted, reading)
     try:
         value = column.try_cast(wanted)
         rows.select(value, value.try_cast(arriving)).schema  # noqa: B018 - whether Spark knows such casts
     except AnalysisException:
         return F.lit(None).cast(wanted)
     exact = F.when(value.try_cast(arriving).eqNullSafe(column), value)
-    return _within_calendar(exact, wanted)
+    return within_calendar(exact, wanted)
 
 
 def as_text(column: Column, of: str) -> Column:
-    """A value as text: nested ones and bytes as JSON writes them."""
+    """A value as text: nested ones as JSON writes them, bytes as base64."""
     from pyspark.sql import functions as F
 
     if is_nested(of):
-        return F.to_json(column)
+        form = {"timestampFormat": _INSTANT_AS_JSON, "timestampNTZFormat": _INSTANT_AS_JSON[:-3]}
+        return F.to_json(column, {**form, "ignoreNullFields": "false"})
     return F.base64(column) if of == "binary" else column.cast("string")
+
+
+def in_utc(value: Column, of: DataType) -> Column:
+    """A value with its instants without a zone, at any depth, as those of UTC, whatever the session's zone is."""
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import ArrayType, MapType, StructType, TimestampNTZType
+
+    if isinstance(of, TimestampNTZType):
+        return F.concat(value.cast("string"), F.lit("Z")).try_cast("timestamp")
+    if "timestamp_ntz" not in of.simpleString():
+        return value
+    if isinstance(of, ArrayType):
+        return F.transform(value, lambda item: in_utc(item, of.elementType))
+    if isinstance(of, MapType):
+        keys = F.transform_keys(value, lambda k, v: in_utc(k, of.keyType))
+        return F.transform_values(keys, lambda k, v: in_utc(v, of.valueType))
+    assert isinstance(of, StructType)
+    fields = [in_utc(value.getField(f.name), f.dataType).alias(f.name) for f in of.fields]
+    return F.when(value.isNotNull(), F.struct(*fields))
 
 
 def _of(name: str) -> Column:
@@ -153,53 +234,16 @@ def _of(name: str) -> Column:
     return F.col("_record").getField(name)
 
 
-def _from_text(text: Column, of: str) -> Column:
-    from pyspark.sql import functions as F
-
-    if of == "string":
-        return text
-    if is_nested(of):
-        return _from_json(text, of)
-    return F.try_to_binary(text, F.lit("base64")) if of == "binary" else _within_calendar(text.try_cast(of), of)
-
-
-def _from_json(text: Column, of: str) -> Column:
-    """JSON as a nested type: null where any value inside is none of its type. `from_json` alone would put a null in
-    that one's place and keep the rest. A name that the type does not have is passed over.
-    """
-    from pyspark.sql import functions as F
-
-    whole = F.concat(F.lit('{"value":'), text, F.lit("}"))
-    read = F.from_json(whole, f"value {of}, _wrong string", {"columnNameOfCorruptRecord": "_wrong"})
-    return F.when(read.getField("_wrong").isNull(), read.getField("value"))
-
-
-def _within_calendar(value: Column, of: str) -> Column:
-    from pyspark.sql import functions as F
-
-    if of not in ("date", "timestamp"):
-        return value
-    first, last = F.lit(_FIRST).cast("date"), F.date_add(F.lit(_LAST).cast("date"), 1)
-    return F.when((value >= first) & (value < last), value)
-
-
-def _entry(of: str, name: str) -> Column:
-    """The value of a map whose key is `name`, whatever its case."""
-    from pyspark.sql import functions as F
-
-    return F.try_element_at(F.map_values(F.map_filter(of, lambda k, v: F.lower(k) == name.lower())), F.lit(1))
-
-
 def _map(values: Mapping[str, Column]) -> Column:
     """The values that are not null, by name, or null where none is."""
     from pyspark.sql import functions as F
 
     if not values:
-        return F.lit(None).cast("map<string,string>")
+        return F.lit(None).cast(_TEXTS)
     entries = F.map_filter(
         F.map_from_arrays(F.array(*map(F.lit, values)), F.array(*values.values())), lambda k, v: v.isNotNull()
     )
-    return F.when(reduce(or_, [v.isNotNull() for v in values.values()]), entries)
+    return F.when(F.coalesce(*values.values()).isNotNull(), entries)
 
 
 def _joined(one: Column, other: Column) -> Column:
@@ -211,6 +255,5 @@ def _joined(one: Column, other: Column) -> Column:
 def _as_json(**parts: Column) -> Column:
     from pyspark.sql import functions as F
 
-    said = F.struct(*[part.alias(name) for name, part in parts.items()])
-    is_any = reduce(or_, [part.isNotNull() for part in parts.values()])
-    return F.when(is_any, F.to_json(said))
+    said = F.to_json(F.struct(*[part.alias(name) for name, part in parts.items()]))
+    return F.when(said != "{}", said)

@@ -8,13 +8,13 @@ appends it (`txnVersion` beside the stream's own id), so a batch that was append
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from pipelines.bronze.record_files import new_files, note_files
-from pipelines.bronze.record_reader import Part, damaged, file_parts, message_part, table_part, unreadable
+from pipelines.bronze.record_reader import Part, file_parts, message_part, table_part, unreadable
 from pipelines.bronze.record_streams import (
     drop_checkpoint,
     is_outdated,
@@ -23,12 +23,14 @@ from pipelines.bronze.record_streams import (
     stream_id,
     uses_auto_loader,
 )
+from pipelines.bronze.record_text_files import why_broken
 from pipelines.records import RecordSource, declare, evolved, follow, record_source
 from pipelines.settings_records import COLUMN_NAME
 from pipelines.stage import Context, Counts, Window, read_until
-from transformations.column_types import wider_integers
+from transformations.column_types import is_type, wider_integers
 from transformations.errors import LakeloopError
 from transformations.records import fit
+from transformations.text_values import PLAIN, read_text
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 COMMAND = "ingest-records"
+_NO_FAULT_OF_FILES = ("OutOfMemoryError", "No space left on device")
 
 
 def source_of(context: Context) -> RecordSource:
@@ -147,7 +150,8 @@ def append_batch(context: Context, source: RecordSource, batch: DataFrame, *, tx
     """Append one batch to the source's bronze table in one commit.
 
     Args:
-        batch: `path` of files, rows of a change feed, or Kafka messages, by the source's format.
+        batch: `path` of files (and `_ingested_at` and `modified_at`, by which they are ordered), rows of a change feed,
+            or Kafka messages, by the source's format.
         txn: the stream and the number of the batch in it: the same twice is appended once. None: always appended.
 
     Returns:
@@ -155,24 +159,20 @@ def append_batch(context: Context, source: RecordSource, batch: DataFrame, *, tx
     """
     lake = context.lake
     source = evolved(lake, source)
-    spark, folder = batch.sparkSession, context.settings.path(source.settings.location)
-    paths: list[str] = []
-    if source.settings.is_files:
-        paths = sorted({_below(str(folder), row["path"]) for row in batch.select("path").collect()})
-        if not paths:
-            return {}
-    parts = _parts(source, batch, context, paths=paths)
-    admitted, gained = _admit(context, source, parts)
+    paths = _in_order(context, source, batch) if source.settings.is_files else []
+    if source.settings.is_files and not paths:
+        return {}
     before = lake.ensure(source.bronze).version
     try:
-        _append(context, admitted, parts, txn=txn)
-    except Exception:
-        broken = damaged(spark, folder, paths) if source.settings.format == "parquet" else {}
-        if not broken:
+        gained = _read_and_append(context, source, batch, paths=paths, txn=txn)
+    except LakeloopError:
+        raise
+    except Exception as error:
+        broken = _poisonous(context, source, batch, paths)
+        if not broken or any(sign in str(error) for sign in _NO_FAULT_OF_FILES):
             raise
-        whole = [path for path in paths if path not in broken]
-        parts = [*_parts(source, batch, context, paths=whole), unreadable(lake.spark, broken)]
-        _append(context, admitted, parts, txn=txn)
+        log.warning("ingest-records %s: set aside as unreadable: %s", source.name, broken)
+        gained = _read_and_append(context, source, batch, paths=paths, txn=txn, without=broken)
     records = 0
     head = lake.head(source.bronze)
     if head is not None and head.version > before:
@@ -181,17 +181,66 @@ def append_batch(context: Context, source: RecordSource, batch: DataFrame, *, tx
     return {"records": records, "files": len(paths), "columns": gained}
 
 
-def _parts(source: RecordSource, batch: DataFrame, context: Context, *, paths: list[str]) -> list[Part]:
+def _in_order(context: Context, source: RecordSource, batch: DataFrame) -> list[str]:
+    """The files of a batch in the order of their arrival: when they were noted, when they were written, by name."""
+    folder = str(context.settings.path(source.settings.location))
+    last: dict[str, tuple[Any, ...]] = {}
+    for row in batch.collect():
+        told = row.asDict()
+        path = _below(folder, told["path"])
+        order = tuple((told.get(c) is not None, told.get(c)) for c in ("_ingested_at", "modified_at"))
+        last[path] = max(last.get(path, order), order)
+    return sorted(last, key=lambda path: (last[path], path))
+
+
+def _poisonous(context: Context, source: RecordSource, batch: DataFrame, paths: list[str]) -> dict[str, str]:
+    """Those of some files that stop a batch, and why; reads each of them whole."""
+    broken = {}
+    for path in paths:
+        try:
+            for part in _parts(source, batch, context, paths=[path]):
+                _fitted(source, part).write.format("noop").mode("overwrite").save()
+        except Exception as error:
+            broken[path] = why_broken(error)
+    return broken
+
+
+def _read_and_append(
+    context: Context,
+    source: RecordSource,
+    batch: DataFrame,
+    *,
+    paths: list[str],
+    txn: tuple[str, int] | None,
+    without: Mapping[str, str] | None = None,
+) -> int:
+    """Append a batch, files in `without` as unreadable for the reasons there. Returns how many columns changed."""
+    parts = _parts(source, batch, context, paths=paths, without=without or ())
+    admitted, gained = _admit(context, source, parts)
+    _append(context, admitted, [*parts, *([unreadable(context.lake.spark, without)] if without else [])], txn=txn)
+    return gained
+
+
+def _parts(
+    source: RecordSource, batch: DataFrame, context: Context, *, paths: list[str], without: Collection[str] = ()
+) -> list[Part]:
     of = source.settings
     wants_types = source.contract.evolution != "quarantine"
-    columns = {**source.contract.columns, **({of.op.column: "string"} if of.op else {})}
+    called = {name: reading.source or name for name, reading in of.readings.items()}
+    names = [*(called.get(name, name) for name in source.contract.columns), *([of.op.column] if of.op else [])]
     if of.format == "delta":
         return [table_part(batch, name=of.location)]
     if of.format == "kafka":
-        return [message_part(batch, columns=columns, key=of.key, wants_types=wants_types)]
-    folder = context.settings.path(of.location)
-    reading = of.model_copy(update={"columns": columns})
-    return file_parts(context.lake.spark, folder, paths, source=reading, wants_types=wants_types)
+        return [message_part(batch, names=names, key=[called[k] for k in of.key], wants_types=wants_types)]
+    return file_parts(
+        context.lake.spark,
+        context.settings.path(of.location),
+        paths,
+        source=of,
+        names=names,
+        wants_types=wants_types,
+        without=without,
+    )
 
 
 def _admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[RecordSource, int]:
@@ -202,12 +251,14 @@ def _admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[R
         changes = contract.compare(arriving)
         if not part.tells_columns:
             changes = [change for change in changes if change.kind != "missing"]
-        able = [name for name in arriving if COLUMN_NAME.fullmatch(name)]
+        able = [name for name, of in arriving.items() if COLUMN_NAME.fullmatch(name) and is_type(of)]
         if any(change.hint for change in changes):
             log.warning("%s: %s: %s", source.bronze, part.name, "; ".join(map(str, changes)))
         contract = contract.admit(changes, source=part.name, can_be_column=able)
         if contract.evolution == "evolve" and part.is_text:
-            contract = replace(contract, columns={**contract.columns, **_wider_by_value(part, contract.columns)})
+            contract = replace(
+                contract, columns={**contract.columns, **_wider_by_value(source, part, contract.columns)}
+            )
     if contract.columns == source.contract.columns:
         return source, 0
     admitted = replace(source, contract=contract)
@@ -216,28 +267,36 @@ def _admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[R
 
 
 def _shown(source: RecordSource, part: Part) -> dict[str, str]:
-    """The columns of a part as a contract compares them: texts have whatever type is wanted of them."""
+    """The columns of a part as a contract compares them: by the contract's names; texts have whatever type is wanted
+    of them, and so has a column that has no type."""
     op = source.settings.op.column.lower() if source.settings.op else None
-    wanted = {name.lower(): of for name, of in source.contract.columns.items()}
-    return {
-        name: wanted.get(name.lower(), part.suggested.get(name, of)) if part.is_text else of
-        for name, of in part.arriving.items()
-        if name.lower() != op
-    }
+    readings = source.settings.readings
+    called = {(readings[n].source or n if n in readings else n).lower(): n for n in source.contract.columns}
+    taken = {name.lower() for name in source.contract.columns}
+    shown = {}
+    for name, of in part.arriving.items():
+        mine = called.get(name.lower())
+        if name.lower() == op or (mine is None and (of == "void" or name.lower() in taken)):
+            continue
+        wanted = source.contract.columns[mine] if mine is not None else part.suggested.get(name, of)
+        shown[mine or name] = part.shown.get(name, wanted if part.is_text or of == "void" else of)
+    return shown
 
 
-def _wider_by_value(part: Part, columns: Mapping[str, str]) -> dict[str, str]:
+def _wider_by_value(source: RecordSource, part: Part, columns: Mapping[str, str]) -> dict[str, str]:
     """Integer columns for which texts came that only a wider integer holds, each with the narrowest that does."""
     from pyspark.sql import functions as F
 
     came = {name.lower(): name for name in part.arriving}
+    readings = source.settings.readings
     checks: dict[tuple[str, str], Column] = {}
     for name, of in columns.items():
         wider = wider_integers(of)
-        if wider and (mine := came.get(name.lower())) is not None:
+        reading = readings.get(name, PLAIN)
+        if wider and (mine := came.get((reading.source or name).lower())) is not None:
             text = F.col("_record").getField(mine)
             for enough in (of, *wider[:-1]):
-                too_large = text.try_cast(wider[-1]).isNotNull() & text.try_cast(enough).isNull()
+                too_large = read_text(text, wider[-1], reading).isNotNull() & read_text(text, enough, reading).isNull()
                 checks[name, enough] = F.coalesce(F.bool_or(too_large), F.lit(False))
     if not checks:
         return {}
@@ -291,6 +350,7 @@ def _fitted(source: RecordSource, part: Part) -> DataFrame:
         rows,
         columns=source.contract.columns,
         arriving=part.arriving,
+        readings=source.settings.readings,
         passed_over=[op.column] if op else [],
         missing=[change.column for change in changes if change.kind == "missing"],
         hint="; ".join(str(change) for change in changes if change.hint),

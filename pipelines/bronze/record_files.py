@@ -1,16 +1,19 @@
 """A folder of record files in; which of them arrived, as rows of bronze.records_NAME_files, out. Needs no JVM.
 
 A file arrives when its bytes differ from the last ones under its name. One that was only touched, or renamed, is noted
-with `is_arrival` false: it is known from then on, and its records are not read again.
+with `is_arrival` false: it is known from then on, and its records are not read again. A renaming is a new name for what
+a file held that is gone, with an instant of change that was known already: what was written later is another delivery
+of the same content, and counts.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from pipelines.records import RecordSource
 from pipelines.stage import Context
 from transformations.errors import ConfigurationError
 
+log = logging.getLogger(__name__)
 _PATTERNS = {
     "csv": ("*.csv", "*.csv.gz"),
     "json": ("*.json", "*.jsonl", "*.ndjson", "*.json.gz", "*.jsonl.gz"),
@@ -44,15 +48,26 @@ def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
     found = list(_listed(folder, source))
     moved = [row for row in found if _state(row) != _state(known.get(row["path"]))]
     there = {row["path"] for row in found}
-    # What a file that is gone held, and no other does: a new name for it is a renaming.
-    gone = {row["content_hash"] for path, row in known.items() if path not in there}
-    gone -= {row["content_hash"] for path, row in known.items() if path in there}
+    # What a file that is gone held, and when it was seen last: what was written since is no renaming of it.
+    gone: dict[str, datetime] = {}
+    for path, row in known.items():
+        if path not in there:
+            seen = gone.get(row["content_hash"], row["_ingested_at"])
+            gone[row["content_hash"]] = max(seen, row["_ingested_at"])
+    arrived = []
     for row in moved:
-        row["content_hash"] = _content_hash(folder / row["path"])
+        try:
+            row["content_hash"] = _content_hash(folder / row["path"])
+        except OSError as error:
+            log.warning("ingest-records %s: cannot read %s, which is tried again: %s", source.name, row["path"], error)
+            continue
         before = known.get(row["path"])
         is_same = before is not None and before["content_hash"] == row["content_hash"]
-        row["is_arrival"] = not is_same and not (before is None and row["content_hash"] in gone)
-    return moved
+        seen_at = gone.get(row["content_hash"])
+        is_renamed = before is None and seen_at is not None and row["modified_at"] <= seen_at
+        row["is_arrival"] = not is_same and not is_renamed
+        arrived.append(row)
+    return arrived
 
 
 def note_files(context: Context, source: RecordSource, found: list[dict[str, Any]]) -> None:
@@ -75,12 +90,17 @@ def _state(row: dict[str, Any] | None) -> tuple[Any, ...] | None:
 
 def _listed(folder: Path, source: RecordSource) -> Iterator[dict[str, Any]]:
     """The files below `folder` by path; links, and names that begin with . or _, are passed over."""
-    patterns = source.settings.include or _PATTERNS[source.settings.format]
+    patterns = [p.lower() for p in source.settings.include or _PATTERNS[source.settings.format]]
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
         for name in sorted(names):
             file = Path(parent) / name
-            if name.startswith((".", "_")) or not any(fnmatch(name, pattern) for pattern in patterns):
+            if name.startswith((".", "_")) or not any(fnmatchcase(name.lower(), pattern) for pattern in patterns):
+                continue
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                log.warning("ingest-records %s: passed over %r, whose name is not UTF-8: rename it", source.name, name)
                 continue
             if file.is_symlink() or not file.is_file():
                 continue

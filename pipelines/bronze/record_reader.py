@@ -2,24 +2,37 @@
 
 No file is read with the columns of another: CSV files are read by their own headers, Parquet files by their own
 schemas. What is no record (a broken line, a file cut in half) is a row too, with the reason in `_unreadable`.
+
+Records of files are ordered by `_source_version`, the place of their file among those that are read together, and
+then by `_offset`, their place in the file.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import re
+import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.bronze.record_text_files import (
+    JSON_DDL,
+    PLACE_COLUMNS,
+    csv_batches,
+    csv_header,
+    json_file_batches,
+    json_message_batches,
+    why_broken,
+)
 from pipelines.records import spark_columns
 from pipelines.settings_records import COLUMN_NAME, RecordSettings
-from transformations.column_types import canonical_type, split_top
+from transformations.record_texts import type_of_kinds
+from transformations.records import in_utc
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import Column, DataFrame, SparkSession
 
 # `_op` is null where the record does not say; the rest is null where the source has no such thing.
@@ -37,6 +50,7 @@ class Part:
         arriving: the columns of `_record`, name → canonical type.
         is_text: values are texts, and have no type of their own (`arriving` says string of all).
         suggested: the types that new columns of texts could have.
+        shown: the types of columns whose `arriving` is only how they are read.
         tells_columns: a column that is not among `arriving` is missing, and not only null in these records.
         name: what an error calls it.
     """
@@ -45,31 +59,43 @@ class Part:
     arriving: Mapping[str, str] = field(default_factory=dict)
     is_text: bool = False
     suggested: Mapping[str, str] = field(default_factory=dict)
+    shown: Mapping[str, str] = field(default_factory=dict)
     tells_columns: bool = True
     name: str = ""
 
 
 def file_parts(
-    spark: SparkSession, folder: Path, paths: Sequence[str], *, source: RecordSettings, wants_types: bool
+    spark: SparkSession,
+    folder: Path,
+    paths: Sequence[str],
+    *,
+    source: RecordSettings,
+    names: Sequence[str],
+    wants_types: bool,
+    without: Collection[str] = (),
 ) -> list[Part]:
     """The records of files.
 
     Args:
-        paths: below `folder`. One that is gone by now is an unreadable row.
+        paths: below `folder`, in the order of their arrival. One that is gone by now is an unreadable row.
+        names: what the source calls the columns that are known.
         wants_types: new JSON columns are looked for, with their types.
+        without: those of the paths that are not read.
     """
-    here = [path for path in paths if (folder / path).is_file()]
-    broken = {path: "the file was gone before it was read" for path in paths if path not in here}
+    wanted = {path: number for number, path in enumerate(paths) if path not in without}
+    here = {path: number for path, number in wanted.items() if (folder / path).is_file()}
+    broken = {path: "the file was gone before it was read" for path in wanted if path not in here}
     if source.format == "csv":
         parts = _csv_parts(spark, folder, here, options=source.options, broken=broken)
     elif source.format == "parquet":
         parts = _parquet_parts(spark, folder, here, broken=broken)
     else:
-        is_whole = source.options.get("multiLine") == "true"
         parts = []
         if here:
-            texts = _placed(spark.read.text([_escaped(folder / p) for p in here], wholetext=is_whole), folder)
-            parts = [json_part(texts, columns=source.columns, wants_types=wants_types)]
+            known = {name.lower(): name for name in names}
+            read = json_file_batches(str(folder), options=source.options, names=known, wants_kinds=wants_types)
+            texts = _listed(spark, here).mapInArrow(read, JSON_DDL)
+            parts = [_json_part(texts, names=names, wants_types=wants_types, name="the records")]
     return [*parts, *([unreadable(spark, broken)] if broken else [])]
 
 
@@ -80,29 +106,25 @@ def unreadable(spark: SparkSession, broken: Mapping[str, str]) -> Part:
     return Part(spark.createDataFrame(rows, schema), is_text=True, tells_columns=False)
 
 
-def json_part(lines: DataFrame, *, columns: Mapping[str, str], wants_types: bool, name: str = "the records") -> Part:
-    """Texts (`value`) that are JSON objects, or arrays of them, as records. Blank ones are passed over.
+def _json_part(texts: DataFrame, *, names: Sequence[str], wants_types: bool, name: str) -> Part:
+    """Objects of JSON as records.
 
     An object says what it has, so a column that it lacks is null. A new column has the type of its values where all
     are numbers of one kind or booleans; else it is text, nested values as JSON.
     """
     from pyspark.sql import functions as F
 
-    lines = lines.where(F.trim("value") != "")
-    objects = F.coalesce(F.from_json("value", f"array<{_TEXTS}>"), F.array(F.from_json("value", _TEXTS)))
-    each = lines.withColumn("_texts", F.explode(objects))
-    new = _new_columns(lines, columns) if wants_types else {}
-    names = [*columns, *new]
+    new = _new_columns(texts) if wants_types else {}
+    names = [*names, *new]
     known = F.array(*map(F.lit, names))
     unknown = F.map_filter("_texts", lambda k, v: ~F.array_contains(known, k) & v.isNotNull())
-    rows = each.select(
-        *_place_columns(each),
+    rows = texts.select(
+        *PLACE_COLUMNS,
         F.struct(*[F.try_element_at("_texts", F.lit(n)).alias(n) for n in names]).alias("_record"),
         F.when(F.size(unknown) > 0, unknown).alias("_unknown"),
-        F.when(F.col("_texts").isNull(), F.col("value")).alias("_unreadable"),
+        "_unreadable",
     )
-    texts = dict.fromkeys(names, "string")
-    return Part(rows, texts, is_text=True, suggested=new, tells_columns=False, name=name)
+    return Part(rows, dict.fromkeys(names, "string"), is_text=True, suggested=new, tells_columns=False, name=name)
 
 
 def table_part(changes: DataFrame, *, name: str) -> Part:
@@ -110,6 +132,7 @@ def table_part(changes: DataFrame, *, name: str) -> Part:
     from pyspark.sql import functions as F
 
     columns = [c for c in changes.columns if c not in ("_change_type", "_commit_version", "_commit_timestamp")]
+    record = TableRecord(changes.select(*[F.col(quoted(c)) for c in columns]))
     placed = changes.where("_change_type <> 'update_preimage'").select(
         F.when(F.col("_change_type") == "delete", "delete").otherwise("upsert").alias("_op"),
         F.col("_commit_timestamp").alias("_changed_at"),
@@ -117,183 +140,205 @@ def table_part(changes: DataFrame, *, name: str) -> Part:
         F.col("_commit_version").alias("_source_version"),
         # One commit can delete and insert the same key (an overwrite does): the insert is the later one.
         F.when(F.col("_change_type") == "delete", 0).otherwise(1).cast("bigint").alias("_offset"),
-        F.struct(*[F.col(f"`{c}`") for c in columns]).alias("_record"),
+        record.column,
     )
-    return _typed_part(placed, spark_columns(changes.select(*[F.col(f"`{c}`") for c in columns])), name=name)
+    return typed_part(placed, record, name=name)
 
 
-def message_part(messages: DataFrame, *, columns: Mapping[str, str], key: Sequence[str], wants_types: bool) -> Part:
-    """Kafka messages whose values are JSON objects as records; one without a value deletes the key that it names."""
+def message_part(messages: DataFrame, *, names: Sequence[str], key: Sequence[str], wants_types: bool) -> Part:
+    """Kafka messages whose values are JSON objects as records; one without a value deletes the key that it names.
+
+    Args:
+        key: what the source calls the key columns.
+    """
     from pyspark.sql import functions as F
 
-    value = F.col("value").cast("string")
+    value = F.col("value")
     if len(key) == 1:
-        tombstone = F.to_json(F.create_map(F.lit(key[0]), F.col("key").cast("string")))
-        value = F.when(F.col("value").isNull(), tombstone).otherwise(value)
+        is_text = F.is_valid_utf8(F.col("key").cast("string"))
+        tombstone = F.when(is_text, F.to_json(F.create_map(F.lit(key[0]), F.col("key").cast("string"))))
+        value = F.coalesce(value, tombstone.cast("binary"))
     placed = messages.select(
         F.when(F.col("value").isNull(), "delete").alias("_op"),
         F.lit(None).cast("timestamp").alias("_changed_at"),
         F.concat_ws("/", "topic", "partition").alias("_source_file"),
         F.col("partition").cast("bigint").alias("_source_version"),
         F.col("offset").alias("_offset"),
-        F.coalesce(value, F.lit("(no value)")).alias("value"),
+        F.coalesce(value, F.lit("(no value)").cast("binary")).alias("value"),
     )
-    return json_part(placed, columns=columns, wants_types=wants_types, name="the messages")
-
-
-def damaged(spark: SparkSession, folder: Path, paths: Sequence[str]) -> dict[str, str]:
-    """Those of some Parquet files whose pages cannot be read, and why; reads each of them whole."""
-    from pyspark.errors import PySparkException
-
-    found = {}
-    for path in paths:
-        try:
-            spark.read.parquet(_escaped(folder / path)).write.format("noop").mode("overwrite").save()
-        except PySparkException as error:
-            found[path] = _first_line(error)
-    return found
+    read = json_message_batches(names={name.lower(): name for name in names}, wants_kinds=wants_types)
+    texts = placed.mapInArrow(read, JSON_DDL)
+    return _json_part(texts, names=names, wants_types=wants_types, name="the messages")
 
 
 def _csv_parts(
-    spark: SparkSession, folder: Path, paths: Sequence[str], *, options: Mapping[str, str], broken: dict[str, str]
+    spark: SparkSession,
+    folder: Path,
+    paths: Mapping[str, int],
+    *,
+    options: Mapping[str, str],
+    broken: dict[str, str],
 ) -> list[Part]:
     from pyspark.sql import functions as F
 
-    sep, quote = options.get("sep", ","), options.get("quote", '"')
-    by_header: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
+    by_header: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
+    for path, number in paths.items():
         try:
-            header = _first_text_line(folder / path)
-        except (OSError, EOFError) as error:
-            broken[path] = _first_line(error)
+            header = csv_header(folder / path, options=options)
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            broken[path] = why_broken(error)
             continue
-        if not header.strip():
+        if header is None:
             continue  # an empty file has no records
-        by_header[header].append(path)
-    parts = []
-    for header, files in by_header.items():
-        names = _header_names(header.removeprefix("\ufeff"), sep=sep, quote=quote)
-        if len({name.lower() for name in names}) < len(names):
-            broken.update(dict.fromkeys(files, f"its header names a column twice: {names}"))
+        if len({name.lower() for name in header}) < len(header):
+            broken[path] = f"its header names a column twice: {header}"
             continue
-        lines = _placed(spark.read.text([_escaped(folder / path) for path in files]), folder)
-        lines = lines.where((F.col("value") != header) & (F.trim("value") != ""))
+        by_header[tuple(header)][path] = number
+    parts = []
+    for names, files in by_header.items():
         fields = ", ".join(f"c{place} string" for place in range(len(names)))
-        reader = {"escape": '"', **options, "mode": "PERMISSIVE", "columnNameOfCorruptRecord": "_bad"}
-        parsed = lines.withColumn("_csv", F.from_csv("value", f"{fields}, _bad string", reader))
-        is_broken = F.col("_csv._bad").isNotNull() | F.contains("value", F.lit("\ufffd"))
-        if quote:
-            is_broken = is_broken | (F.length(F.regexp_replace("value", f"[^{re.escape(quote)}]", "")) % 2 == 1)
-        record = F.struct(*[F.when(~is_broken, F.col(f"_csv.c{n}")).alias(name) for n, name in enumerate(names)])
-        rows = parsed.select(
-            *_place_columns(parsed),
-            record.alias("_record"),
+        ddl = f"_source_file string, _source_version bigint, _offset bigint, _unreadable string, {fields}"
+        read = csv_batches(str(folder), width=len(names), options=options)
+        texts = _listed(spark, files).mapInArrow(read, ddl)
+        rows = texts.select(
+            F.lit(None).cast("string").alias("_op"),
+            F.lit(None).cast("timestamp").alias("_changed_at"),
+            "_source_file",
+            "_source_version",
+            "_offset",
+            F.struct(*[F.col(f"c{place}").alias(name) for place, name in enumerate(names)]).alias("_record"),
             F.lit(None).cast(_TEXTS).alias("_unknown"),
-            F.when(is_broken, F.col("value")).alias("_unreadable"),
+            "_unreadable",
         )
-        parts.append(Part(rows, dict.fromkeys(names, "string"), is_text=True, name=", ".join(files[:3])))
+        told = ", ".join(list(files)[:3])
+        parts.append(Part(rows, dict.fromkeys(names, "string"), is_text=True, name=told))
     return parts
 
 
-def _parquet_parts(spark: SparkSession, folder: Path, paths: Sequence[str], *, broken: dict[str, str]) -> list[Part]:
+def _listed(spark: SparkSession, paths: Mapping[str, int]) -> DataFrame:
+    """Files as a frame, a task for a few of them."""
+    rows = [(number, path) for path, number in paths.items()]
+    return spark.createDataFrame(rows, "number bigint, path string")
+
+
+def _parquet_parts(
+    spark: SparkSession, folder: Path, paths: Mapping[str, int], *, broken: dict[str, str]
+) -> list[Part]:
     import pyarrow as pa
     from pyarrow import parquet
     from pyspark.errors import PySparkException
-    from pyspark.sql import functions as F
 
-    by_schema: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
+    by_schema: dict[str, tuple[pa.Schema, dict[str, int]]] = {}
+    for path, number in paths.items():
+        if ":" in path:
+            broken[path] = "Spark cannot open a Parquet file with a colon in its path; rename it"
+            continue
         try:
-            by_schema[str(parquet.read_schema(folder / path).remove_metadata())].append(path)
+            schema = parquet.read_schema(folder / path).remove_metadata()
+            by_schema.setdefault(str(schema), (schema, {}))[1][path] = number
         except (pa.ArrowException, OSError) as error:
-            broken[path] = _first_line(error)
+            broken[path] = why_broken(error)
+    if any("[ns" in of for of in by_schema):
+        # Without it Spark refuses the file; with it such columns are numbers, which become instants below.
+        spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
     parts = []
-    for files in by_schema.values():
+    for schema, files in by_schema.values():
         try:
             rows = spark.read.parquet(*[_escaped(folder / path) for path in files])
-            columns = spark_columns(rows)
-            placed = _placed(rows, folder, F.struct(*[F.col(f"`{c}`") for c in rows.columns]).alias("_record"))
+            record = TableRecord(rows, arrow=schema)
+            placed = _placed(rows, folder, files, record.column)
+            part = typed_part(placed, record, name=", ".join(list(files)[:3]))
         except PySparkException as error:
-            broken.update(dict.fromkeys(files, _first_line(error)))
+            broken.update(dict.fromkeys(files, why_broken(error)))
             continue
-        parts.append(_typed_part(placed, columns, name=", ".join(files[:3])))
+        parts.append(part)
     return parts
 
 
-def _typed_part(placed: DataFrame, columns: Mapping[str, str], *, name: str) -> Part:
+class TableRecord:
+    """The columns of a table as one, `column`; their types, and those that they show where they are read as texts.
+
+    Args:
+        rows: the columns of the table alone.
+        arrow: its schema as Arrow reads it, which knows instants of nanoseconds.
+    """
+
+    def __init__(self, rows: DataFrame, *, arrow: pa.Schema | None = None) -> None:
+        from pyspark.sql import functions as F
+
+        self.types = spark_columns(rows)
+        self.shown: dict[str, str] = {}
+        values = []
+        for one in rows.schema.fields:
+            value, of = F.col(quoted(one.name)), one.dataType.simpleString()
+            if of == "bigint" and arrow is not None and str(arrow.field(one.name).type).startswith("timestamp[ns"):
+                value, self.types[one.name], self.shown[one.name] = _nanoseconds(value), "string", "timestamp"
+            elif of == "void":
+                value = value.cast("string")
+            elif "timestamp_ntz" in of:
+                value = in_utc(value, one.dataType)
+            values.append(value.alias(one.name))
+        self.column = F.struct(*values).alias("_record")
+
+
+def typed_part(placed: DataFrame, record: TableRecord, *, name: str) -> Part:
     from pyspark.sql import functions as F
 
     nothing = [F.lit(None).cast(_TEXTS).alias("_unknown"), F.lit(None).cast("string").alias("_unreadable")]
-    return Part(placed.select(*_place_columns(placed), "_record", *nothing), columns, name=name)
+    rows = placed.select(*PLACE_COLUMNS, "_record", *nothing)
+    return Part(rows, record.types, name=name, shown=record.shown)
 
 
-def _placed(rows: DataFrame, folder: Path, *columns: Column) -> DataFrame:
-    """`columns` (else `value`) of rows of files, and where each stood: file, and a number that grows with its place."""
+def _nanoseconds(value: Column) -> Column:
+    """Nanoseconds since 1970 as the text of an instant, which keeps them all."""
     from pyspark.sql import functions as F
 
-    # A row takes a byte at least, and a task reads at most so many bytes as blocks are apart: so the sum grows along
-    # the file, however it was cut.
-    has_index = "row_index" in rows.select("_metadata").schema["_metadata"].dataType.names  # type: ignore[attr-defined]
-    in_task = F.monotonically_increasing_id().bitwiseAND(F.lit((1 << 33) - 1))
-    offset = F.col("_metadata.row_index") if has_index else F.col("_metadata.file_block_start") + in_task
+    seconds = F.call_function("div", value - F.pmod(value, F.lit(10**9)), F.lit(10**9))
+    day = F.call_function("div", seconds - F.pmod(seconds, F.lit(86_400)), F.lit(86_400))
+    second = F.pmod(seconds, F.lit(86_400))
+    parts = [F.call_function("div", second, F.lit(3600)), F.call_function("div", second, F.lit(60)) % 60, second % 60]
+    clock = F.concat_ws(":", *[F.lpad(part.cast("string"), 2, "0") for part in parts])
+    fraction = F.lpad(F.pmod(value, F.lit(10**9)).cast("string"), 9, "0")
+    date = F.date_add(F.lit("1970-01-01").cast("date"), day.cast("int")).cast("string")
+    return F.when(value.isNotNull(), F.concat(date, F.lit("T"), clock, F.lit("."), fraction, F.lit("Z")))
+
+
+def _placed(rows: DataFrame, folder: Path, files: Mapping[str, int], record: Column) -> DataFrame:
+    """The records of Parquet files, and where each stood: the file, its number, and the row's number in it."""
+    from pyspark.sql import functions as F
+
     file = F.url_decode(F.replace("_metadata.file_path", F.lit("+"), F.lit("%2B")))
-    return rows.select(
-        *(columns or (F.col("value"),)),
+    placed = rows.select(
         F.lit(None).cast("string").alias("_op"),
         F.lit(None).cast("timestamp").alias("_changed_at"),
         F.substr(file, F.instr(file, str(folder)) + len(str(folder)) + 1).alias("_source_file"),
-        F.lit(None).cast("bigint").alias("_source_version"),
-        offset.alias("_offset"),
+        F.col("_metadata.row_index").alias("_offset"),
+        record,
     )
+    if len(files) == 1:
+        return placed.withColumn("_source_version", F.lit(next(iter(files.values()))).cast("bigint"))
+    numbers = rows.sparkSession.createDataFrame(list(files.items()), "_source_file string, _source_version bigint")
+    return placed.join(F.broadcast(numbers), "_source_file", "left")
 
 
-def _place_columns(rows: DataFrame) -> list[str]:
-    names = [part.split()[0] for part in PLACE.split(", ")]
-    return [name for name in names if name in rows.columns]
-
-
-def _new_columns(lines: DataFrame, columns: Mapping[str, str]) -> dict[str, str]:
-    """The keys of JSON objects that are no columns yet and can be, with a type that holds every value."""
+def _new_columns(texts: DataFrame) -> dict[str, str]:
+    """The names in JSON objects that are no columns yet and can be, with a type that holds every value."""
     from pyspark.sql import functions as F
 
-    row = lines.agg(F.schema_of_variant_agg(F.try_parse_json("value"))).first()
-    text = str(row[0]) if row is not None else ""
-    if text.startswith("ARRAY<"):
-        text = text.removeprefix("ARRAY<").removesuffix(">")
-    if not text.startswith("OBJECT<"):
-        return {}
-    fields = [part.split(": ", 1) for part in split_top(text.removeprefix("OBJECT<").removesuffix(">")) if part]
-    taken = {name.lower() for name in columns}
-    new = {f[0].strip("`"): f[1] for f in fields if len(f) == 2 and f[0].strip("`").lower() not in taken}
-    able = {name: _json_type(of) for name, of in new.items() if COLUMN_NAME.fullmatch(name) and of != "VOID"}
-    return able if len(able) <= _MOST_NEW_COLUMNS and len({n.lower() for n in able}) == len(able) else {}
+    each = texts.select(F.explode("_kinds").alias("name", "kind")).distinct()
+    found = each.limit(5 * _MOST_NEW_COLUMNS).collect()
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for row in found:
+        kinds[row["name"]].add(row["kind"])
+    able = {name: type_of_kinds(of) for name, of in sorted(kinds.items()) if COLUMN_NAME.fullmatch(name)}
+    is_apart = len({name.lower() for name in able}) == len(able)
+    return able if is_apart and len(found) < 5 * _MOST_NEW_COLUMNS and len(able) <= _MOST_NEW_COLUMNS else {}
 
 
-def _json_type(of: str) -> str:
-    if of in ("BIGINT", "BOOLEAN"):
-        return canonical_type(of)
-    return "double" if of.startswith(("DECIMAL", "DOUBLE", "FLOAT")) else "string"
-
-
-def _first_text_line(file: Path) -> str:
-    """The first line without its end, as Spark's reader of texts gives it."""
-    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
-        line: bytes = stream.readline()
-    return re.split(rb"\r\n|\n|\r", line, maxsplit=1)[0].decode("utf-8", "replace")
-
-
-def _header_names(header: str, *, sep: str, quote: str) -> list[str]:
-    if len(sep) == 1 and len(quote) == 1:
-        names = next(csv.reader([header], delimiter=sep, quotechar=quote))
-    else:
-        names = header.split(sep)
-    return [name.strip() or f"unnamed_{place}" for place, name in enumerate(names, 1)]
+def quoted(column: str) -> str:
+    return "`" + column.replace("`", "``") + "`"
 
 
 def _escaped(path: Path) -> str:
     """A path as Hadoop takes it literally: it reads brackets, braces, stars and question marks as a pattern."""
     return re.sub(r"([\\\[\]{}*?])", r"\\\1", str(path))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -43,6 +43,7 @@ def uses_auto_loader(source: RecordSettings) -> bool:
 def auto_loader_options(source: RecordSettings) -> dict[str, str]:
     """Reader options of `cloudFiles`: it tells the names of files, and each is read here by its own columns."""
     patterns = [*source.include] or {"csv": ["*.csv*"], "json": ["*.json*"], "parquet": ["*.parquet"]}[source.format]
+    patterns = [pattern if "[" in pattern else _in_any_case(pattern) for pattern in patterns]
     return {
         "cloudFiles.format": "binaryFile",
         "cloudFiles.includeExistingFiles": "true",
@@ -51,6 +52,10 @@ def auto_loader_options(source: RecordSettings) -> dict[str, str]:
         "recursiveFileLookup": "true",
         "pathGlobFilter": patterns[0] if len(patterns) == 1 else "{" + ",".join(patterns) + "}",
     }
+
+
+def _in_any_case(pattern: str) -> str:
+    return "".join(f"[{sign.lower()}{sign.upper()}]" if sign.isalpha() else sign for sign in pattern)
 
 
 def open_stream(context: Context, source: RecordSource) -> tuple[DataFrame, Path]:
@@ -67,12 +72,13 @@ def open_stream(context: Context, source: RecordSource) -> tuple[DataFrame, Path
     if of.is_files:
         if uses_auto_loader(of):
             loader = reader.format("cloudFiles").options(**auto_loader_options(of))
-            return loader.load(str(context.settings.path(of.location))).select("path"), checkpoint
+            found = loader.load(str(context.settings.path(of.location)))
+            return found.selectExpr("path", "modificationTime AS modified_at"), checkpoint
         rows = reader.format("delta")
         listed = (
             rows.load(str(lake.folder(source.files))) if lake.is_local else rows.table(lake.identifier(source.files))
         )
-        return listed.where("is_arrival").select("path"), checkpoint
+        return listed.where("is_arrival").select("path", "_ingested_at", "modified_at"), checkpoint
     if of.format == "kafka":
         options = {"startingOffsets": "earliest", "failOnDataLoss": "true"} | of.options
         plain = {key if "." not in key else f"kafka.{key}": value for key, value in options.items()}
@@ -186,6 +192,7 @@ def _delete_what_is_gone(context: Context, source: RecordSource) -> None:
         F.lit(None).cast("bigint").alias("_source_version"),
         F.lit(None).cast("bigint").alias("_offset"),
         F.lit(None).cast("string").alias("_rescued"),
+        F.lit(None).cast("map<string,string>").alias("_texts"),
         now.alias("_ingested_at"),
         F.lit(context.run_id).alias("_run_id"),
     ).persist()

@@ -37,7 +37,9 @@ def run(context: Context, window: Window) -> Counts:
     columns = source.contract.columns
     with context.progress.step(COMMAND):
         arrivals = _arrivals(context, source, window)
-        rows = recovered(arrivals, columns=columns).transform(lambda rows: _identified(rows, source))
+        is_text = source.settings.format in ("csv", "json", "kafka")
+        rows = recovered(arrivals, columns=columns, readings=source.settings.readings, is_text=is_text)
+        rows = _identified(rows, source)
         judged = judge(
             context,
             source.silver,

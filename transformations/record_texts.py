@@ -1,0 +1,300 @@
+"""Lines of CSV or JSON in; their records as texts, or why a piece is no record, out.
+
+No text is changed: numbers keep their digits, nested JSON stays JSON (without the blanks between its signs). What is no
+record is a `Refused` with the line that it begins in, so that everything that was read is one or the other.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from json.decoder import scanstring  # type: ignore[attr-defined]
+from typing import Any
+
+MOST_CHARACTERS = 64 << 20
+"""Of one record: a longer one is not held in memory."""
+_SHOWN = 100_000
+_BLANKS = re.compile(r"[ \t\n\r]*")
+_STRING_OR_BLANKS = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\n\r]+')
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_INTEGER = re.compile(r"-?\d+")
+# Beyond it a double does not hold each integer.
+_EXACT = 2**53
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a CSV file is written.
+
+    Attributes:
+        escape: what makes the next sign a plain one; the quote itself: it is written twice.
+        spans_lines: a quoted value may have line breaks; else each line is a record, whatever its quotes.
+    """
+
+    sep: str = ","
+    quote: str = '"'
+    escape: str = '"'
+    trims_left: bool = False
+    trims_right: bool = False
+    spans_lines: bool = True
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What is no record: why, and the text."""
+
+    why: str
+    text: str = ""
+
+    def __str__(self) -> str:
+        more = len(self.text) - _SHOWN
+        shown = self.text if more <= 0 else f"{self.text[:_SHOWN]} … and {more} characters more"
+        return f"{self.why}: {shown}" if self.text else self.why
+
+
+@dataclass(frozen=True)
+class JsonRecord:
+    """One object: name → text (null: None), and of the names that were asked for what kind of value each is."""
+
+    texts: dict[str, str | None]
+    kinds: dict[str, str]
+
+
+class _Lines:
+    """Lines with their ends, as `csv` wants them; keeps those of the record that is being read."""
+
+    def __init__(self, read_line: Callable[[int], str], sep: str) -> None:
+        self._read_line, self._sep = read_line, sep
+        self.number, self.size, self.taken = 0, 0, [""]
+        self.begin()
+
+    def begin(self) -> None:
+        self.taken, self.size, self.first = [], 0, self.number + 1
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._read_line(MOST_CHARACTERS + 1)
+        self.size += len(line)
+        if self.size > MOST_CHARACTERS:
+            raise _TooLongError
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.taken.append(line)
+        return line if len(self._sep) == 1 else line.replace(self._sep, _JOINT)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.taken).rstrip("\r\n")
+
+
+class _TooLongError(Exception):
+    pass
+
+
+# Stands for a separator of several characters, which `csv` does not know; a text that has it is refused.
+_JOINT = "\x1f"
+
+
+def csv_records(read_line: Callable[[int], str], dialect: Dialect) -> Iterator[list[str] | Refused]:
+    """The records of a CSV file, its header the first of them. Blank lines are passed over.
+
+    Bytes that are no text must come as lone surrogates (errors="surrogateescape"): their record is refused. Quotes are
+    those of RFC 4180. A quote that is opened and never closed takes all lines up to the end of the file with it, since
+    none of them can be told from the value.
+    """
+    csv.field_size_limit(MOST_CHARACTERS)
+    lines = _Lines(read_line, dialect.sep)
+    sep = dialect.sep if len(dialect.sep) == 1 else _JOINT
+    form: dict[str, Any] = {"delimiter": sep, "skipinitialspace": dialect.trims_left, "strict": True}
+    if not dialect.quote:
+        form |= {"quoting": csv.QUOTE_NONE}
+    elif dialect.escape in ("", dialect.quote):
+        form |= {"quotechar": dialect.quote, "doublequote": True}
+    else:
+        form |= {"quotechar": dialect.quote, "doublequote": False, "escapechar": dialect.escape}
+    reader = csv.reader(lines, **form)
+    while True:
+        lines.begin()
+        try:
+            row = next(reader if dialect.spans_lines else csv.reader([next(lines)], **form))
+        except StopIteration:
+            return
+        except _TooLongError:
+            yield Refused(f"line {lines.first}: a record of more than {MOST_CHARACTERS:,} characters; not read further")
+            return
+        except csv.Error as error:
+            span = f"line {lines.first}" if lines.number == lines.first else f"lines {lines.first} to {lines.number}"
+            yield Refused(f"{span}: {_why(error)}", _shown(lines.text))
+            continue
+        text = lines.text
+        if not text.strip():
+            continue
+        if _HALF_CHARACTER.search(text):
+            yield Refused(f"line {lines.first}: bytes that are no text in the file's encoding", _shown(text))
+        elif len(dialect.sep) > 1 and _JOINT in text:
+            yield Refused(f"line {lines.first}: the sign U+001F, which cannot be read with such a sep", text)
+        else:
+            if len(dialect.sep) > 1:
+                row = [value.replace(_JOINT, dialect.sep) for value in row]
+            yield [value.rstrip(" \t") for value in row] if dialect.trims_right else row
+
+
+def _why(error: Exception) -> str:
+    if "unexpected end of data" in str(error):
+        return "a quote that is opened and not closed (or escaped with nothing after it)"
+    return f"not CSV ({error})"
+
+
+def _shown(text: str) -> str:
+    """A text that every engine can hold: bytes that are none as \\xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if text else text
+
+
+def json_records(
+    text: str, *, names: Mapping[str, str], wants_kinds: bool = False
+) -> list[JsonRecord | Refused] | Refused:
+    """The objects of a text: one, several after each other, or arrays of them.
+
+    Args:
+        text: a line, or a file. If any of it is no JSON, none of it is a record.
+        names: lower-case name → the name that is wanted: names are known whatever their case.
+        wants_kinds: of the other names, what their values are: "bigint", "long" (one that no double has exactly),
+            "double", "boolean" or "string".
+    """
+    found: list[JsonRecord | Refused] = []
+    at = _skip(text, 0)
+    try:
+        if _HALF_CHARACTER.search(text):
+            return Refused("bytes that are no text in the file's encoding", _shown(text))
+        while at < len(text):
+            if text[at] == "[":
+                at = _skip(text, at + 1)
+                while text[at : at + 1] != "]":
+                    record, at = _element(text, at, names, wants_kinds)
+                    found.append(record)
+                    at = _skip(text, at)
+                    if text[at : at + 1] == ",":
+                        at = _skip(text, at + 1)
+                        if text[at : at + 1] == "]":
+                            raise _fault("a comma with nothing after it", text, at)
+                    elif text[at : at + 1] != "]":
+                        raise _fault("expected , or ]", text, at)
+                at += 1
+            else:
+                record, at = _element(text, at, names, wants_kinds)
+                found.append(record)
+            at = _skip(text, at)
+    except (json.JSONDecodeError, StopIteration) as error:
+        return Refused(f"no JSON ({error})", _shown(text))
+    except RecursionError:
+        return Refused("JSON that is nested too deeply", text)
+    return found
+
+
+class _TwiceError(Exception):
+    pass
+
+
+def _element(text: str, at: int, names: Mapping[str, str], wants_kinds: bool) -> tuple[JsonRecord | Refused, int]:
+    """The object at a place, and where it ends; what is no object, or has a name twice, is refused alone."""
+    if text[at : at + 1] != "{":
+        _, end = _lenient.raw_decode(text, at)
+        return Refused("not an object", text[at:end]), end
+    try:
+        return _object(text, at, names, wants_kinds)
+    except _TwiceError as error:
+        _, end = _lenient.raw_decode(text, at)
+        return Refused(str(error), text[at:end]), end
+
+
+def _object(text: str, start: int, names: Mapping[str, str], wants_kinds: bool) -> tuple[JsonRecord | Refused, int]:
+    texts: dict[str, str | None] = {}
+    kinds: dict[str, str] = {}
+    at = _skip(text, start + 1)
+    is_half = False
+    while text[at : at + 1] != "}":
+        if text[at : at + 1] != '"':
+            raise _fault("expected a name in double quotes", text, at)
+        name, at = scanstring(text, at + 1, True)
+        at = _skip(text, at)
+        if text[at : at + 1] != ":":
+            raise _fault("expected :", text, at)
+        at = _skip(text, at + 1)
+        value: str | None
+        if text[at : at + 1] == '"':
+            value, at = scanstring(text, at + 1, True)
+            kind = "string"
+        else:
+            _, end = _strict.raw_decode(text, at)
+            raw, at = text[at:end], end
+            value = None if raw == "null" else _STRING_OR_BLANKS.sub(r"\1", raw) if raw[0] in "[{" else raw
+            kind = ""
+        wanted = names.get(name.lower(), name)
+        if wanted in texts:
+            raise _TwiceError(f"the name {name!r} is there twice")
+        texts[wanted] = value
+        is_half = is_half or bool(_HALF_CHARACTER.search(name) or (value and _HALF_CHARACTER.search(value)))
+        if wants_kinds and value is not None and name.lower() not in names:
+            kinds[wanted] = kind or _kind(value)
+        at = _skip(text, at)
+        if text[at : at + 1] == ",":
+            at = _skip(text, at + 1)
+            if text[at : at + 1] == "}":
+                raise _fault("a comma with nothing after it", text, at)
+        elif text[at : at + 1] != "}":
+            raise _fault("expected , or }", text, at)
+    if is_half:
+        return Refused("half of a character (an escape \\ud800 to \\udfff alone)", text[start : at + 1]), at + 1
+    return JsonRecord(texts, kinds), at + 1
+
+
+def _skip(text: str, at: int) -> int:
+    match = _BLANKS.match(text, at)
+    return match.end() if match else at
+
+
+def _fault(why: str, text: str, at: int) -> json.JSONDecodeError:
+    return json.JSONDecodeError(why, text, at)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _TwiceError(f"the name {twice!r} is there twice")
+
+
+# Numbers stay texts: Python's own would not hold them all.
+_strict = json.JSONDecoder(object_pairs_hook=_once, parse_float=str, parse_int=str, parse_constant=str)
+_lenient = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
+
+
+def _kind(raw: str) -> str:
+    if raw in ("true", "false"):
+        return "boolean"
+    if raw[0] in "[{":
+        return "string"
+    if _INTEGER.fullmatch(raw):
+        value = int(raw) if len(raw) < 21 else _EXACT << 20
+        return "bigint" if abs(value) <= _EXACT else "long" if -(2**63) <= value < 2**63 else "string"
+    try:
+        is_exact = Decimal(raw) == Decimal(repr(float(raw)))
+    except (ArithmeticError, ValueError):
+        return "string"
+    return "double" if is_exact or raw in ("NaN", "Infinity", "-Infinity") else "string"
+
+
+def type_of_kinds(kinds: set[str]) -> str:
+    """The type that holds every value of such kinds; text where no other does."""
+    if kinds <= {"bigint", "long"}:
+        return "bigint"
+    if kinds <= {"bigint", "double"}:
+        return "double"
+    return "boolean" if kinds == {"boolean"} else "string"
