@@ -11,6 +11,7 @@ from pipelines.bronze.record_streams import auto_loader_options, uses_auto_loade
 from pipelines.settings import Settings, load_settings, settings_template
 from pipelines.settings_records import RecordSettings
 from transformations.errors import ConfigurationError
+from transformations.text_values import Reading
 
 ORDERS = {"format": "csv", "location": "orders", "key": ["id"], "columns": {"id": "LONG", "at": "timestamp"}}
 
@@ -22,7 +23,7 @@ def refusal(**changed: object) -> str:
 
 
 def test_types_are_named_in_one_way_and_the_template_loads():
-    assert RecordSettings(**ORDERS).columns == {"id": "bigint", "at": "timestamp"}
+    assert RecordSettings(**ORDERS).types == {"id": "bigint", "at": "timestamp"}
     template = settings_template()
     assert "records: {}\n#   NAME:" in template
     assert Settings.model_validate({k: v for k, v in yaml.safe_load(template).items() if v is not None}).records == {}
@@ -35,6 +36,26 @@ def test_types_are_named_in_one_way_and_the_template_loads():
         ({"key": ["ident"]}, "key names 'ident', which is not among the columns"),
         ({"columns": {"id": "lng"}}, "'lng' is not the type of a column"),
         ({"columns": {"id; DROP TABLE x": "int"}}, "cannot be the name of a column"),
+        ({"columns": {"Order ID": "int"}}, "a_name: {type: …, from: 'Order ID'}"),
+        (
+            {"columns": {"id": {"type": "int", "form": "x"}}},
+            "unknown setting 'records.orders.columns.id.form'. Did you mean",
+        ),
+        ({"columns": {"id": {"from": "x"}}}, "records.orders.columns.id.type: Field required"),
+        (
+            {"columns": {"id": "int", "b": {"type": "int", "from": "ID"}}},
+            "read from the same one of the source: ['id']",
+        ),
+        ({"columns": {"id": {"type": "int", "format": "yyyy"}}}, "format is of dates and timestamps"),
+        (
+            {"columns": {"id": "int", "d": {"type": "date", "format": "HH:mm"}}},
+            "a year, a month and a day must be in it",
+        ),
+        ({"columns": {"id": {"type": "string", "decimal_mark": ","}}}, "are of numbers, and the column is string"),
+        ({"columns": {"id": {"type": "int", "thousands_mark": "."}}}, "must differ"),
+        ({"options": {"sep": "", "x": "y"}}, "options ['x'] are not among"),
+        ({"options": {"quote": "''"}}, "the option quote is \"''\"; it is one sign"),
+        ({"options": {"encoding": "utf-9"}}, "the option encoding is no name of one"),
         ({"columns": {"id": "int", "ID": "int"}}, "differ only in their case"),
         ({"columns": {"id": "double"}}, "'id' is double, which cannot be compared"),
         ({"columns": {"id": "int", "attempts": "int"}}, "'attempts' cannot be the name of a column"),
@@ -48,6 +69,23 @@ def test_types_are_named_in_one_way_and_the_template_loads():
 )
 def test_what_is_wrong_is_refused_with_the_setting_that_it_is_about(changed, told):
     assert told in refusal(**changed)
+
+
+def test_a_column_says_how_its_source_writes_it():
+    columns = {
+        "id": {"type": "LONG", "from": "Order ID"},
+        "at": {"type": "timestamp", "format": "dd.MM.yyyy HH:mm", "null_texts": ["-"]},
+        "price": {"type": "decimal(10,2)", "thousands_mark": ".", "decimal_mark": ","},
+    }
+    options = {"sep": "\\t", "nullValue": "NULL", "multiLine": False}
+    source = RecordSettings(**{**ORDERS, "columns": columns, "options": options})
+    assert source.types == {"id": "bigint", "at": "timestamp", "price": "decimal(10,2)"}
+    assert source.options == {"sep": "\t", "nullValue": "NULL", "multiLine": "false"}
+    assert source.readings == {
+        "id": Reading(source="Order ID", null_texts=("NULL",)),
+        "at": Reading(format="dd.MM.yyyy HH:mm", null_texts=("NULL", "-")),
+        "price": Reading(null_texts=("NULL",), thousands_mark=".", decimal_mark=","),
+    }
 
 
 def test_two_sources_never_have_a_table_in_common():
@@ -69,10 +107,10 @@ def test_auto_loader_finds_files_on_databricks_and_a_listing_elsewhere(monkeypat
         "cloudFiles.includeExistingFiles": "true",
         "cloudFiles.allowOverwrites": "true",
         "recursiveFileLookup": "true",
-        "pathGlobFilter": "*.csv*",
+        "pathGlobFilter": "*.[cC][sS][vV]*",
     }
-    two = source.model_copy(update={"include": ("*.a", "*.b")})
-    assert auto_loader_options(two)["pathGlobFilter"] == "{*.a,*.b}"
+    two = source.model_copy(update={"include": ("*.[ab]", "*.7")})
+    assert auto_loader_options(two)["pathGlobFilter"] == "{*.[ab],*.7}"
 
 
 def test_settings_are_read_from_a_file_as_the_docs_show_them(tmp_path: Path):
