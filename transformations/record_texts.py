@@ -172,7 +172,7 @@ def json_records(
     at = _skip(text, 0)
     try:
         if _HALF_CHARACTER.search(text):
-            return Refused("bytes that are no text in the file's encoding", _shown(text))
+            return Refused("bytes that are no text in the file's encoding", _shown(text.strip()))
         while at < len(text):
             if text[at] == "[":
                 at = _skip(text, at + 1)
@@ -192,7 +192,7 @@ def json_records(
                 found.append(record)
             at = _skip(text, at)
     except (json.JSONDecodeError, StopIteration) as error:
-        return Refused(f"no JSON ({error})", _shown(text))
+        return Refused(f"no JSON ({error})", _shown(text.strip()))
     except RecursionError:
         return Refused("JSON that is nested too deeply", text)
     return found
