@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
+    from pyspark.sql.types import DataType
 
 
 def latest(rows: DataFrame, *, key: str, order_by: str) -> DataFrame:
@@ -87,10 +88,24 @@ def net_changes(
 def comparable(rows: DataFrame, columns: Sequence[str]) -> Column:
     """A struct of `columns` that can be compared and ordered: Spark compares no maps, so theirs are sorted entries."""
     from pyspark.sql import functions as F
-    from pyspark.sql.types import MapType
 
-    def value(column: str) -> Column:
-        is_map = isinstance(rows.schema[column].dataType, MapType)
-        return (F.array_sort(F.map_entries(column)) if is_map else F.col(column)).alias(column)
+    return F.struct(*[_without_maps(F.col(c), rows.schema[c].dataType).alias(c) for c in columns])
 
-    return F.struct(*map(value, columns))
+
+def _without_maps(value: Column, of: DataType) -> Column:
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import ArrayType, MapType, StructType
+
+    if "map<" not in of.simpleString():
+        return value
+    if isinstance(of, MapType):
+
+        def entry(pair: Column) -> Column:
+            return F.struct(pair.getField("key"), _without_maps(pair.getField("value"), of.valueType))
+
+        return F.array_sort(F.transform(F.map_entries(value), entry))
+    if isinstance(of, ArrayType):
+        return F.transform(value, lambda item: _without_maps(item, of.elementType))
+    assert isinstance(of, StructType)
+    fields = [_without_maps(value.getField(f.name), f.dataType).alias(f.name) for f in of.fields]
+    return F.when(value.isNotNull(), F.struct(*fields))

@@ -183,12 +183,14 @@ def append_batch(context: Context, source: RecordSource, batch: DataFrame, *, tx
 
 def _in_order(context: Context, source: RecordSource, batch: DataFrame) -> list[str]:
     """The files of a batch in the order of their arrival: when they were noted, when they were written, by name."""
+    from pyspark.sql import functions as F
+
     folder = str(context.settings.path(source.settings.location))
-    last: dict[str, tuple[Any, ...]] = {}
-    for row in batch.collect():
-        told = row.asDict()
-        path = _below(folder, told["path"])
-        order = tuple((told.get(c) is not None, told.get(c)) for c in ("_ingested_at", "modified_at"))
+    known = [c for c in ("_ingested_at", "modified_at") if c in batch.columns]
+    last: dict[str, tuple[int, ...]] = {}
+    # Not as Python's instants, which are those of this machine's zone.
+    for row in batch.select("path", *[F.coalesce(F.unix_micros(c), F.lit(0)) for c in known]).collect():
+        path, order = _below(folder, row[0]), tuple(row[1:])
         last[path] = max(last.get(path, order), order)
     return sorted(last, key=lambda path: (last[path], path))
 
