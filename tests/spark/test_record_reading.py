@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.support.recorded import now, put, refused, rows, run, settings_for
 
@@ -172,3 +173,28 @@ def test_parquet_of_other_writers_is_read_or_set_aside_file_by_file(tmp_path, sp
     }
     assert "2024-01-01T12:00:00.000000001Z" in why["too fine"]["reason"]
     assert "rename it" in why["a:b"]["reason"]
+
+
+@pytest.mark.long
+def test_a_delta_table_with_instants_without_a_zone_and_columns_without_a_type(tmp_path, spark):
+    columns = {"k": "bigint", "at": "timestamp", "deep": "array<struct<at:timestamp>>", "none": "string"}
+    source = {"format": "delta", "location": "./d", "key": ["k"], "columns": columns, "evolution": "evolve"}
+    settings = settings_for(tmp_path, d=source)
+    select = (
+        "SELECT id AS k, timestamp_ntz'2024-01-01 12:00:00' + make_dt_interval(id) AS at, "
+        "array(named_struct('at', timestamp_ntz'2024-01-01 12:00:00')) AS deep, null AS none, null AS more "
+        "FROM range(2)"
+    )
+    writer = spark.sql(select).write.format("delta").option("delta.enableChangeDataFeed", "true")
+    writer.save(str(settings.path("d")))
+    spark.conf.set("spark.sql.session.timeZone", "America/New_York")
+    try:
+        run(settings)
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", "UTC")
+    noon = datetime(2024, 1, 1, 12, tzinfo=timezone.utc)
+    found = now(settings, "d")
+    assert [found[key]["at"] for key in (0, 1)] == [noon, noon.replace(day=2)]
+    assert found[0]["deep"] == [{"at": noon}]
+    assert set(found[0]) == set(columns)
+    assert refused(settings, "d") == []
