@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipelines.lakehouse import Lakehouse
-from pipelines.schemas.spec import DOUBLE, LONG, STRING, TIMESTAMP, TableSpec
+from pipelines.schemas.spec import LONG, STRING, TIMESTAMP, TableSpec
+from transformations.column_types import arrow_type
 from transformations.errors import ConfigurationError
-from transformations.features import Aggregate, FeatureTable
+from transformations.features import Aggregate, FeatureTable, check_columns, result_type
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -33,6 +34,21 @@ def feature_table(name: str) -> FeatureTable:
     if not isinstance(found, FeatureTable):
         raise ConfigurationError(f"{name!r} is a {type(found).__name__}, not a transformations.features.FeatureTable")
     return found
+
+
+# The property of a feature table that says for how many seconds a row may be used after its event_at.
+MAX_AGE = "lakeloop.maxAgeSeconds"
+
+
+def properties_of(table: FeatureTable) -> dict[str, str]:
+    """What the feature table says of itself."""
+    age = "" if table.max_age is None else repr(table.max_age.total_seconds())
+    return {
+        "delta.enableDeletionVectors": "true",
+        "lakeloop.primaryKey": ",".join(table.key),
+        "lakeloop.timeseries": "event_at",
+        MAX_AGE: age,
+    }
 
 
 def target_of(table: FeatureTable) -> str:
@@ -74,12 +90,10 @@ def table_spec_of(table: FeatureTable, source: pa.Schema) -> TableSpec:
     """The columns of gold.features_NAME: entity and event_at (its key, never null), known_at, the aggregates, whence.
 
     Raises:
-        ConfigurationError: the source lacks a column.
+        ConfigurationError: the source lacks a column, or has it in a type that cannot be aggregated so.
     """
-    for column in [*table.entity, table.event_at, table.known_at, *(a.column for a in table.aggregates if a.column)]:
-        if column not in source.names:
-            kind = f"column of {table.source} for the feature table {table.name!r}:"
-            raise ConfigurationError.unknown_name(kind, column, source.names)
+    types = {field.name: _spark_type(field.type) for field in source}
+    check_columns(table, types)
     return TableSpec(
         pa.schema(
             [
@@ -97,14 +111,40 @@ def table_spec_of(table: FeatureTable, source: pa.Schema) -> TableSpec:
 
 
 def _type(of: Aggregate, source: pa.Schema) -> pa.DataType:
-    if of.column is None or of.function == "count":
+    if of.column is None:
         return LONG
-    column = source.field(of.column).type
+    field = source.field(of.column)
     if of.function in ("min", "max"):
-        return column
-    if of.function == "mean" or pa.types.is_floating(column):
-        return DOUBLE
-    return pa.decimal128(min(38, column.precision + 10), column.scale) if pa.types.is_decimal(column) else LONG
+        return field.type
+    told = result_type(of, _spark_type(field.type))
+    assert told is not None, "check_columns lets no other through"
+    return arrow_type(told)
+
+
+def _spark_type(of: pa.DataType) -> str:
+    """The canonical name of a type, that of a nested one without what is inside."""
+    if pa.types.is_nested(of):
+        return "struct<>"
+    if pa.types.is_timestamp(of):
+        return "timestamp" if of.tz else "timestamp_ntz"
+    if pa.types.is_decimal(of):
+        return f"decimal({of.precision},{of.scale})"
+    return next((name for name, kind in _PLAIN.items() if kind(of)), "void")
+
+
+# Engines give texts and bytes in forms of their own.
+_PLAIN = {
+    "tinyint": pa.types.is_int8,
+    "smallint": pa.types.is_int16,
+    "int": pa.types.is_int32,
+    "bigint": pa.types.is_int64,
+    "float": pa.types.is_float32,
+    "double": pa.types.is_float64,
+    "boolean": pa.types.is_boolean,
+    "date": pa.types.is_date,
+    "string": lambda of: pa.types.is_string(of) or pa.types.is_large_string(of) or pa.types.is_string_view(of),
+    "binary": lambda of: pa.types.is_binary(of) or pa.types.is_large_binary(of) or pa.types.is_binary_view(of),
+}
 
 
 def typed(rows: DataFrame, spec: TableSpec) -> DataFrame:
@@ -112,4 +152,5 @@ def typed(rows: DataFrame, spec: TableSpec) -> DataFrame:
     from pyspark.sql import functions as F
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    return rows.select(*(F.col(f.name).cast(f.dataType).alias(f.name) for f in from_arrow_schema(spec.schema)))
+    fields = from_arrow_schema(spec.schema)
+    return rows.select(*(F.col(f"`{f.name}`").cast(f.dataType).alias(f.name) for f in fields))

@@ -89,7 +89,7 @@ class AsOfIndex:
         pairs: list[Ints] = []
         entities = np.zeros(rows.num_rows, np.int64)
         for column in entity:
-            array = _one(rows[column])
+            array = _plain(_one(rows[column]))
             known = {value: code for code, value in enumerate(array.unique().to_pylist())}
             found = _coded(array, known)
             if codes:
@@ -154,11 +154,18 @@ class AsOfIndex:
 
 def _coded(column: pa.Array, known: dict[Hashable, int]) -> Ints:
     """The number of each value of `column`; -1 for a null and for what is not known."""
-    encoded = column.dictionary_encode()
+    encoded = _plain(column).dictionary_encode()
     codes = np.array([known.get(v, _NOWHERE) for v in encoded.dictionary.to_pylist()] + [_NOWHERE], np.int64)
     # A null has no place in the dictionary: the last one is its.
     found: Ints = codes[encoded.indices.fill_null(len(codes) - 1).to_numpy()]
     return found
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Days and instants as numbers: Python's own end with the year 9999."""
+    if pa.types.is_date32(column.type):
+        return column.cast(pa.int32())
+    return column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

@@ -10,10 +10,12 @@ its end: the last one before it goes on to be the newest, and `max_age` says for
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, get_args
 
+from transformations.column_types import is_nested
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 Function = Literal["count", "sum", "mean", "min", "max"]
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 _MICROSECOND = timedelta(microseconds=1)
+_INTEGERS = ("tinyint", "smallint", "int", "bigint")
+_FLOATING = ("float", "double")
+_DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
+# Decimals of so many digits are summed exactly in 38: there is room for 10,000,000,000 of them.
+_EXACT_DIGITS = 28
+# The instants that every engine and Python hold: the years 1 to 9999.
+_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,8 @@ class Aggregate:
 
     Attributes:
         function: null and NaN are no values: `sum`, `mean`, `min` and `max` pass over them, and are null where there
-            is nothing else; `count` counts the others, and without a `column` all rows.
+            is nothing else; `count` counts the others, and without a `column` all rows. `sum` and `mean` are of
+            numbers only, `min` and `max` of all that has an order and is not nested.
         over: a multiple of the table's `every`.
     """
 
@@ -48,9 +58,11 @@ class FeatureTable:
         source: the table whose rows are aggregated. Its change feed is on.
         entity: the source's columns that say of whom; with `event_at` they are the key.
         event_at: the source's column that says when a row happened, known_at: since when it could be known. A row in
-            which one of these or of `entity` is null counts nowhere: nobody could say of whom or when.
+            which one of these or of `entity` is null counts nowhere: nobody could say of whom or when. Nor does one
+            whose step ends after the year 9999, or that is of before the year 1: see `is_usable`.
         every: the step of time; see the module.
-        max_age: so long a feature row may be used after its `event_at`; none: until there is a newer one.
+        max_age: so long a feature row may be used after its `event_at`; none: until there is a newer one. Who joins
+            the table by its name or definition (`training_set.cut`, `Features.of`) keeps to it.
     """
 
     name: str
@@ -102,6 +114,53 @@ class FeatureTable:
         return ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
 
 
+def result_type(of: Aggregate, column: str) -> str | None:
+    """The canonical type of an aggregate over a column of a canonical type; None where there is no such aggregate."""
+    if of.function == "count":
+        return "bigint"
+    if of.function in ("min", "max"):
+        return None if is_nested(column) or column in ("variant", "void") else column
+    digits = _DECIMAL.fullmatch(column)
+    if column not in (*_INTEGERS, *_FLOATING) and digits is None:
+        return None
+    if of.function == "mean" or column in _FLOATING:
+        return "double"
+    if digits is not None:
+        return f"decimal({min(38, int(digits[1]) + 10)},{digits[2]})"
+    # 64 bits hold the sum of 4,000,000,000 of the smaller ones.
+    return "decimal(38,0)" if column == "bigint" else "bigint"
+
+
+def check_columns(table: FeatureTable, types: Mapping[str, str]) -> None:
+    """Check the definition against the source's columns, name → canonical type.
+
+    Raises:
+        ConfigurationError: a column is not there, or an aggregate's function is not of its column's type.
+    """
+    for column in [*table.entity, table.event_at, table.known_at, *(a.column for a in table.aggregates if a.column)]:
+        if column not in types:
+            kind = f"column of {table.source} for the feature table {table.name!r}:"
+            raise ConfigurationError.unknown_name(kind, column, types)
+    for each in table.aggregates:
+        if each.column is not None and result_type(each, types[each.column]) is None:
+            raise ConfigurationError(
+                f"the feature table {table.name!r}: {each.name} is the {each.function} of {each.column!r}, which is "
+                f"{types[each.column]} in {table.source}: there is none. Use count, or a column of another type."
+            )
+    for column in (table.event_at, table.known_at):
+        if types[column] not in ("timestamp", "timestamp_ntz", "date"):
+            raise ConfigurationError(
+                f"the feature table {table.name!r}: {column!r} says when, but is {types[column]} in {table.source}. "
+                "Name a column of type timestamp or date."
+            )
+    for column in table.entity:
+        if is_nested(types[column]):
+            raise ConfigurationError(
+                f"the feature table {table.name!r}: {column!r} says of whom, but is {types[column]} in {table.source}. "
+                "Name a column of a plain type."
+            )
+
+
 def feature_rows(source: DataFrame, table: FeatureTable) -> DataFrame:
     """Grain: any → one row an entity and step in which it has a row.
 
@@ -110,41 +169,55 @@ def feature_rows(source: DataFrame, table: FeatureTable) -> DataFrame:
 
     Returns:
         `entity`, event_at, known_at and the aggregates. known_at is the latest of event_at and the known_at of all
-        rows in the longest window: from then on nothing in the row changes but by a correction. A sum or mean of
-        integers is exact; of floating-point numbers the last digit depends on the order of addition.
+        rows in the longest window: from then on nothing in the row changes but by a correction. A sum of integers or
+        decimals is exact, a mean of them the nearest double; of floating-point numbers, and in the mean of decimals of
+        more than 28 digits, the last digit depends on the order of addition. A sum of over 38 digits is an error.
 
     Raises:
-        ConfigurationError: the source lacks a column.
+        ConfigurationError: the source lacks a column, or has it in a type that cannot be aggregated so.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    wanted = [*table.entity, table.event_at, table.known_at, *(a.column for a in table.aggregates if a.column)]
-    for column in wanted:
-        if column not in source.columns:
-            kind = f"column of {table.source} for the feature table {table.name!r}:"
-            raise ConfigurationError.unknown_name(kind, column, source.columns)
-    is_float = {f.name for f in source.schema if f.dataType.typeName() in ("double", "float")}
-    rows = source.dropna(subset=[*table.entity, table.event_at, table.known_at])
-    measured = {c: F.nanvl(c, F.lit(None)) for c in {a.column for a in table.aggregates if a.column} & is_float}
-    rows = rows.withColumns(measured) if measured else rows
-    parts = {name: part for a in table.aggregates for name, part in _parts(a).items()}
-    steps = rows.groupBy(*table.entity, step_end(table.event_at, every=table.every).alias("_end")).agg(
-        F.max(F.unix_micros(F.col(table.known_at).cast("timestamp"))).alias("_known"),
+    types = {f.name: f.dataType.simpleString() for f in source.schema}
+    check_columns(table, types)
+    rows = source.where(is_usable(source, table))
+    measured = {
+        a.column: F.nanvl(_of(a.column), F.lit(None))
+        for a in table.aggregates
+        if types.get(a.column or "") in _FLOATING
+    }
+    rows = rows.withColumns(measured) if measured else rows  # type: ignore[arg-type]
+    parts = {name: part for a in table.aggregates for name, part in _parts(a, types.get(a.column or "", "")).items()}
+    entity = [_of(c) for c in table.entity]
+    steps = rows.groupBy(*entity, step_end(table.event_at, every=table.every).alias("_end")).agg(
+        F.max(_micros_of(table.known_at)).alias("_known"),
         *(part.alias(name) for name, part in parts.items()),
     )
 
     def last(over: timedelta) -> WindowSpec:
-        window = Window.partitionBy(*table.entity).orderBy("_end")
+        window = Window.partitionBy(*entity).orderBy("_end")
         return window.rangeBetween(-(over // _MICROSECOND - table.every // _MICROSECOND), Window.currentRow)
 
     known = F.greatest("_end", F.max("_known").over(last(table.longest)))
     return steps.select(
-        *table.entity,
+        *entity,
         F.timestamp_micros("_end").alias("event_at"),
         F.timestamp_micros(known).alias("known_at"),
-        *(_over(a, last(a.over)).alias(a.name) for a in table.aggregates),
+        *(_over(a, last(a.over), table).alias(a.name) for a in table.aggregates),
     )
+
+
+def is_usable(source: DataFrame, table: FeatureTable) -> Column:
+    """Whether a row of the source counts: it says of whom and when, and its feature row is of the years 1 to 9999."""
+    from pyspark.sql import functions as F
+
+    usable = F.lit(True)
+    for column in table.entity:
+        usable = usable & _of(column).isNotNull()
+    end, known = step_end(table.event_at, every=table.every), _micros_of(table.known_at)
+    # Null compares as null, which is not true.
+    return F.coalesce(usable & end.between(_FIRST, _LAST) & known.between(_FIRST, _LAST), F.lit(False))
 
 
 def step_end(event_at: str, *, every: timedelta) -> Column:
@@ -152,7 +225,7 @@ def step_end(event_at: str, *, every: timedelta) -> Column:
     from pyspark.sql import functions as F
 
     length = F.lit(every // _MICROSECOND)
-    at = F.unix_micros(F.col(event_at).cast("timestamp"))
+    at = _micros_of(event_at)
     return at - F.pmod(at, length) + length
 
 
@@ -167,40 +240,71 @@ def touched_steps(changes: DataFrame, table: FeatureTable) -> DataFrame:
     """
     from pyspark.sql import functions as F
 
-    rows = changes.dropna(subset=[*table.entity, table.event_at])
-    ends = rows.select(*table.entity, step_end(table.event_at, every=table.every).alias("_end"))
-    further = F.lit((table.longest - table.every) // _MICROSECOND)
-    return ends.groupBy(*table.entity).agg(F.min("_end").alias("_first"), (F.max("_end") + further).alias("_last"))
+    rows = changes.where(is_usable(changes, table))
+    entity = [_of(c) for c in table.entity]
+    ends = rows.select(*entity, step_end(table.event_at, every=table.every).alias("_end"))
+    # No further than a step can end: later steps have no rows.
+    last = F.least(F.max("_end") + F.lit((table.longest - table.every) // _MICROSECOND), F.lit(_LAST))
+    return ends.groupBy(*entity).agg(F.min("_end").alias("_first"), last.alias("_last"))
 
 
-def _parts(of: Aggregate) -> dict[str, Column]:
+def _of(column: str | None) -> Column:
+    """The column of that very name, whatever signs are in it."""
+    from pyspark.sql import functions as F
+
+    return F.col("`" + (column or "").replace("`", "``") + "`")
+
+
+def _micros_of(column: str) -> Column:
+    from pyspark.sql import functions as F
+
+    return F.unix_micros(_of(column).cast("timestamp"))
+
+
+def _parts(of: Aggregate, column: str) -> dict[str, Column]:
     """What a step keeps of its rows, such that the aggregate of several steps follows from it."""
     from pyspark.sql import functions as F
 
     if of.column is None:
         return {"_rows": F.count(F.lit(1))}
-    parts = {
-        f"_count {of.column}": F.count(of.column),
-        f"_sum {of.column}": F.sum(of.column),
-        f"_min {of.column}": F.min(of.column),
-        f"_max {of.column}": F.max(of.column),
+    value = _of(of.column)
+    kept = {
+        "_count": F.count(value),
+        "_sum": F.try_sum(_summand(value, column)),
+        "_total": F.try_sum(_summand(value, column, of_mean=True)),
+        "_min": F.min(value),
+        "_max": F.max(value),
     }
-    needed = {"mean": ("_sum", "_count")}.get(of.function, (f"_{of.function}",))
-    return {name: part for name, part in parts.items() if name.split(" ", 1)[0] in needed}
+    needed = {"mean": ("_total", "_count"), "sum": ("_sum", "_count")}.get(of.function, (f"_{of.function}",))
+    return {f"{part} {of.column}": kept[part] for part in needed}
 
 
-def _over(of: Aggregate, window: WindowSpec) -> Column:
+def _summand(value: Column, column: str, *, of_mean: bool = False) -> Column:
+    """A value in a type in which the sum of many is exact, where there is one."""
+    digits = _DECIMAL.fullmatch(column)
+    if of_mean and digits is not None and int(digits[1]) > _EXACT_DIGITS:
+        return value.cast("double")
+    return value.cast("decimal(28,0)") if column == "bigint" else value
+
+
+def _over(of: Aggregate, window: WindowSpec, table: FeatureTable) -> Column:
     from pyspark.sql import functions as F
 
-    def total(part: str) -> Column:
-        return F.sum(f"`{part} {of.column}`").over(window)
+    def part(name: str) -> Column:
+        return _of(f"{name} {of.column}")
 
     if of.column is None:
         return F.sum("_rows").over(window)
-    if of.function == "mean":
-        counted = total("_count")
-        return F.when(counted > 0, total("_sum") / counted)
+    counted = F.sum(part("_count")).over(window) if of.function in ("count", "mean", "sum") else F.lit(0)
+    if of.function == "count":
+        return counted
     if of.function in ("min", "max"):
         function = F.min if of.function == "min" else F.max
-        return function(f"`_{of.function} {of.column}`").over(window)
-    return total(f"_{of.function}")
+        return function(part(f"_{of.function}")).over(window)
+    if of.function == "mean":
+        return F.when(counted > 0, F.try_sum(part("_total")).over(window).cast("double") / counted)
+    # A step's sum that overflowed is null, and would be passed over.
+    lost = F.max((part("_sum").isNull() & (part("_count") > 0)).cast("int")).over(window) == 1
+    total = F.try_sum(part("_sum")).over(window)
+    too_large = f"the feature table {table.name!r}: a sum of {of.column!r} has over 38 digits. Use mean, or doubles"
+    return F.when(lost | ((counted > 0) & total.isNull()), F.raise_error(F.lit(too_large))).otherwise(total)

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformations.as_of_index import AsOfIndex
 from transformations.errors import ConfigurationError
+from transformations.features import FeatureTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +46,11 @@ class Features:
     span: timedelta | None = None
     broadcast: bool = False
 
+    @classmethod
+    def of(cls, rows: DataFrame, table: FeatureTable, **more: Any) -> Features:
+        """All columns of a feature table, by its definition: its entity and its `max_age`."""
+        return cls(rows, **{"entity": table.entity, "columns": table.columns, "max_age": table.max_age, **more})
+
 
 def as_of_join(events: DataFrame, *tables: Features, at: str) -> DataFrame:
     """Join each event with the newest row of each table that had happened *and* was known at the event's time.
@@ -67,10 +73,9 @@ def as_of_join(events: DataFrame, *tables: Features, at: str) -> DataFrame:
         Grain: as `events`; its columns, then those of each table.
 
     Raises:
-        ConfigurationError: a column is missing, or there twice; with `broadcast`, an entity column is no plain value.
+        ConfigurationError: a column is missing, or there twice; an entity column is of one type in the events and of
+            another in the table (integers of any size are of one); with `broadcast`, one is no plain value.
     """
-    from pyspark.sql import functions as F
-
     _check(events, tables, at=at)
     joined = events
     for table in tables:
@@ -80,7 +85,7 @@ def as_of_join(events: DataFrame, *tables: Features, at: str) -> DataFrame:
     if in_memory:
         joined = _looked_up(joined, in_memory, at=at)
     brought = [column for table in tables for column in table.columns]
-    return joined.select(*(F.col(f"`{c}`") for c in [*events.columns, *brought]))
+    return joined.select(*map(_of, [*events.columns, *brought]))
 
 
 def _usable(table: Features) -> DataFrame:
@@ -88,16 +93,21 @@ def _usable(table: Features) -> DataFrame:
     from pyspark.sql import functions as F
 
     times = (table.event_at, table.known_at)
-    rows = table.rows.dropna(subset=[*table.entity, *times])
+    types = {field.name: field.dataType.simpleString() for field in table.rows.schema}
+    is_whole = F.lit(True)
+    for column in (*table.entity, *times):
+        is_whole = is_whole & _of(column).isNotNull()
+        if types[column] in ("float", "double"):
+            is_whole = is_whole & ~F.isnan(_of(column))
     # Spark hashes no maps.
-    tied = [F.to_json(F.struct(c)) if "map<" in rows.schema[c].dataType.simpleString() else c for c in table.columns]
-    return rows.select(
-        *table.entity,
-        *table.columns,
+    tied = [F.to_json(F.struct(_of(c))) if "map<" in types[c] else _of(c) for c in table.columns]
+    return table.rows.where(is_whole).select(
+        *(_of(c).alias(f"_key {place}") for place, c in enumerate(table.entity)),
+        F.struct(*(_of(c).alias(f"_value {place}") for place, c in enumerate(table.columns))).alias("_values"),
         # Happened and known by t: both at most t, so their greatest is.
-        F.greatest(*(F.col(c).cast("timestamp") for c in times)).alias("_usable_at"),
-        F.col(table.event_at).cast("timestamp").alias("_happened_at"),
-        F.col(table.known_at).cast("timestamp").alias("_known_at"),
+        F.greatest(*(_of(c).cast("timestamp") for c in times)).alias("_usable_at"),
+        _of(table.event_at).cast("timestamp").alias("_happened_at"),
+        _of(table.known_at).cast("timestamp").alias("_known_at"),
         F.xxhash64(*tied).alias("_tie"),
     )
 
@@ -110,7 +120,9 @@ def _looked_up(events: DataFrame, tables: Sequence[Features], *, at: str) -> Dat
     with ThreadPoolExecutor(_READERS) as readers:
         indexes = list(readers.map(_index, tables))
     found = [StructField(c, table.rows.schema[c].dataType) for table in tables for c in table.columns]
-    schema = StructType([*events.schema, *found])
+    fields = [*events.schema, *found]
+    # Under plain names: Spark takes a dot in a name for the way into a struct here.
+    schema = StructType([StructField(f"_{place}", field.dataType) for place, field in enumerate(fields)])
     keys = [[events.columns.index(key) for key in table.entity] for table in tables]
 
     def look_up(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -124,32 +136,49 @@ def _looked_up(events: DataFrame, tables: Sequence[Features], *, at: str) -> Dat
             yield pa.RecordBatch.from_arrays([*kept, *found], names=schema.names)
 
     # Whole events go through Python: a function of columns would have Spark queue the rows beside it, which is slower.
-    asking = events.withColumn("_asked_at", F.unix_micros(F.col(at).cast("timestamp")))
-    return asking.mapInArrow(look_up, schema)
+    kept = [_of(column).alias(f"_{place}") for place, column in enumerate(events.columns)]
+    asking = events.select(*kept, F.unix_micros(_of(at).cast("timestamp")).alias("_asked_at"))
+    return asking.mapInArrow(look_up, schema).toDF(*(field.name for field in fields))
 
 
 def _index(table: Features) -> AsOfIndex:
     from pyspark.sql import functions as F
 
     instants = ("_usable_at", "_happened_at", "_known_at")
-    rows = _usable(table).withColumns({c: F.unix_micros(c) for c in instants}).toArrow()
-    return AsOfIndex.build(rows, entity=table.entity, columns=table.columns, max_age=table.max_age)
+    usable = _usable(table)
+    keys, values = _keys(table), [f"_value {place}" for place in range(len(table.columns))]
+    rows = usable.select(
+        *map(_of, keys),
+        *(F.col("_values").getField(c).alias(c) for c in values),
+        *(F.unix_micros(c).alias(c) for c in instants),
+        "_tie",
+    ).toArrow()
+    return AsOfIndex.build(rows, entity=keys, columns=values, max_age=table.max_age)
+
+
+def _keys(table: Features) -> list[str]:
+    """Names of ours for the entity's columns, which may have any."""
+    return [f"_key {place}" for place in range(len(table.entity))]
 
 
 def _sorted_together(events: DataFrame, table: Features, *, at: str) -> DataFrame:
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    keys, columns, span, max_age = list(table.entity), table.columns, table.span, table.max_age
+    keys, span, max_age = _keys(table), table.span, table.max_age
     rank = F.struct("_happened_at", "_known_at", "_tie").alias("rank")
-    row = F.struct(rank, F.struct(*columns, "_happened_at").alias("values")).alias("_row")
-    known = _usable(table).select(*keys, F.col("_usable_at").alias("_at"), row)
-    asking = events.select(*keys, F.col(at).cast("timestamp").alias("_at"), F.struct(*events.columns).alias("_event"))
-    parts = list(keys)
+    row = F.struct(rank, F.struct("_values", "_happened_at").alias("values")).alias("_row")
+    known = _usable(table).select(*map(_of, keys), F.col("_usable_at").alias("_at"), row)
+    asking = events.select(
+        *(_of(c).alias(key) for c, key in zip(table.entity, keys, strict=True)),
+        _of(at).cast("timestamp").alias("_at"),
+        F.struct(*map(_of, events.columns)).alias("_event"),
+    )
+    parts = [_of(key) for key in keys]
     if span is not None:
         known, asking = (rows.withColumn("_span", _span_of("_at", span)) for rows in (known, asking))
         known = known.unionByName(_carried(known, asking, keys=keys, span=span))
-        parts.append("_span")
+        parts.append(F.col("_span"))
     both = asking.unionByName(known, allowMissingColumns=True)
     # Of one instant, features come first: a value known at that very moment counts.
     order = Window.partitionBy(*parts).orderBy("_at", F.col("_event").isNotNull())
@@ -159,7 +188,11 @@ def _sorted_together(events: DataFrame, table: Features, *, at: str) -> DataFram
     if max_age is not None:
         age = F.unix_micros("_at") - F.unix_micros(F.col("_newest._happened_at"))
         is_fresh = age <= F.lit(_micros(max_age))
-    return joined.select("_event.*", *(F.when(is_fresh, F.col(f"_newest.`{c}`")).alias(c) for c in columns))
+    found = F.col("_newest._values")
+    return joined.select(
+        *(F.col("_event").getField(c).alias(c) for c in events.columns),
+        *(F.when(is_fresh, found.getField(f"_value {place}")).alias(c) for place, c in enumerate(table.columns)),
+    )
 
 
 def _carried(known: DataFrame, asking: DataFrame, *, keys: list[str], span: timedelta) -> DataFrame:
@@ -167,13 +200,21 @@ def _carried(known: DataFrame, asking: DataFrame, *, keys: list[str], span: time
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    newest = known.groupBy(*keys, "_span").agg(F.max_by("_row", "_row.rank").alias("_row"))
-    asked = asking.groupBy(*keys, "_span").agg(F.lit(True).alias("_is_asked"))
+    grouped = [*map(_of, keys), F.col("_span")]
+    newest = known.groupBy(*grouped).agg(F.max_by("_row", "_row.rank").alias("_row"))
+    asked = asking.groupBy(*grouped).agg(F.lit(True).alias("_is_asked"))
     spans = newest.join(asked, [*keys, "_span"], "full_outer")
-    before = Window.partitionBy(*keys).orderBy("_span").rowsBetween(Window.unboundedPreceding, -1)
+    before = Window.partitionBy(*map(_of, keys)).orderBy("_span").rowsBetween(Window.unboundedPreceding, -1)
     carried = spans.withColumn("_row", F.max_by("_row", "_row.rank").over(before))
     start = F.timestamp_micros((F.col("_span") * _micros(span)).cast("long"))
-    return carried.where("_is_asked AND _row IS NOT NULL").select(*keys, start.alias("_at"), "_row", "_span")
+    return carried.where("_is_asked AND _row IS NOT NULL").select(*map(_of, keys), start.alias("_at"), "_row", "_span")
+
+
+def _of(column: str) -> Column:
+    """The column of that very name, whatever signs are in it."""
+    from pyspark.sql import functions as F
+
+    return F.col("`" + column.replace("`", "``") + "`")
 
 
 def _span_of(column: str, span: timedelta) -> Column:
@@ -187,11 +228,11 @@ def _micros(length: timedelta) -> int:
 
 
 def _check(events: DataFrame, tables: Sequence[Features], *, at: str) -> None:
-    from pyspark.sql.types import ArrayType, MapType, StructType, VariantType
+    from pyspark.sql.types import ArrayType, IntegralType, MapType, StructType, VariantType
 
     if not tables:
         raise ConfigurationError("as_of_join: name at least one feature table, as Features(rows, entity, columns).")
-    taken = set(events.columns)
+    taken = set(map(str.lower, events.columns))
     for table in tables:
         times = (table.event_at, table.known_at)
         for frame, name, needed in (
@@ -201,16 +242,23 @@ def _check(events: DataFrame, tables: Sequence[Features], *, at: str) -> None:
             for column in needed:
                 if column not in frame.columns:
                     raise ConfigurationError.unknown_name(f"as_of_join: column of the {name}", column, frame.columns)
-        twice = [column for column in table.columns if column in taken]
+        # Spark's names have no case.
+        lower = [c.lower() for c in table.columns]
+        twice = [c for place, c in enumerate(table.columns) if c.lower() in {*taken, *lower[:place]}]
         if twice:
             raise ConfigurationError(
                 f"as_of_join: {twice} are columns of the events, or of a table before, already. Rename those of the "
                 "features."
             )
-        taken.update(table.columns)
-        for key in table.entity if table.broadcast else ():
-            kind = table.rows.schema[key].dataType
-            if isinstance(kind, ArrayType | MapType | StructType | VariantType):
+        taken.update(lower)
+        for key in table.entity:
+            asked, kind = events.schema[key].dataType, table.rows.schema[key].dataType
+            if asked != kind and not (isinstance(asked, IntegralType) and isinstance(kind, IntegralType)):
+                raise ConfigurationError(
+                    f"as_of_join: the entity column {key!r} is a {asked.simpleString()} in the events and a "
+                    f"{kind.simpleString()} in the features. Cast one to the type of the other."
+                )
+            if table.broadcast and isinstance(kind, ArrayType | MapType | StructType | VariantType):
                 raise ConfigurationError(
                     f"as_of_join: the entity column {key!r} is a {kind.simpleString()}, which broadcast=True cannot "
                     "look up. Leave it out, or use a string or a number as the key."

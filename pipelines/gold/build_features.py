@@ -7,25 +7,27 @@ vectors, so that a merge writes the rows that changed and not every file that ho
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipelines.features import declare, feature_table, target_of, typed
+from pipelines.features import declare, feature_table, properties_of, target_of, typed
 from pipelines.lakehouse import Lakehouse
 from pipelines.settings import Settings
 from pipelines.stage import Context, Counts, Stage, Window, stamped
 from pipelines.stage import due as due_of
 from transformations.changes import net_changes
 from transformations.errors import ConfigurationError
-from transformations.features import FeatureTable, feature_rows, step_end, touched_steps
+from transformations.features import FeatureTable, feature_rows, is_usable, step_end, touched_steps
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+log = logging.getLogger(__name__)
 # Raise it when the same source gives other rows.
-_CODE = "1"
+_CODE = "2"
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -55,13 +57,14 @@ def due(context: Context) -> Window | None:
 
 
 def run(context: Context, window: Window) -> Counts:
-    """Counts: rows insert, update, delete of gold.features_NAME."""
+    """Counts: rows insert, update, delete of gold.features_NAME; left_out, rows of the source that count nowhere."""
     (name,) = context.settings.features
     table = feature_table(name)
     lake, target = context.lake, target_of(table)
     declare(lake, table)
     _ensure(lake, table)
     source = lake.read(table.source, version=window.until)
+    left_out = {"left_out": _left_out(context, table, window, source)}
     within = "TRUE"
     if window.since is None:
         desired = _typed(context, source, table, window)
@@ -69,7 +72,7 @@ def run(context: Context, window: Window) -> Counts:
             before = lake.ensure(target).version
             # By time, so that each file is of some days only: what is late reaches back some days too.
             lake.append(target, desired.sortWithinPartitions("event_at"))
-            return {"insert": _written(lake, target, after=before), "update": 0, "delete": 0}
+            return {"insert": _written(lake, target, after=before), "update": 0, "delete": 0, **left_out}
         current = lake.read(target)
     else:
         feed = lake.read_changes(table.source, after=window.since, until=window.until)
@@ -77,12 +80,30 @@ def run(context: Context, window: Window) -> Counts:
         context.persisted.append(reached)
         bounds = _bounds(reached)
         if bounds is None:
-            return {"insert": 0, "update": 0, "delete": 0}
+            return {"insert": 0, "update": 0, "delete": 0, **left_out}
         desired = _typed(context, _inputs(source, table, reached, bounds), table, window)
         desired = _reached(desired, table, reached, bounds)
         current = _reached(lake.read(target), table, reached, bounds)
         within = _within("target.`event_at`", bounds)
-    return _merge(context, table, current=current, desired=desired, within=within)
+    return {**_merge(context, table, current=current, desired=desired, within=within), **left_out}
+
+
+def _left_out(context: Context, table: FeatureTable, window: Window, source: DataFrame) -> int:
+    """How many rows that the window brought say not of whom or when, or not an instant that a feature row can have."""
+    if window.since is not None:
+        source = context.lake.read_changes(table.source, after=window.since, until=window.until)
+        source = source.where("_change_type IN ('insert', 'update_postimage')")
+    found = source.where(~is_usable(source, table)).count()
+    if found:
+        log.warning(
+            "build-features: %s rows of %s count in no row of %s: one of %s is null, or an instant is not of the years "
+            "1 to 9999",
+            found,
+            table.source,
+            target_of(table),
+            [*table.entity, table.event_at, table.known_at],
+        )
+    return found
 
 
 def _typed(context: Context, source: DataFrame, table: FeatureTable, window: Window) -> DataFrame:
@@ -93,7 +114,7 @@ def _typed(context: Context, source: DataFrame, table: FeatureTable, window: Win
 def _merge(context: Context, table: FeatureTable, *, current: DataFrame, desired: DataFrame, within: str) -> Counts:
     from pyspark.sql import functions as F
 
-    key = F.struct(*table.key)
+    key = F.struct(*(F.col(f"`{c}`") for c in table.key))
     changes = net_changes(
         current.withColumn("_key_of_row", key),
         desired.withColumn("_key_of_row", key),
@@ -101,7 +122,7 @@ def _merge(context: Context, table: FeatureTable, *, current: DataFrame, desired
         compare=["known_at", *table.columns],
     )
     others = [c for c in desired.columns if c not in table.key]
-    changes = changes.select("_key_of_row.*", *others, "_op").persist()
+    changes = changes.select("_key_of_row.*", *(F.col(f"`{c}`") for c in others), "_op").persist()
     context.persisted.append(changes)
     counts = {"insert": 0, "update": 0, "delete": 0}
     counts |= {row["_op"]: row["count"] for row in changes.groupBy("_op").count().collect()}
@@ -140,16 +161,17 @@ def _reached(rows: DataFrame, table: FeatureTable, reached: DataFrame, bounds: t
     from pyspark.sql import functions as F
 
     rows = rows.where(_within("`event_at`", bounds)).join(F.broadcast(reached), list(table.entity))
-    columns = [c for c in rows.columns if c not in ("_first", "_last")]
-    return rows.where(F.unix_micros("event_at").between(F.col("_first"), F.col("_last"))).select(*columns)
+    return rows.where(F.unix_micros("event_at").between(F.col("_first"), F.col("_last"))).drop("_first", "_last")
 
 
 def _ensure(lake: Lakehouse, table: FeatureTable) -> None:
-    """Make the table where there is none.
+    """Make the table where there is none, and have it say of itself what its definition does.
 
     Raises:
         ConfigurationError: it is there with other columns.
     """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
     target = target_of(table)
     if lake.head(target) is None:
         lake.ensure(target)
@@ -158,19 +180,22 @@ def _ensure(lake: Lakehouse, table: FeatureTable) -> None:
     if rows.columns != spec.columns:
         raise ConfigurationError(
             f"build-features: {target} has the columns {rows.columns}, and its definition now gives {spec.columns}. "
-            "Give the definition a new name, or remove the table, and run again."
+            f"Give the definition a new name, or make the table anew: lakeloop rebuild {target}"
         )
-    if "lakeloop.primaryKey" not in lake.properties(target):
-        if not lake.is_local:  # what makes it a feature table with a time key in Unity Catalog
-            keys = ", ".join(f"`{c}`" for c in table.entity)
-            lake.spark.sql(
-                f"ALTER TABLE {name} ADD CONSTRAINT `{target.replace('.', '_')}_key` "
-                f"PRIMARY KEY ({keys}, `event_at` TIMESERIES)"
-            )
-        lake.spark.sql(
-            f"ALTER TABLE {name} SET TBLPROPERTIES ('delta.enableDeletionVectors' = 'true', "
-            f"'lakeloop.primaryKey' = '{','.join(table.key)}', 'lakeloop.timeseries' = 'event_at')"
-        )
+    wanted = from_arrow_schema(spec.schema)
+    if any(rows.schema[field.name].dataType != field.dataType for field in wanted):
+        # Of other types, as where a column of the source became wider: in one commit empty, and filled anew below.
+        empty = lake.spark.createDataFrame([], wanted).write.format("delta").mode("overwrite")
+        empty = empty.option("overwriteSchema", "true")
+        empty.save(str(lake.folder(target))) if lake.is_local else empty.saveAsTable(name)
+    has, told = lake.properties(target), properties_of(table)
+    if "lakeloop.primaryKey" not in has and not lake.is_local:
+        # what makes it a feature table with a time key in Unity Catalog
+        keys, key_name = ", ".join(f"`{c}`" for c in table.entity), f"`{target.replace('.', '_')}_key`"
+        lake.spark.sql(f"ALTER TABLE {name} ADD CONSTRAINT {key_name} PRIMARY KEY ({keys}, `event_at` TIMESERIES)")
+    if any(has.get(key) != value for key, value in told.items()):
+        pairs = ", ".join(f"'{key}' = '{value}'" for key, value in told.items())
+        lake.spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ({pairs})")
 
 
 def _written(lake: Lakehouse, target: str, *, after: int) -> int:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from pipelines.features import source_schema
+from pipelines.features import MAX_AGE, source_schema
 from pipelines.lakehouse import Lakehouse
 from pipelines.stage import Context
 from transformations.errors import ConfigurationError, ExpectationFailedError
@@ -30,7 +30,7 @@ BROADCAST_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Lookup:
-    """What to bring over from one feature table; see `Features`. `max_age` is in seconds, None: no limit."""
+    """What to bring over from one feature table; see `Features`. `max_age` is in seconds, None: what the table says."""
 
     table: str
     entity: tuple[str, ...]
@@ -60,6 +60,7 @@ def cut(context: Context, *, name: str, labels: str, at: str, lookups: Sequence[
     lake, tables = context.lake, list(dict.fromkeys([labels, *(lookup.table for lookup in lookups)]))
     heads = {table: _head(lake, table) for table in tables}
     versions = {table: version for table, (_, version) in heads.items()}
+    lookups = [replace(lookup, max_age=_max_age(lake, lookup)) for lookup in lookups]
     rows = _joined(lake, labels=labels, at=at, lookups=lookups, versions=versions)
     count, fingerprint = _counted(rows)
     training_set_id = uuid.uuid4().hex
@@ -136,6 +137,12 @@ def _joined(lake: Lakehouse, *, labels: str, at: str, lookups: Sequence[Lookup],
         for lookup in lookups
     ]
     return as_of_join(lake.read(labels, version=versions[labels]), *tables, at=at)
+
+
+def _max_age(lake: Lakehouse, lookup: Lookup) -> float | None:
+    """The lookup's own limit, else that of the table's definition."""
+    own = lake.properties(lookup.table).get(MAX_AGE)
+    return lookup.max_age if lookup.max_age is not None or not own else float(own)
 
 
 def _bytes(lake: Lakehouse, table: str) -> int:

@@ -129,7 +129,7 @@ def test_after_any_edits_the_table_is_what_a_build_from_scratch_gives(context: C
         found, expected = _found(lake.read("gold.features_trips")), _by_hand(_all(lake))
         assert found == expected
         changed = sum(before.get(key) != found.get(key) for key in before.keys() | found.keys())
-        assert sum(counts.values()) == changed > 0, "what is equal is not written again"
+        assert sum(counts.values()) - counts["left_out"] == changed > 0, "what is equal is not written again"
     stamped = lake.read("gold.features_trips").select("_run_id", "_source_version").distinct().collect()
     assert {row["_source_version"] for row in stamped} <= set(range(1, 8))
     assert {row["_run_id"] for row in stamped} == {context.run_id}

@@ -230,3 +230,43 @@ def test_columns_that_are_not_there_or_there_twice_are_named(spark):
         as_of_join(events, features, Features(rows, ["carrier"], ["delay"]), at="scheduled_at")
     with pytest.raises(ConfigurationError, match="name at least one feature table"):
         as_of_join(events, at="scheduled_at")
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["sort", "spans", "broadcast"])
+def test_names_with_dots_spaces_and_quotes_are_names_as_any_other(spark, way: dict[str, Any]):
+    entity, at, value, known = "a.b `c`", "event.at", "value.of x", "known at"
+    rows = spark.createDataFrame([("x", _at(1), _at(1), 7)], "k string, event_at timestamp, known_at timestamp, v int")
+    rows = rows.toDF(entity, at, known, value)
+    events = spark.createDataFrame([("x", _at(2)), ("y", _at(2))], "k string, t timestamp").toDF(entity, "_at.asked")
+    features = Features(rows, [entity], [value], event_at=at, known_at=known, max_age=timedelta(minutes=1), **way)
+    joined = as_of_join(events, features, at="_at.asked")
+    assert joined.columns == [entity, "_at.asked", value]
+    assert sorted(row[0] + str(row[2]) for row in joined.collect()) == ["x7", "yNone"]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["sort", "spans", "broadcast"])
+def test_keys_of_two_types_are_refused_by_every_way_and_integers_of_two_sizes_are_one_type(spark, way: dict[str, Any]):
+    def row(key: str) -> Any:
+        return spark.sql(f"SELECT {key} AS k, timestamp_micros(1) AS event_at, timestamp_micros(1) AS known_at, 5 AS n")
+
+    for asked, has in [
+        ("1", "'1'"), ("'1'", "1"), ("1L", "1D"), ("1.0", "1D"), ("1.0", "1.00"), ("CAST(1 AS FLOAT)", "1D"),
+        ("date'2024-01-01'", "timestamp'2024-01-01 00:00:00'"), ("true", "1"), ("binary('a')", "'a'"),
+    ]:  # fmt: skip
+        with pytest.raises(
+            ConfigurationError, match=r"the entity column 'k' is a .* in the events and a .* in the feat"
+        ):
+            as_of_join(
+                row(asked).select("k", F.col("event_at").alias("at")), Features(row(has), ["k"], ["n"], **way), at="at"
+            )
+    for asked, has in [("1", "1L"), ("CAST(1 AS TINYINT)", "1L"), ("date'-0044-03-15'", "date'-0044-03-15'"),
+                       ("timestamp_micros(1L << 60)", "timestamp_micros(1L << 60)")]:  # fmt: skip
+        events = row(asked).select("k", F.col("event_at").alias("at"))
+        assert as_of_join(events, Features(row(has), ["k"], ["n"], **way), at="at").select("n").first()["n"] == 5
+
+
+def test_columns_that_differ_in_case_only_are_there_twice(spark):
+    events = spark.createDataFrame([(0, "a", 1, _at(5))], EVENTS)
+    rows = spark.createDataFrame([], FEATURES).withColumn("Event_ID", F.lit(1))
+    with pytest.raises(ConfigurationError, match=r"\['Event_ID'\] are columns of the events"):
+        as_of_join(events, Features(rows, ENTITY, ["Event_ID"]), at="scheduled_at")

@@ -23,5 +23,8 @@ TRIPS = FeatureTable(
         Aggregate("tip_max_2h", "max", "tip", over=2 * HOUR),
     ),
 )
+SHORT_LIVED = FeatureTable(
+    "short", "silver.short", ("e",), (Aggregate("n_1h", "count", over=HOUR),), "at", "known", HOUR, max_age=HOUR
+)
 MISSPELT = FeatureTable("misspelt", "silver.trips", ("drivers",), (Aggregate("n", "count"),), "ended_at", "reported_at")
 NOT_A_TABLE = "trips"
