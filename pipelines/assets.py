@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 from pipelines.maven import Coordinate, fetch_jars
 from pipelines.package_index import download, unpack_sdist
 from pipelines.progress import Progress
+from pipelines.verified_files import has_content, sha256_of
 from transformations.errors import ConfigurationError, LakeloopError
 
 
@@ -220,28 +220,19 @@ def all_assets() -> list[Asset]:
 
 
 def missing_assets() -> list[Asset]:
-    """What is not in the cache, or has another size; cheap, since `is_whole` reads every byte."""
+    """What is not in the cache, or has another content; cheap, since a file that stays the same is read once."""
     return [asset for asset in all_assets() if not _is_there(asset)]
 
 
 def is_whole(asset: Asset) -> bool:
-    """Is the file there, with exactly the content it should have?"""
-    return _is_there(asset) and sha256_of(cache_dir() / asset.path) == asset.sha256
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    """Is the file there, with exactly the content it should have? Reads every byte."""
+    path = cache_dir() / asset.path
+    return path.is_file() and path.stat().st_size == asset.size and sha256_of(path) == asset.sha256
 
 
 def _is_there(asset: Asset) -> bool:
-    try:
-        return (cache_dir() / asset.path).stat().st_size == asset.size
-    except OSError:
-        return False
+    path, memory = cache_dir() / asset.path, cache_dir() / "verified.json"
+    return has_content(path, sha256=asset.sha256, size=asset.size, memory=memory)
 
 
 def _present(asset: Asset) -> Path:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import assets
+from pipelines import assets, verified_files
 from pipelines.assets import Asset
 from pipelines.package_index import parse_pip_configuration, unpack_sdist
 from pipelines.progress import Progress
+from pipelines.verified_files import sha256_of
 from transformations.errors import ConfigurationError, LakeloopError
 
 
@@ -63,6 +64,37 @@ def test_a_file_of_another_size_counts_as_missing(cache: Path) -> None:
     assert assets.LANGUAGE_MODEL in assets.missing_assets()
     with pytest.raises(ConfigurationError):
         assets.language_model_file()
+
+
+def test_a_file_of_the_right_size_with_other_bytes_is_not_served_and_a_right_one_is_read_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"a model"
+    asset = Asset("models/model.onnx", hashlib.sha256(content).hexdigest(), len(content))
+    monkeypatch.setattr(assets, "LANGUAGE_MODEL", asset)
+    file = cache / asset.path
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    assert assets.language_model_file() == file
+    reads = []
+    monkeypatch.setattr(verified_files, "sha256_of", lambda path: reads.append(path) or sha256_of(path))
+    for _ in range(2):
+        verified_files._known.clear()  # as another process
+        assert assets.language_model_file() == file
+    assert reads == []
+    # Put in its place, written over, and with the times of the right one.
+    times = file.stat()
+    for put in (lambda: file.write_bytes(b"A MODEL"), lambda: (cache / "new").write_bytes(b"A model")):
+        put()
+        if (cache / "new").exists():
+            (cache / "new").replace(file)
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        with pytest.raises(ConfigurationError, match="missing or not whole"):
+            assets.language_model_file()
+        assert asset in assets.missing_assets()
+    file.write_bytes(content)
+    (cache / "verified.json").write_text("not JSON")
+    assert assets.language_model_file() == file
 
 
 def test_the_cache_is_a_folder_of_the_users_own_unless_the_environment_names_one(
