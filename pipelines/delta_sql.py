@@ -1,13 +1,26 @@
-"""Values in; the SQL texts that delta-rs takes as predicates out. Values are quoted, never spliced in as they are."""
+"""Names and values in; the SQL texts that delta-rs takes as predicates out. Both are quoted, never spliced as they are.
+
+Spark reads other texts: a backslash has a meaning in them. For Spark, build columns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
-def all_equal(where: Mapping[str, str]) -> str:
-    """A predicate for delta-rs over columns of ours."""
-    return " AND ".join(f"{column} = {literal(value)}" for column, value in where.items())
+def all_in(where: Mapping[str, Sequence[str]]) -> str:
+    """Rows whose columns each hold one of the texts; at least one text each."""
+    return " AND ".join(f"{name(column)} IN ({', '.join(map(literal, of))})" for column, of in where.items())
+
+
+def same(key: str, *, nulls: bool) -> str:
+    """The key of a change is that of a row; with `nulls`, null is null. A plain = leaves other files unread."""
+    return f"target.{name(key)} {'IS NOT DISTINCT FROM' if nulls else '='} changes.{name(key)}"
+
+
+def name(column: str) -> str:
+    """A column's name; without quotes it would be read in lower case."""
+    return "`" + column.replace("`", "``") + "`"
 
 
 def literal(value: str) -> str:

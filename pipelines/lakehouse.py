@@ -9,28 +9,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from functools import cached_property
+from datetime import timezone
+from functools import cached_property, reduce
+from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.delta_sql import all_equal, literal
+from pipelines import delta_folder
+from pipelines.damage import damaged, mend
 from pipelines.schemas import TABLES, TableSpec
+from pipelines.session import write_as_delta_rs_reads
 from pipelines.settings import Settings
-from transformations.errors import ConfigurationError
+from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError
 
 if TYPE_CHECKING:
+    from delta.tables import DeltaTable as SparkDeltaTable
     from deltalake import DeltaTable
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 # Up to here a merge is cheaper in this process than as a Spark job; the rows of one are all in memory.
 FEW_ROWS = 2_000
-# A merge rewrites each file that it changes a row of, so that large files make small edits dear.
-_FILE_BYTES = 16 * 1024 * 1024
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}\.[a-z][a-z0-9_]{0,120}")
 
 
@@ -57,7 +59,7 @@ class Lakehouse:
 
     @cached_property
     def spark(self) -> SparkSession:
-        return self._spark()
+        return write_as_delta_rs_reads(self._spark(), needed=self.is_local)
 
     @property
     def is_local(self) -> bool:
@@ -123,17 +125,7 @@ class Lakehouse:
         if spec.change_feed:
             configuration["delta.enableChangeDataFeed"] = "true"
         if self.is_local:
-            from deltalake import DeltaTable
-
-            configuration["delta.targetFileSize"] = str(_FILE_BYTES)
-            self.folder(table).mkdir(parents=True, exist_ok=True)
-            DeltaTable.create(
-                str(self.folder(table)),
-                schema=spec.schema,
-                mode="ignore",
-                partition_by=list(spec.partition_by) or None,
-                configuration=configuration,
-            )
+            delta_folder.create(self.folder(table), spec.schema, spec.partition_by, configuration)
         else:
             from delta.tables import DeltaTable as SparkDeltaTable
             from pyspark.sql.pandas.types import from_arrow_schema
@@ -151,17 +143,7 @@ class Lakehouse:
         """The commits that the log still has: `version`, `at` (UTC), and the engine's own `metrics`."""
         if self.is_local:
             delta = self._open(table)
-            commits = [] if delta is None else delta.history()
-            head = 0 if delta is None else delta.version()
-            return [
-                {
-                    # delta-rs numbers them in newer versions only; they come newest first.
-                    "version": commit.get("version", head - place),
-                    "at": datetime.fromtimestamp(commit["timestamp"] / 1000, timezone.utc),
-                    "metrics": commit.get("operationMetrics") or {},
-                }
-                for place, commit in enumerate(commits)
-            ]
+            return [] if delta is None else delta_folder.history(delta)
         rows = self.spark.sql(f"DESCRIBE HISTORY {self.identifier(table)}").collect()
         return [
             {
@@ -202,20 +184,18 @@ class Lakehouse:
         """The same rows as a stream, as of `version` where given."""
         schema = self.spec(table).schema
         schema = pa.schema([schema.field(name) for name in columns]) if columns else schema
-        if self.is_local:
-            delta = self._open(table, version=version)
-            if delta is None:
-                return
-            # Not through pyarrow's own reader: its threads can abort a process that ends soon after.
-            for batch in delta.scan(columns=columns, predicate=all_equal(where) if where else None):
-                yield from _typed(pa.table(batch), schema).to_batches()
-        elif self.head(table) is not None:
+        delta = self._open(table, version=version) if self.is_local else None
+        if delta is not None and not self._misreads(delta, table, schema):
+            with self._watching(table):
+                for rows in delta_folder.scan(delta, columns=columns, where={c: [v] for c, v in (where or {}).items()}):
+                    yield from _typed(rows, schema).to_batches()
+        elif delta is not None or (not self.is_local and self.head(table) is not None):
             from pyspark.sql import functions as F
 
             frame = self.read(table, version=version)
             for column, value in (where or {}).items():
-                frame = frame.where(F.col(column) == F.lit(value))
-            yield from _typed(frame.select(*schema.names).toArrow(), schema).to_batches()
+                frame = frame.where(_column(column) == F.lit(value))
+            yield from _typed(frame.select(*map(_column, schema.names)).toArrow(), schema).to_batches()
 
     def append_arrow(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
         """Append rows in one commit. Lists of dicts take the table's own types; missing keys are null."""
@@ -226,9 +206,8 @@ class Lakehouse:
         if rows.num_rows == 0:
             return
         if self.is_local:
-            from deltalake import write_deltalake
-
-            write_deltalake(str(self.folder(table)), rows, mode="append")
+            with self._watching(table):
+                delta_folder.append(self.folder(table), rows)
         else:
             self.spark.createDataFrame(rows).write.mode("append").saveAsTable(self.identifier(table))
 
@@ -239,33 +218,33 @@ class Lakehouse:
         if changes.num_rows == 0:
             return
         self.ensure(table)
-        if not self.is_local:
+        delta = self._open(table) if self.is_local else None
+        if delta is None or not self._is_merged_here(delta, table):
             self.merge(table, self.frame(changes))
-            return
-        values = {column: f"changes.`{column}`" for column in spec.columns}
-        target = self._open(table)
-        assert target is not None
-        merge = target.merge(
-            changes,
-            predicate=" AND ".join(f"target.`{k}` = changes.`{k}`" for k in spec.key),
-            source_alias="changes",
-            target_alias="target",
-        )
-        merge = merge.when_matched_delete("changes._op = 'delete'").when_matched_update(values)
-        merge.when_not_matched_insert(values, "changes._op <> 'delete'").execute()
+        else:
+            with self._watching(table):
+                delta_folder.merge(delta, changes, key=spec.key)
+
+    def _is_merged_here(self, delta: DeltaTable, table: str) -> bool:
+        spec = self.spec(table)
+        return delta_folder.merges_as_spark(spec.key, spec.schema) and not self._misreads(delta, table, spec.schema)
+
+    def _misreads(self, delta: DeltaTable, table: str, schema: pa.Schema) -> bool:
+        """Whether delta-rs cannot tell the instants of these columns, so that Spark must."""
+        if table in TABLES:  # of its own tables, only files' times are not from this machine's clock
+            schema = pa.schema([field for field in schema if field.name == "modified_at"])
+        return delta_folder.misreads(delta, schema)
 
     def delete(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
         """Delete the rows whose columns each hold one of the values. Returns how many; no commit where none do."""
-        values = [f"{column} IN ({', '.join(map(literal, of))})" for column, of in where.items()]
         if self.head(table) is None or not all(where.values()):
             return 0
-        if self.is_local:
-            delta = self._open(table)
-            assert delta is not None
-            return int(delta.delete(" AND ".join(values))["num_deleted_rows"] or 0)
-        from delta.tables import DeltaTable as SparkDeltaTable
-
-        row = SparkDeltaTable.forName(self.spark, self.identifier(table)).delete(" AND ".join(values))
+        delta = self._open(table) if self.is_local else None
+        if delta is not None and not self._misreads(delta, table, self.spec(table).schema):
+            with self._watching(table):
+                return delta_folder.delete(delta, where, self.spec(table).schema)
+        condition = reduce(and_, [_column(column).isin(list(of)) for column, of in where.items()])
+        row = self._spark_table(table).delete(condition)
         return int(row.first()[0]) if row is not None else 0
 
     def purge(self, table: str) -> str:
@@ -276,8 +255,7 @@ class Lakehouse:
         if self.is_local:
             delta = self._open(table)
             assert delta is not None
-            files = delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
-            return f"nothing in its files ({len(files)} of older versions removed)"
+            return f"nothing in its files ({delta_folder.purge(delta)} of older versions removed)"
         days = self.properties(table).get("delta.deletedFileRetentionDuration", "interval 7 days")
         return f"files of older versions until VACUUM, at the latest after {days.removeprefix('interval ')}"
 
@@ -285,20 +263,8 @@ class Lakehouse:
         """Replace the whole (small) table if it is still at `version`: compare-and-set. Returns whether it was."""
         arrow = pa.Table.from_pylist(rows, schema=self.spec(table).schema)
         if self.is_local:
-            from deltalake import CommitProperties, write_deltalake
-            from deltalake.exceptions import CommitFailedError
-
             delta = self._open(table)
-            if delta is None or delta.version() != version:
-                return False
-            try:
-                # Without retries the commit is version + 1 or fails.
-                write_deltalake(
-                    delta, arrow, mode="overwrite", commit_properties=CommitProperties(max_commit_retries=0)
-                )
-            except CommitFailedError:
-                return False
-            return True
+            return delta is not None and delta.version() == version and delta_folder.replace(delta, arrow)
         head = self.head(table)
         if head is None or head.version != version:
             return False
@@ -322,15 +288,13 @@ class Lakehouse:
 
     def read_keys(self, table: str, key: str, values: Sequence[str]) -> DataFrame:
         """The rows whose `key` is one of a few `values`, as a frame that holds them; folders are read without Spark."""
-        from pyspark.sql import functions as F
-
         delta = self._open(table) if self.is_local else None
-        if delta is None:
-            return self.read(table).where(F.col(key).isin(list(values)))
         schema = self.spec(table).schema
-        predicate = f"{key} IN ({', '.join(map(literal, values))})"
-        found = pa.table(delta.scan(predicate=predicate)) if values else schema.empty_table()
-        return self.frame(_typed(found, schema))
+        if delta is None or self._misreads(delta, table, schema):
+            return self.read(table).where(_column(key).isin(list(values)))
+        with self._watching(table):
+            found = list(delta_folder.scan(delta, where={key: values})) if values else []
+        return self.frame(pa.concat_tables([schema.empty_table(), *(_typed(rows, schema) for rows in found)]))
 
     def frame(self, rows: pa.Table) -> DataFrame:
         """Rows in memory as a frame."""
@@ -348,7 +312,7 @@ class Lakehouse:
     def append(self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None) -> None:
         """Append a frame with the table's columns; the same `txn` (a writer, its growing number) again does nothing."""
         self.ensure(table)
-        writer = rows.select(*self.spec(table).columns).write.format("delta").mode("append")
+        writer = rows.select(*map(_column, self.spec(table).columns)).write.format("delta").mode("append")
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
         if self.is_local:
@@ -359,24 +323,19 @@ class Lakehouse:
     def merge(self, table: str, changes: DataFrame, *, rows: int | None = None, within: str = "TRUE") -> None:
         """Apply net changes: rows of the table with `_op` insert, update or delete, at most one a key.
 
-        Where `rows` says that they are few, and no key is null, a folder is merged without the JVM: that takes a
-        tenth of Spark's time. `within` is what all keys fulfil, as SQL on `target`: other files are left unread.
+        Where `rows` says that they are few, a folder is merged without the JVM: that takes a tenth of Spark's time.
+        `within` is what all keys fulfil, as SQL on `target`: other files are left unread.
         """
         spec = self.spec(table)
-        if self.is_local and rows is not None and rows <= FEW_ROWS:
-            self.merge_arrow(table, changes.select(*spec.columns, "_op").toArrow())
+        delta = self._open(table) if self.is_local and rows is not None and rows <= FEW_ROWS else None
+        if delta is not None and self._is_merged_here(delta, table):
+            self.merge_arrow(table, changes.select(*map(_column, [*spec.columns, "_op"])).toArrow())
             return
-        from delta.tables import DeltaTable as SparkDeltaTable
-
-        target = (
-            SparkDeltaTable.forPath(self.spark, str(self.folder(table)))
-            if self.is_local
-            else SparkDeltaTable.forName(self.spark, self.identifier(table))
-        )
-        values = {column: f"changes.`{column}`" for column in spec.columns}
+        values = {f"`{column}`": f"changes.`{column}`" for column in spec.columns}
         on = " AND ".join([*(f"target.`{k}` <=> changes.`{k}`" for k in spec.key), within])
         (
-            target.alias("target")
+            self._spark_table(table)
+            .alias("target")
             .merge(changes.alias("changes"), on)
             .whenMatchedDelete("changes._op = 'delete'")
             .whenMatchedUpdate(set=values)  # type: ignore[arg-type]
@@ -384,15 +343,53 @@ class Lakehouse:
             .execute()
         )
 
-    def _open(self, table: str, *, version: int | None = None) -> DeltaTable | None:
-        from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
+    def _spark_table(self, table: str) -> SparkDeltaTable:
+        from delta.tables import DeltaTable as SparkDeltaTable
 
+        if self.is_local:
+            return SparkDeltaTable.forPath(self.spark, str(self.folder(table)))
+        return SparkDeltaTable.forName(self.spark, self.identifier(table))
+
+    def _open(self, table: str, *, version: int | None = None) -> DeltaTable | None:
         self.spec(table)
-        with suppress(TableNotFoundError):
-            if (self.folder(table) / "_delta_log").is_dir():
-                return DeltaTable(str(self.folder(table)), version=version)
-        return None
+        with self._watching(table):
+            return delta_folder.open_folder(self.folder(table), version=version)
+
+    # -- damage ---------------------------------------------------------------------------------------------------
+
+    def damage(self, tables: Sequence[str] | None = None, *, deeply: bool = True) -> DamagedTableError | None:
+        """The first of the tables (or of all) whose files are missing or broken, as an error that says what to do.
+
+        Args:
+            deeply: files are read; else only names and sizes are compared with the log, which takes a millisecond.
+        """
+        if not self.is_local:
+            return None
+        every = [*TABLES, *self._declared] if tables is None else tables
+        return next((found for t in every if (found := damaged(t, self.folder(t), deeply=deeply))), None)
+
+    def mend(self, table: str) -> str | None:
+        """Make a damaged table one of what is left of it. Returns what was done, None where it is whole."""
+        return mend(self.folder(table)) if self.damage([table]) is not None else None
+
+    @contextmanager
+    def _watching(self, table: str) -> Iterator[None]:
+        """Say of an error inside that the table is damaged, where it is."""
+        try:
+            yield
+        except LakeloopError:
+            raise
+        except Exception as error:
+            found = self.damage([table])
+            if found is None:
+                raise
+            raise found from error
+
+
+def _column(name: str) -> Column:
+    from pyspark.sql import functions as F
+
+    return F.col("`" + name.replace("`", "``") + "`")
 
 
 def _typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -7,6 +7,7 @@ Precedence, weakest first: the defaults below, the file, the environment, the co
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -202,6 +203,17 @@ class Settings(_Section):
     answers: AnswerSettings = AnswerSettings()
     mlflow: MlflowSettings = MlflowSettings()
     spark: SparkSettings = SparkSettings()
+
+    @field_validator("lakehouse", "landing", "checkpoints", "report", "quality")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        """An address would become a folder of that name below the workspace."""
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value):
+            raise ValueError(
+                "it is a path of this machine, not an address. Tables in object storage belong to a catalog: set "
+                "catalog; a bucket, a share or a volume that is mounted has a path"
+            )
+        return value
 
     @field_validator("records")
     @classmethod

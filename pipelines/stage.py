@@ -20,6 +20,7 @@ from pipelines.lakehouse import FEW_ROWS, Lakehouse
 from pipelines.progress import Progress
 from pipelines.settings import Settings
 from transformations.changes import fold_changes
+from transformations.errors import LakeloopError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -111,6 +112,10 @@ def due(stage: Stage, context: Context) -> Window | None:
     if target is not None:
         since = read_until(stage, context, source_id=source.table_id, target_id=target.table_id)
     if since is not None and since >= source.version:
+        # Nothing will be read, so that nobody would meet what is missing.
+        found = context.lake.damage([stage.source, *([stage.target] if stage.target else [])], deeply=False)
+        if found is not None:
+            raise found
         return None
     return Window(since, source.version, source.table_id)
 
@@ -136,7 +141,25 @@ def read_until(stage: Stage, context: Context, *, source_id: str, target_id: str
 def run_stage(
     stage: Stage, context: Context, *, window: Window, work: Callable[[Context, Window], Counts]
 ) -> tuple[Counts, float]:
-    """Do `work` over `window`, then record that the stage came so far. Returns its counts and seconds."""
+    """Do `work` over `window`, then record that the stage came so far. Returns its counts and seconds.
+
+    Raises:
+        DamagedTableError: it failed, and files of a table are missing or broken.
+    """
+    try:
+        return _run_stage(stage, context, window=window, work=work)
+    except LakeloopError:
+        raise
+    except Exception as error:
+        found = context.lake.damage()
+        if found is None:
+            raise
+        raise found from error
+
+
+def _run_stage(
+    stage: Stage, context: Context, *, window: Window, work: Callable[[Context, Window], Counts]
+) -> tuple[Counts, float]:
     started_at, start = context.now(), time.monotonic()
     try:
         counts = _work(context, window, work)

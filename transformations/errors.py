@@ -2,6 +2,7 @@
 
     LakeloopError              1  something failed
     ├── ExpectationFailedError 4  a rule of level "fail" does not hold
+    ├── DamagedTableError      1  files of a table are missing or broken
     ├── ConfigurationError     5  a setting, a file or a program that the command needs is wrong or missing
     │   └── MissingDependencyError   an optional library is not installed
     └── RefusedError           7  the command would do harm (a mass delete, a second writer) and was not forced
@@ -29,6 +30,10 @@ class LakeloopError(Exception):
 
 class ExpectationFailedError(LakeloopError):
     exit_code = 4
+
+
+class DamagedTableError(LakeloopError):
+    """Files of a table are missing or broken."""
 
 
 class ConfigurationError(LakeloopError):

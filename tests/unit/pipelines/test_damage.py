@@ -1,0 +1,134 @@
+"""A file of a table cut, changed, emptied or removed: an error names the table, the loss, and what brings it back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from pipelines.damage import damaged
+from pipelines.lakehouse import Lakehouse
+from pipelines.progress import Progress
+from pipelines.schemas import TABLES
+from pipelines.settings import Settings
+from pipelines.stage import STAGE_RUNS, Context, Stage, due
+from transformations.errors import DamagedTableError
+
+TABLE = "silver.chunks"
+ROWS = 5
+LOGS = {
+    "ops.file_looks", "ops.index_state", "ops.index_runs", "ops.dead_letters", "ops.forget_receipts",
+    "ops.training_sets", "monitoring.embedding_drift_metrics", "monitoring.quality_metrics",
+}  # fmt: skip
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    # A value inside a page has no checksum that delta-rs would look at; what the file's end says of it is read first.
+    content[-40 if path.name.startswith("part-") else len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+HARM: list[Callable[[Path], None]] = [_cut, _flip, _empty, Path.unlink]
+
+
+def _no_spark() -> None:
+    raise AssertionError("no JVM is needed to find that a file is missing")
+
+
+def _lake(root: Path, *, has_checkpoint: bool = False) -> Lakehouse:
+    lake = Lakehouse(Settings(root=root), spark=_no_spark)  # type: ignore[arg-type]
+    for commit in range(3):
+        texts = [{"chunk_id": f"{commit} {n}", "text": "word " * 50} for n in range(ROWS)]
+        lake.append_arrow(TABLE, texts)
+    if has_checkpoint:
+        DeltaTable(str(lake.folder(TABLE))).create_checkpoint()
+        for chunk_id in ("after", "last"):
+            lake.append_arrow(TABLE, [{"chunk_id": chunk_id}])
+    return lake
+
+
+@pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize(
+    ("file", "has_checkpoint"),
+    [
+        ("_delta_log/*00.json", False),
+        ("_delta_log/*02.json", False),
+        ("_delta_log/*04.json", True),
+        ("_delta_log/*.checkpoint.parquet", True),
+        ("*.parquet", False),
+        ("*.parquet", True),
+    ],
+)
+def test_whatever_happens_to_a_file_the_error_says_which_table_and_what_to_do(
+    file: str, has_checkpoint: bool, harm: Callable[[Path], None], tmp_path: Path
+):
+    lake = _lake(tmp_path, has_checkpoint=has_checkpoint)
+    assert lake.damage([TABLE]) is None
+    # The files of a table are not of one size: the largest one holds five rows.
+    path = max(lake.folder(TABLE).glob(file), key=lambda path: path.stat().st_size)
+    harm(path)
+    with pytest.raises(DamagedTableError) as error:
+        lake.read_arrow(TABLE)
+    text = str(error.value)
+    assert text.startswith("silver.chunks is damaged: ")
+    assert path.name in text or "is missing" in text or "its log cannot be read" in text
+    assert ("it held 5 rows" in text) == (path.suffix == ".parquet" and "_delta_log" not in str(path))
+    assert text.endswith("have it made anew (from silver.documents): lakeloop rebuild silver.chunks")
+    assert str(lake.folder(TABLE)) in text
+    said = lake.mend(TABLE)
+    assert said is not None
+    assert path.name in said or "set aside" in said
+    assert lake.damage([TABLE]) is None
+    assert lake.read_arrow(TABLE).num_rows in (0, 2 * ROWS, 2 * ROWS + 2), "what can be read is kept"
+    lake.append_arrow(TABLE, [{"chunk_id": "more"}])
+    assert lake.mend(TABLE) is None
+
+
+def test_a_table_whose_log_is_gone_is_not_taken_for_a_table_that_was_never_there(tmp_path: Path):
+    lake = _lake(tmp_path)
+    shutil.rmtree(lake.folder(TABLE) / "_delta_log")
+    with pytest.raises(DamagedTableError, match=r"its log \(_delta_log\) is gone, its files are there"):
+        lake.head(TABLE)
+
+
+@pytest.mark.parametrize("of_source", [True, False])
+def test_nothing_to_do_is_not_said_while_a_file_is_missing(of_source: bool, tmp_path: Path):
+    lake = _lake(tmp_path)
+    stage = Stage("embed-chunks", TABLE, "gold.chunk_index", "")
+    lake.append_arrow(stage.target, [{"chunk_id": "1"}])
+    context = Context(lake.settings, lake, "run", Progress())
+    source, target = lake.head(TABLE), lake.head(stage.target)
+    assert source is not None
+    assert target is not None
+    seen = {"source_id": source.table_id, "target_id": target.table_id, "to_version": source.version}
+    lake.append_arrow(STAGE_RUNS, [{"stage": stage.command, "definition": "1", **seen}])
+    assert due(stage, context) is None
+    table = TABLE if of_source else stage.target
+    next(lake.folder(table).glob("*.parquet")).unlink()
+    with pytest.raises(DamagedTableError, match=f"{table} is damaged: .*parquet is missing"):
+        due(stage, context)
+
+
+def test_every_table_has_a_remedy(tmp_path: Path):
+    made = ("silver.records_a_history", "bronze.records_a", "gold.features_a")
+    for table in (*TABLES, *made):
+        folder = tmp_path / table
+        folder.mkdir()
+        (folder / "part.parquet").touch()
+        found = damaged(table, folder)
+        assert found is not None
+        assert str(found).endswith(f"lakeloop rebuild {table}")
+        is_log = table.startswith(("inference.", "feedback.")) or table in LOGS
+        assert ("keep the rest" in str(found)) == is_log, table
