@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow as pa
 from pipelines.models.embedders import EmbeddingModel
 from pipelines.settings import Settings
 from pipelines.stores.capabilities import Capability
-from transformations.errors import ConfigurationError, LakeloopError, RefusedError
+from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError, RefusedError
 from transformations.filters import Filter, check_filter
 from transformations.vectors import Limits, direction_problems
 
@@ -199,6 +200,15 @@ def check_options(store: str, given: Mapping[str, str], *, known: Collection[str
     for option in given:
         if option not in known:
             raise ConfigurationError.unknown_name(f"option of {store}", option, known)
+
+
+def damaged_index(place: Path | str, error: Exception) -> DamagedTableError:
+    """An error for an index on disk that lacks a file or cannot be read."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return DamagedTableError(
+        f"the index at {place} is damaged: a file is missing or cannot be read ({said}). Nothing was changed. All that "
+        "it held is in gold.chunk_index: put the folder back from a copy, or remove it, and run: lakeloop sync-index"
+    )
 
 
 def check_query(vector: NDArray[np.float32], *, dimension: int, where: Filter | None) -> None:

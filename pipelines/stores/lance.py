@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from pipelines.schemas import INDEX_SCHEMA
-from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
+from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession, damaged_index
 from pipelines.stores.capabilities import declare, notimpl, yes
 from pipelines.stores.libraries import library
 from transformations.errors import RefusedError
@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TAG = "served"
+# What Lance says of a file that is not there, or is shorter than its own tables of contents tell.
+_SIGNS_OF_DAMAGE = (
+    "Not found",
+    "No such file",
+    "failed to fill whole buffer",
+    "Invalid user input: file size is too small",
+)
 _MANIFEST_KEY = "lakeloop.manifest"
 _HIT_COLUMNS = ["chunk_id", "document_id", "path", "title", "heading_path", "text"]
 _DELETES_PER_CALL = 1000
@@ -128,12 +135,23 @@ class LanceStore:
             # Of its own: what is read stays the version that it was, whoever writes meanwhile.
             dataset = None if dataset is None else dataset.checkout_version(dataset.version)
         if dataset is not None:
-            yield from dataset.to_batches(columns=["chunk_id", "row_hash"])
+            yield from self._batches(dataset, ["chunk_id", "row_hash"])
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         dataset = self._open_served()
         if dataset is not None:
-            yield from dataset.to_batches()
+            yield from self._batches(dataset)
+
+    def _batches(self, dataset: Any, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        batches = dataset.to_batches(columns=columns)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (OSError, ValueError) as error:
+                raise self._explained(error) from error
+            if batch is None:
+                return
+            yield batch
 
     def search(self, vector: NDArray[np.float32], *, k: int, where: Filter | None = None) -> list[Hit]:
         check_query(vector, dimension=self._dimension, where=where)
@@ -225,10 +243,15 @@ class LanceStore:
             tag, dataset = opened
             try:
                 return read(dataset)
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
                 now = self._open_pair()
                 if now is not None and now[0] == tag:
-                    raise
+                    raise self._explained(error) from error
+
+    def _explained(self, error: OSError | ValueError) -> Exception:
+        """The error, or, where a file of a folder is missing or broken, one that says what to do."""
+        is_damage = any(sign in str(error) for sign in _SIGNS_OF_DAMAGE)
+        return damaged_index(self._uri, error) if is_damage and "://" not in self._uri else error
 
     def _open_served(self) -> Any | None:
         opened = self._open_pair()

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
+from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession, damaged_index
 from pipelines.stores.capabilities import Capability, declare, never, yes
 from pipelines.stores.segment_folder import Base, Folder, State, States
 from pipelines.stores.segment_view import IDS, Mask, Positions, View, file_schema, live_rows, norms
@@ -175,12 +175,9 @@ class SegmentedStore(ABC):
         while (state := getattr(self._folder.states(), which)) is not None:
             try:
                 return self._served(state) if with_index else self._view(state)
-            except FileNotFoundError as error:
+            except (FileNotFoundError, pa.ArrowInvalid) as error:
                 if getattr(self._folder.states(), which) == state:
-                    raise ConfigurationError(
-                        f"the index at {self._folder.path} lacks a file ({error}). Restore the whole folder, or drop "
-                        "the index and sync anew."
-                    ) from None
+                    raise damaged_index(self._folder.path, error) from None
         return None
 
     def _view(self, state: State) -> View:

@@ -15,7 +15,7 @@ from pipelines.settings import Settings
 from pipelines.stores import Store, open_store, scann
 from tests.stores.rows import DIMENSION, manifest, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, hashes, held, load, other_process
-from transformations.errors import ConfigurationError, MissingDependencyError
+from transformations.errors import ConfigurationError, DamagedTableError, MissingDependencyError
 from transformations.filters import Not, equals
 
 pytestmark = pytest.mark.long
@@ -200,7 +200,7 @@ def test_a_base_stays_loaded_and_one_that_is_lost_is_named(open_index: Open, tmp
     other = open_index()
     assert_finds(other, rows, vector(901), k=3)
     other.close()
-    with pytest.raises(ConfigurationError, match=rf"lacks a file .*{index.name}.* sync anew"):
+    with pytest.raises(DamagedTableError, match=rf"is damaged: .*{index.name}.* lakeloop sync-index"):
         open_index().search(vector(900), k=3)
 
 
