@@ -30,8 +30,8 @@ class Rule:
     Attributes:
         name: snake_case, said in quarantine tables, metrics and alerts.
         predicate: Spark SQL over the row's own columns; or a function without arguments that returns a Column, so
-            that a module can hold rules before there is a Spark. Deterministic; no aggregate and no window. A cast
-            that some row refuses stops the job, as everywhere in Spark: write try_cast, whose null breaks the rule.
+            that a module can hold rules before there is a Spark. Deterministic; no aggregate, window or subquery. A
+            cast that some row refuses stops the job, as everywhere in Spark: write try_cast, whose null breaks it.
             NaN is greater than every number in Spark: say `NOT isnan(x)` where that matters.
         level: see `Level`.
 
@@ -153,8 +153,9 @@ def check_rules(rows: DataFrame, *, rules: Sequence[Rule], table: str) -> None:
     """Ask Spark whether each rule can be judged of `rows`; reads no row.
 
     Raises:
-        ConfigurationError: two rules of one name; or a predicate that does not parse, names a missing column, is not
-            boolean, not deterministic, or needs more than its own row. The rule, the table and its columns are named.
+        ConfigurationError: two rules of one name; or a predicate that does not parse, has an alias, names a missing
+            column, is not boolean, not deterministic, or needs more than its own row (a subquery). The rule, the table
+            and its columns are named.
     """
     from pyspark.errors import AnalysisException, ParseException
 
@@ -166,12 +167,20 @@ def check_rules(rows: DataFrame, *, rules: Sequence[Rule], table: str) -> None:
         try:
             plan = rows.where(rule.column)
             plan.schema  # noqa: B018 - Spark Connect resolves names only when it is asked for them
+            if isinstance(rule.predicate, str):  # inside another expression, as every place writes it
+                rows.where(f"coalesce((\n{rule.predicate}\n), false)").schema  # noqa: B018
         except (AnalysisException, ParseException) as error:
             message = " ".join((error.getMessage() or str(error)).split("SQLSTATE")[0].split())
             raise ConfigurationError(
                 f"rule {rule.name!r} cannot be judged of {table}: {message} The columns there are "
                 f"{', '.join(rows.columns)}. Correct the predicate: {_shown(rule)}"
             ) from None
+        if _has_subquery(plan, rule):
+            raise ConfigurationError(
+                f"rule {rule.name!r} of {table} reads another table by a subquery: a rule judges a row by the row "
+                "alone. Join what it needs before, or write a rule of the table (expectations.table_rules.references). "
+                f"Correct the predicate: {_shown(rule)}"
+            )
         if not _is_deterministic(plan):
             raise ConfigurationError(
                 f"rule {rule.name!r} of {table} is not deterministic: a row could be kept and refused at once. "
@@ -181,6 +190,22 @@ def check_rules(rows: DataFrame, *, rules: Sequence[Rule], table: str) -> None:
 
 def _shown(rule: Rule) -> str:
     return rule.predicate if isinstance(rule.predicate, str) else str(rule.column)
+
+
+# What a subquery begins with, outside of quotes and comments; a column of that name has to be quoted.
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`(?:[^`]|``)*`|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_SUBQUERY = re.compile(r"\(\s*(?:select|values|table|from|with)\b", re.IGNORECASE)
+
+
+def _has_subquery(filtered: DataFrame, rule: Rule) -> bool:
+    jvm_frame = getattr(filtered, "_jdf", None)
+    if jvm_frame is None:  # Spark Connect does not tell, so the text has to
+        return isinstance(rule.predicate, str) and _SUBQUERY.search(_QUOTED.sub("''", rule.predicate)) is not None
+    jvm = filtered.sparkSession._jvm
+    assert jvm is not None
+    expressions = jvm.org.apache.spark.sql.catalyst.expressions
+    condition = jvm_frame.queryExecution().analyzed().condition()
+    return bool(expressions.SubqueryExpression.hasSubquery(condition))
 
 
 def _is_deterministic(filtered: DataFrame) -> bool:

@@ -49,8 +49,11 @@ def suite(
         expectations.append(_expectation(gx, query, rule.name, rule.level, "row", str(rule.predicate)))
     for rule_of_table in table_rules:
         # Nothing but `{batch}` may look like a field of the query, so the table comes in last.
-        stand_in = "lakeloop_batch"
         other = (others or {}).get(rule_of_table.other or "", "")
+        said = verdict_query(rule_of_table, table="", other=other, now=now)
+        stand_in = "lakeloop_batch"
+        while stand_in in said:  # a name that the rule does not say itself
+            stand_in += "_"
         query = _literal(verdict_query(rule_of_table, table=stand_in, other=other, now=now))
         query = f"SELECT * FROM ({query.replace(stand_in, '{batch}')}) WHERE NOT is_kept"
         told = (rule_of_table.name, rule_of_table.level, rule_of_table.kind, rule_of_table.definition)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Literal
 
 from expectations.predicates import holds_sql
-from expectations.rules import Rule, check_name
+from expectations.rules import Rule, check_name, check_rules
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class TableRule:
         is_kept: SQL over those three that is TRUE where the rule is kept; null breaks it.
         level: warn (counted) or fail.
         other: the table that it refers to.
+        row_rule: what it asks of each row, where it counts such rows.
     """
 
     name: str
@@ -44,6 +45,7 @@ class TableRule:
     is_kept: str
     level: Literal["warn", "fail"] = "fail"
     other: str | None = None
+    row_rule: Rule | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -156,7 +158,8 @@ def share(
 
     An empty table has no share and breaks the rule. Shares are compared to nine digits.
     """
-    holds = holds_sql(Rule(name, predicate))
+    row_rule = Rule(name, predicate)
+    holds = holds_sql(row_rule)
     return TableRule(
         name,
         "share",
@@ -167,6 +170,7 @@ def share(
         ),
         f"round(abs(value - {float(reference)!r}D), 9) <= {float(tolerance)!r}D",
         level,
+        row_rule=row_rule,
     )
 
 
@@ -215,6 +219,7 @@ def judge_table(
         raise ConfigurationError(f"the rules of {table} refer to {', '.join(lacking)}: pass it in others={{…}}")
     if not rules:
         return []
+    check_rules(rows, rules=[rule.row_rule for rule in rules if rule.row_rule is not None], table=table)
     views = {name: f"_lakeloop_{uuid.uuid4().hex}" for name in ("", *(others or {}))}
     rows.createOrReplaceTempView(views[""])
     for name, frame in (others or {}).items():

@@ -16,6 +16,7 @@ from pipelines.redaction import SafeFormatter, redacted, safe
 from pipelines.settings import Settings, load_settings
 from pipelines.settings_layers import FILE_NAME
 
+_OF_LIBRARIES = "lakeloop: what libraries tell"
 # JSON may hold them as they are, a terminal would obey them, and half surrogate pairs have no encoding.
 _NOT_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -61,6 +62,14 @@ def log_to(settings: Settings) -> None:
         logger.setLevel(logging.INFO)
         logger.handlers = handlers
         logger.propagate = False
+    # What libraries tell, such as the bridge to Java of a call that Ctrl-C broke off, is a story for the file. Without
+    # any handler here they would make one that prints.
+    root = logging.getLogger()
+    for earlier in [handler for handler in root.handlers if handler.name == _OF_LIBRARIES]:
+        root.removeHandler(earlier)
+    of_libraries = handlers[-1] if len(handlers) > 1 else logging.NullHandler()
+    of_libraries.name = _OF_LIBRARIES
+    root.addHandler(of_libraries)
 
 
 def say(facts: Mapping[str, Any], text: str, as_json: bool) -> None:

@@ -134,6 +134,13 @@ def test_a_column_says_the_same_as_its_sql_and_spark_writes_it(spark):
         ("row_number() OVER (ORDER BY value) = 1", "window|WHERE"),
         ("no_such_function(value)", "no_such_function"),
         ("rand() > 0.5", "not deterministic"),
+        ("value > 0 AS is_it", "Syntax error"),
+        ("value > 0 is_it", "Syntax error"),
+        ("id IN (SELECT s.id FROM VALUES ('a') AS s(id))", "subquery|Syntax error"),
+        ("EXISTS (SELECT 1)", "subquery"),
+        ("(SELECT true)", "subquery"),
+        ("id IN (VALUES ('a'))", "subquery|cannot be resolved|Syntax error|no_such|VALUES"),
+        ("value > 0), (true", "Syntax error"),
     ],
 )
 def test_a_rule_that_cannot_be_judged_names_itself_its_table_and_the_columns_there(spark, predicate: str, why: str):
@@ -143,7 +150,14 @@ def test_a_rule_that_cannot_be_judged_names_itself_its_table_and_the_columns_the
     message = str(raised.value)
     assert message.startswith(("rule 'is_bad' cannot be judged of silver.things", "rule 'is_bad' of silver.things"))
     assert predicate in message
-    assert "id, value" in message or "deterministic" in message
+    assert "id, value" in message or "deterministic" in message or "subquery" in message
+
+
+def test_words_of_subqueries_in_texts_and_functions_of_their_names_are_no_subqueries(spark):
+    rows = spark.createDataFrame([("(select x)", [1, 2])], "id string, many array<int>")
+    rules = [Rule("says_so", "id = '(select x)'"), Rule("has_a_two", "exists(many, x -> x = 2) -- (SELECT 1)")]
+    valid, _ = split(rows, rules=rules)
+    assert valid.count() == 1
 
 
 @pytest.mark.parametrize("name", ["", "Has Text", "1st", "a;b", "x" * 80, "é", None])

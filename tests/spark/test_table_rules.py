@@ -39,6 +39,12 @@ RULES: dict[str, tuple[TableRule, bool, int, float | None]] = {
         (references("odd `name", table="odd", name="odd_ids"), False, 2, 2.0),
         (share("`odd ``name` = '{x}' -- {", reference=0.5, tolerance=0.1, name="share_at_edge"), True, 0, 0.4),
         (share("`odd ``name` = '{x}'", reference=0.51, tolerance=0.1, name="share_off"), False, 0, 0.4),
+        (
+            share("id = 'lakeloop_batch' OR id = 'a'", reference=0.4, tolerance=0.0, name="share_of_a_word"),
+            True,
+            0,
+            0.4,
+        ),
         (share("isnan(value)", reference=0.4, tolerance=0.0, name="share_of_nan", level="fail"), True, 0, 0.4),
     ]
 }
@@ -108,5 +114,8 @@ def test_a_rule_of_a_table_says_what_it_lacks(spark):
         judge_table(rows, rules=[references("id", table="silver.y")], now=NOW, table="silver.x")
     with pytest.raises(ConfigurationError, match="names no row that could be set aside: use warn or fail"):
         unique("id", level="quarantine")  # type: ignore[arg-type]
+    reading = share("EXISTS (SELECT 1)", reference=1, tolerance=0, name="has_it")
+    with pytest.raises(ConfigurationError, match=r"'has_it' of silver\.x reads another table by a subquery"):
+        judge_table(rows, rules=[reading], now=NOW, table="silver.x")
     with pytest.raises(ConfigurationError, match="two rules named has_unique_key"):
         judge_table(rows, rules=[unique("id"), unique("part")], now=NOW)

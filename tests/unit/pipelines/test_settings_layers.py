@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -169,6 +170,18 @@ def test_nothing_that_is_printed_steers_a_terminal(text: str):
 
 def test_an_escape_can_be_read_as_one():
     assert safe("a\x1b[31mred\x9b0m\x07\r\u202ecod.exe") == r"a\x1b[31mred\x9b0m\x07\r\u202ecod.exe"
+
+
+def test_what_libraries_tell_goes_to_the_file_and_not_to_the_screen(tmp_path: Path):
+    program = (
+        "import logging; from pathlib import Path; from pipelines.cli_options import log_to;"
+        f"from pipelines.settings import Settings; log_to(Settings(root=Path({str(tmp_path)!r})));"
+        "logging.error('a story of a library'); logging.getLogger('py4j').error('another')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    told = (tmp_path / "logs" / "lakeloop.log").read_text()
+    assert told.count("a story of a library") == told.count("another") == 1
 
 
 def test_a_name_forges_no_record_of_the_log_and_a_traceback_tells_no_secret(monkeypatch):
