@@ -16,9 +16,14 @@ from typing import Literal, TypeAlias
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from transformations.table_rows import named_rows, table_rule
+
 Kind: TypeAlias = Literal["paragraph", "code", "list", "table_row", "quote"]
 
 _KINDS: dict[str, Kind] = {"fence": "code", "code_block": "code", "blockquote_open": "quote"}
+# Of pandoc, Docusaurus, MkDocs and kramdown.
+_ATTRIBUTES = re.compile(r"[ \t]*\{:?[ \t]*[#.][^{}\n]*\}[ \t]*$")
+_LONG = 1000
 _BACKTICKS = re.compile(r"`+")
 
 
@@ -43,7 +48,9 @@ class Block:
 def _parser() -> MarkdownIt:
     # Only the blocks' places are wanted. Inline markup costs most of the time and is left unread; link definitions are
     # read as text, since otherwise they would be in no block. Both parsers keep no state between texts.
-    return MarkdownIt("commonmark").enable("table").disable(["reference", "inline", "text_join"])
+    parser = MarkdownIt("commonmark").enable("table").disable(["reference", "inline", "text_join"])
+    parser.block.ruler.at("table", table_rule, {"alt": ["paragraph", "reference"]})
+    return parser
 
 
 @cache
@@ -106,10 +113,14 @@ def first_heading(text: str) -> tuple[int, str] | None:
 
 
 def _plain(source: str) -> str:
-    """The text of inline Markdown, without its markup."""
+    """The text of inline Markdown, without its markup, HTML and the name that a heading gives itself ("{#name}")."""
+    if len(source) > _LONG:  # a paragraph by mistake, and read in time that grows with its square
+        return " ".join(source.split())
+    source = _ATTRIBUTES.sub("", source)
     tokens = _inline_parser().parseInline(source)
     children = [child for token in tokens for child in token.children or ()]
-    parts = (" " if child.type in ("softbreak", "hardbreak") else child.content for child in children)
+    shown = (child for child in children if child.type != "html_inline")
+    parts = (" " if child.type in ("softbreak", "hardbreak") else child.content for child in shown)
     return " ".join("".join(parts).split())
 
 
@@ -130,7 +141,7 @@ def _texts(tokens: Sequence[Token], start: int, end: int, lines: Sequence[str]) 
             if len(text.split(maxsplit=1)) > 1 or not re.fullmatch(r"\s*(?:[-*+]|\d+[.)])", text):
                 yield "list", text
     elif token.type == "table_open":
-        yield from (("table_row", row) for row in _rows(tokens[start:end]))
+        yield from (("table_row", row) for row in named_rows(token.meta["rows"]))
     elif token.type == "code_block":
         code = textwrap.dedent(token.content).strip("\n")
         fence = "`" * max(3, 1 + max((len(run) for run in _BACKTICKS.findall(code)), default=0))
@@ -143,18 +154,3 @@ def _source(token: Token, lines: Sequence[str]) -> str:
     first, last = token.map or (0, 0)
     text = "\n".join(lines[first:last]).strip("\n")
     return text if token.type in ("fence", "list_item_open") else text.strip()
-
-
-def _rows(tokens: Sequence[Token]) -> Iterator[str]:
-    """Each row of a table with its column names; a table of nothing but a header is that header."""
-    rows: list[list[str]] = []
-    for i, token in enumerate(tokens):
-        if token.type == "tr_open":
-            rows.append([])
-        elif token.type in ("th_open", "td_open"):
-            rows[-1].append(" ".join(tokens[i + 1].content.split()))
-    head, body = rows[0], rows[1:]
-    for cells in body or [[]]:
-        named = [f"{name}: {cell}" if name else cell for name, cell in zip(head, cells, strict=False) if cell]
-        if named or not body:
-            yield " | ".join(named or filter(None, head))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from unicodedata import normalize
 
 import numpy as np
 import numpy.typing as npt
 
 from transformations.errors import ConfigurationError
+from transformations.text import nfc
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -56,7 +56,7 @@ def words(text: str) -> list[str]:
     >>> words("Ｓtra\u00dfe -- 2nd, caf\u0065\u0301")
     ['strasse', '2nd', 'café']
     """
-    return _WORD.findall(normalize("NFKC", text).casefold())
+    return _WORD.findall(nfc(text, "NFKC").casefold())
 
 
 def shingles(text: str, known: dict[str, int] | None = None) -> Hashes:

@@ -7,13 +7,19 @@ same text: everything downstream (change detection, chunk hashes, the embedding 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from hashlib import sha256
-from unicodedata import normalize
+from typing import Literal
+from unicodedata import combining, normalize
 
 # Everything that some library takes for the end of a line (`str.splitlines`, docutils, lxml) becomes "\n", so that
 # all of them count the same lines.
 _NEWLINE = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
-_TRAILING_BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
+# Marks upon marks are sorted by a method that is quadratic in their number; no writing has so many on one letter.
+_MAX_MARKS = 100
+_FAR_FROM_ASCII = re.compile(f"[^\0-\u02ff]{{{_MAX_MARKS},}}")
+# Marks although their class says otherwise: they are made of marks.
+_MADE_OF_MARKS = frozenset("\u0f73\u0f75\u0f81")
 
 
 def normalise_text(text: str) -> str:
@@ -24,8 +30,29 @@ def normalise_text(text: str) -> str:
     >>> normalise_text("cafe\\u0301 \\r\\n  x\\t\\n\\n")
     'café\\n  x'
     """
-    text = _NEWLINE.sub("\n", normalize("NFC", text))
-    return _TRAILING_BLANKS.sub("", text).strip("\n")
+    lines = _NEWLINE.sub("\n", nfc(text)).split("\n")
+    return "\n".join(line.rstrip(" \t") for line in lines).strip("\n")
+
+
+def nfc(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
+    """Return `text` in a form of Unicode, in time linear in its length: over 100 marks in a row stay as they are."""
+    parts, end = [], 0
+    for match in _FAR_FROM_ASCII.finditer(text):
+        for start, stop in _long_marks(text, match.start(), match.end()):
+            parts += [normalize(form, text[end:start]), text[start:stop]]
+            end = stop
+    return "".join([*parts, normalize(form, text[end:])])
+
+
+def _long_marks(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where between two places more than `_MAX_MARKS` marks follow each other."""
+    first = start
+    for i in range(start, end + 1):
+        if i < end and (combining(text[i]) or text[i] in _MADE_OF_MARKS):
+            continue
+        if i - first > _MAX_MARKS:
+            yield first, i
+        first = i + 1
 
 
 def text_hash(text: str) -> str:
@@ -36,4 +63,4 @@ def text_hash(text: str) -> str:
     >>> text_hash("a  b\\n") == text_hash("a b")
     True
     """
-    return sha256(" ".join(normalize("NFC", text).split()).encode("utf-8")).hexdigest()
+    return sha256(" ".join(nfc(text).split()).encode("utf-8")).hexdigest()

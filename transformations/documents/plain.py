@@ -16,10 +16,9 @@ _BLOCK_START = re.compile(
 )
 # Plain text may well mean its list markers, and Markdown reads them the same way: they stay.
 _NOT_A_LIST = re.compile(r"([ ]{0,3})(?=#{1,6}(?:\s|$)|>|```|~~~|[=-]+\s*$|\||(?:[*_-]\s*){3,}$|<[A-Za-z/!?])")
-# Inline: code spans, HTML, emphasis that is not between blanks or inside a word, and a backslash that would escape.
-_INLINE = re.compile(
-    r"`|<(?=[A-Za-z/!?])|(?<!\s)\*|\*(?!\s|$)|(?<![^\W_])_|_(?![^\W_])|\\(?=[!-/:-@\[-`{-~])|\[(?=[^\]]*\]\()"
-)
+# Inline: code spans, HTML, emphasis that is not between blanks or inside a word, a backslash that would escape; and
+# "[", where a link follows.
+_INLINE = re.compile(r"`|<(?=[A-Za-z/!?])|(?<!\s)\*|\*(?!\s|$)|(?<![^\W_])_|_(?![^\W_])|\\(?=[!-/:-@\[-`{-~])|\[")
 
 
 def escape_inline(text: str) -> str:
@@ -28,7 +27,19 @@ def escape_inline(text: str) -> str:
     >>> escape_inline("call __init__(*args) of snake_case <T>")
     'call \\\\_\\\\_init\\\\_\\\\_(\\\\*args) of snake_case \\\\<T>'
     """
-    return _INLINE.sub(lambda match: "\\" + match.group(), text)
+    closing = -1  # the first "]" from here on; looked for once, since a text may be made of "["
+
+    def escaped(match: re.Match[str]) -> str:
+        nonlocal closing
+        if match.group() == "[":
+            if closing < match.start():
+                closing = text.find("]", match.start())
+                closing = len(text) if closing < 0 else closing
+            if not text.startswith("](", closing):
+                return "["
+        return "\\" + match.group()
+
+    return _INLINE.sub(escaped, text)
 
 
 def escape_block_start(line: str) -> str:
