@@ -15,6 +15,13 @@ from unicodedata import combining, normalize
 # Everything that some library takes for the end of a line (`str.splitlines`, docutils, lxml) becomes "\n", so that
 # all of them count the same lines.
 _NEWLINE = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
+# Of base64 the lines may be broken. Short ones are examples of what such an address is.
+_DATA = re.compile(
+    r"(data:[\w.+-]{1,80}/[\w.+-]{1,80})(?:;[\w=.+-]{1,80}){0,8}"
+    r"(?:;base64,[A-Za-z0-9+/=_%-]{64,}(?:\n[ >]*[A-Za-z0-9+/=_%-]{40,})*(?:\n[ >]*[A-Za-z0-9+/]{0,100}={1,2})?"
+    r"|,[^\s)\"'<>]{64,})",
+    re.IGNORECASE,
+)
 # Marks upon marks are sorted by a method that is quadratic in their number; no writing has so many on one letter.
 _MAX_MARKS = 100
 _FAR_FROM_ASCII = re.compile(f"[^\0-\u02ff]{{{_MAX_MARKS},}}")
@@ -53,6 +60,15 @@ def _long_marks(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         if i - first > _MAX_MARKS:
             yield first, i
         first = i + 1
+
+
+def without_data(text: str) -> str:
+    """Return `text` with pictures and files that stand in it as data (`data:image/png;base64,…`) named only.
+
+    >>> without_data(f"![A pump](data:image/png;base64,{'iVBO' * 30})")
+    '![A pump](data:image/png)'
+    """
+    return _DATA.sub(r"\1", text)
 
 
 def text_hash(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, cast, get_args
 from transformations.documents.decode import decode
 from transformations.documents.extract import Extract, RefusedDocumentError
 from transformations.errors import MissingDependencyError
-from transformations.text import normalise_text
+from transformations.text import normalise_text, without_data
 
 Format: TypeAlias = Literal[
     "rst", "markdown", "html", "text", "pdf", "docx", "pptx", "xlsx", "asciidoc", "email", "csv"
@@ -153,7 +153,7 @@ def parse_document(content: bytes, *, path: str) -> ParsedDocument:
             return ParsedDocument.refused(path, "out_of_memory: the parser asked for more than it may have")
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:_MAX_REASON]}"
         return ParsedDocument.refused(path, f"unparseable: {said}", encoding=encoding)
-    markdown = normalise_text(_storable(extract.markdown))
+    markdown = normalise_text(without_data(_storable(extract.markdown)))
     if not markdown.strip():
         return ParsedDocument.refused(path, f"empty: no text is left after parsing as {format_}", encoding=encoding)
     title = " ".join(_storable(extract.title).split()) if extract.title else None

@@ -5,15 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import yaml
-
-from transformations.blocks import first_heading
 from transformations.documents.extract import Extract
+from transformations.documents.front_matter import front_matter, titled
+from transformations.documents.markdown_lines import outside_fences, without_boxes, without_comments
 
-_FRONT_MATTER = re.compile(r"\A---\n(.*?\n)??(?:---|\.\.\.)(?:\n|\Z)", re.DOTALL)
-_FENCE = re.compile(r"\s*(?:[-*+>]\s+|\d+[.)]\s+)*(`{3,}(?=[^`]*$)|~{3,})")
-_COMMENT_OPEN = re.compile(r"\s*(?:<!--|\{/\*)")
-_COMMENT = re.compile(r"\s*(?:<!--.*?-->|\{/\*.*?\*/\})[ \t]*", re.DOTALL)
 _ESM = re.compile(
     r"import\s+(?:[\w*{][^\n]*\sfrom\s|[\"'{])|export\s+(?:const|let|var|default|function|class|async|\{|\*)"
 )
@@ -31,14 +26,14 @@ _MAX_TAG_LINES = 200
 def parse_markdown(text: str) -> Extract:
     """Return the title (front matter's, otherwise the first heading) and the text without front matter and comments.
 
-    A title that only the front matter has becomes the first heading: a site shows it there. Its other fields are the
-    metadata, as far as they are values or lists of them.
+    Boxes and tabs of MkDocs become text under their labels. A title that only the front matter has becomes the first
+    heading: a site shows it there. Its other fields are the metadata, as far as they are values or lists of them.
 
     >>> parse_markdown("---\\ntitle: Tables\\ntags: [a, b]\\n---\\nSome <!-- old --> text")
-    Extract(title='Tables', markdown='# Tables\\n\\nSome <!-- old --> text', metadata={'tags': 'a, b'})
+    Extract(title='Tables', markdown='# Tables\\n\\nSome  text', metadata={'tags': 'a, b'})
     """
-    fields, body = _without_front_matter(text)
-    return _titled(fields, "\n".join(_without_comments(body.split("\n"))))
+    fields, body = front_matter(text)
+    return titled(fields, "\n".join(without_boxes(without_comments(body.split("\n")))))
 
 
 def parse_mdx(text: str) -> Extract:
@@ -47,79 +42,16 @@ def parse_mdx(text: str) -> Extract:
     >>> parse_mdx("import A from 'a'\\n\\n<Aside title='Mind'>\\n  Hot\\n</Aside>").markdown.split()
     ['Mind:', 'Hot']
     """
-    fields, body = _without_front_matter(text)
-    lines = list(_without_comments(body.split("\n")))
+    fields, body = front_matter(text)
+    lines = list(without_comments(body.split("\n"), is_mdx=True))
     lines = list(_tags_on_own_lines(list(_without_modules(lines))))
-    return _titled(fields, "\n".join(_without_components(lines)))
-
-
-def _without_front_matter(text: str) -> tuple[dict[object, object], str]:
-    match = _FRONT_MATTER.match(text)
-    if not match:
-        return {}, text
-    try:
-        fields = yaml.safe_load(match.group(1) or "")
-    except (yaml.YAMLError, ValueError):
-        return {}, text  # two rules, not front matter; or broken: then a reader should see it
-    if fields is not None and not isinstance(fields, dict):
-        return {}, text
-    return fields or {}, text[match.end() :].lstrip("\n")
-
-
-def _titled(fields: dict[object, object], body: str) -> Extract:
-    written = fields.pop("title", None)
-    title = str(written).strip() if written is not None else None
-    metadata = {str(key): text for key, value in fields.items() if (text := _as_text(value))}
-    heading = first_heading(body)
-    if not title:
-        return Extract(heading[1] if heading else None, body, metadata)
-    if heading and heading[0] == 1:
-        return Extract(title, body, metadata)
-    return Extract(title, f"# {' '.join(title.split())}\n\n{body}", metadata)
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(text for each in value if not isinstance(each, list) and (text := _as_text(each)))
-    return "" if value is None or isinstance(value, dict) else str(value)
-
-
-def _outside_fences(lines: list[str]) -> Iterator[tuple[int, bool]]:
-    """The index of each line, and whether it is code or the fence of it."""
-    fence = ""
-    for i, line in enumerate(lines):
-        match = _FENCE.match(line)
-        if not fence:
-            fence = match.group(1) if match else ""
-            yield i, bool(match)
-            continue
-        yield i, True
-        if match and match.group(1).startswith(fence) and not line[match.end() :].strip():
-            fence = ""
-
-
-def _without_comments(lines: list[str]) -> Iterator[str]:
-    """Drop comments that open a line; one inside a line stays (it may be part of a code span)."""
-    skip_until = -1
-    for i, is_code in _outside_fences(lines):
-        if i <= skip_until:
-            continue
-        if is_code or not _COMMENT_OPEN.match(lines[i]):
-            yield lines[i]
-            continue
-        closing = "-->" if "<!--" in lines[i].lstrip()[:4] else "*/}"
-        end = next((j for j in range(i, len(lines)) if closing in lines[j]), None)
-        if end is None:  # never closed: not a comment that a reader would miss
-            yield lines[i]
-            continue
-        yield _COMMENT.sub("", "\n".join(lines[i : end + 1]), count=1)
-        skip_until = end
+    return titled(fields, "\n".join(_without_components(lines)))
 
 
 def _without_modules(lines: list[str]) -> Iterator[str]:
     """Drop import and export statements: each ends at the first blank line at which its brackets are closed."""
     depth, in_statement = 0, False
-    for i, is_code in _outside_fences(lines):
+    for i, is_code in outside_fences(lines):
         line = lines[i]
         if not in_statement:
             in_statement = not is_code and bool(_ESM.match(line))
@@ -134,7 +66,7 @@ def _without_modules(lines: list[str]) -> Iterator[str]:
 
 def _tags_on_own_lines(lines: list[str]) -> Iterator[str]:
     """Break a line behind a component tag that opens it and before the closing tag that ends it."""
-    for i, is_code in _outside_fences(lines):
+    for i, is_code in outside_fences(lines):
         line = lines[i]
         opening = None if is_code else _TAG_THEN_TEXT.match(line)
         if opening:
@@ -153,7 +85,7 @@ def _without_components(lines: list[str]) -> list[str]:
     outer = ""  # the indentation of the outermost open tag: what is in it is laid out as if it stood there
     bases: list[int | None] = []  # of each open tag: how far its content is indented, once known
     skip_until = -1
-    for i, is_code in _outside_fences(lines):
+    for i, is_code in outside_fences(lines):
         if i <= skip_until:
             continue
         line = lines[i]
