@@ -1,7 +1,8 @@
 """Rows in, an Annoy forest out, kept in step by base, tail and tombstones (segments.py).
 
-Options: `trees` (more find more and take more room), `search_k` (nodes looked at in a search; 0 is Annoy's own choice,
-the number of trees times that of candidates).
+Options: `trees` (more take more room, and share the nodes of a search among them), `search_k` (nodes looked at in a
+search; 0 is three for each row). Of the ten nearest among 8,156 real chunks that finds 0.99; Annoy's own choice, the
+number of trees times that of candidates, found 0.83 by fifty trees.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from pipelines.stores.libraries import library
 from pipelines.stores.segment_view import Mask, Positions
 from pipelines.stores.segments import Option, SegmentedStore, declare_segments
 
+_NODES_PER_ROW = 3
+
 
 class AnnoyStore(SegmentedStore):
     library_name = "annoy"
-    build_options: ClassVar[Mapping[str, Option]] = {"trees": 50}
+    build_options: ClassVar[Mapping[str, Option]] = {"trees": 10}
     search_options: ClassVar[Mapping[str, Option]] = {"search_k": 0}
     capabilities = declare_segments(yes("the base's candidates are; exact below `base_rows`"))
 
@@ -42,7 +45,8 @@ class AnnoyStore(SegmentedStore):
         return index
 
     def _ask(self, index: Any, query: NDArray[np.float32], *, count: int, among: Mask) -> Positions:
-        return np.array(index.get_nns_by_vector(query, count, int(self._options["search_k"]) or -1), dtype=np.intp)
+        nodes = int(self._options["search_k"]) or _NODES_PER_ROW * index.get_n_items()
+        return np.array(index.get_nns_by_vector(query, count, nodes), dtype=np.intp)
 
     def _empty(self) -> Any:
         return _annoy().AnnoyIndex(self._dimension, "angular")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _OLDEST_SERVER = 130000
 _OLDEST_EXTENSION = "0.5.0"
 _FIRST_WITH_ITERATIVE_SCANS = "0.8.0"
+_EF_SEARCH = 100
 # So many connections a store; a thread that wants one more waits. PostgreSQL's own limit is 100 for all its clients.
 _MOST_CONNECTIONS = 8
 # What PostgreSQL says when only a person can help; a failed connection carries no error code.
@@ -131,6 +132,8 @@ class Server:
         pgvector = library("pgvector.psycopg", distribution="pgvector", minimum="0.4", extra="pgvector")
         pgvector.register_vector(lane.connection)
         if self._hnsw:
+            # The extension's own value, 40, found 0.965 of the ten nearest among 8,156 real chunks.
+            lane.connection.execute(f"SET hnsw.ef_search = {_EF_SEARCH}")
             # The scan goes on until k rows pass the filter, in order; without this it ends after the first few dozen.
             lane.connection.execute("SET hnsw.iterative_scan = strict_order")
             lane.connection.execute(f"SET hnsw.max_scan_tuples = {2**31 - 1}")

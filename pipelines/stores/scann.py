@@ -1,7 +1,8 @@
 """Rows in, a ScaNN index out (a partition tree and hashed vectors), kept in step by base, tail and tombstones.
 
-Options: `leaves` (0 is the square root of the number of rows), `leaves_to_search` (0 is a tenth of them, at least 8).
-Its index keeps hashes only: each hit takes ten candidates, which the stored vectors bring into order (segments.py).
+Options: `leaves` (0 is the square root of the number of rows), `leaves_to_search` (0 is all of them). Its index keeps
+hashes only: each hit takes ten candidates, which the stored vectors bring into order (segments.py). Fewer leaves are
+faster and find less: of the ten nearest among 8,156 real chunks, half of the leaves held 0.96 and a tenth 0.80.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class ScannStore(SegmentedStore):
     def _build(self, vectors: NDArray[np.float32], path: Path) -> None:
         leaves = int(self._options["leaves"]) or isqrt(len(vectors))
         builder = _scann().builder(vectors, 10, "dot_product")
-        builder = builder.tree(num_leaves=leaves, num_leaves_to_search=min(leaves, max(8, leaves // 10)))
+        builder = builder.tree(num_leaves=leaves, num_leaves_to_search=leaves)
         index = builder.score_ah(2, anisotropic_quantization_threshold=0.2).build()
         path.mkdir()
         index.serialize(str(path), relative_path=True)

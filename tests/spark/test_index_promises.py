@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipelines.index_state import change, served, states, updated
 from pipelines.inference.search import Searcher
 from pipelines.run import new_context, run_stages
 from pipelines.settings import Settings
+from pipelines.stage import Context
 from pipelines.status import describe
 from pipelines.stores import Manifest
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, runs, settings_for, sync
@@ -193,7 +195,7 @@ def test_an_embedder_that_is_down_leaves_the_index_as_it_was(built: Settings):
     assert is_equal(built)
 
 
-def test_a_text_that_the_model_refuses_stays_alone_until_replay(tmp_path: Path, spark):
+def test_a_text_that_the_model_refuses_stays_alone_until_it_is_tried_again(tmp_path: Path, spark, monkeypatch):
     settings = settings_for(tmp_path, model="Refusing")
     deliver(settings, CHUNKS[:40])
     sync(settings)
@@ -214,7 +216,12 @@ def test_a_text_that_the_model_refuses_stays_alone_until_replay(tmp_path: Path, 
     assert replay(new_context(settings)) == {"tried": 1, "still_open": 1}
     assert new_context(settings).lake.read_arrow("ops.dead_letters")["attempts"].to_pylist() == [2]
     (tmp_path / "cured").touch()
-    assert replay(new_context(settings)) == {"tried": 1, "still_open": 0}
+    assert sync(settings) == {}, "its time has not come"
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    monkeypatch.setattr(Context, "now", staticmethod(lambda: later))
+    counts = sync(settings)  # nothing new: only what failed before
+    assert (counts["embed-chunks"]["computed"], counts["sync-index"]["upserts"]) == (1, 1)
+    assert replay(new_context(settings)) == {"tried": 0, "still_open": 0}
     assert poison["chunk_id"] in lance_of(settings).to_table(columns=["chunk_id"])["chunk_id"].to_pylist()
     assert is_equal(settings)
     assert sync(settings) == {}

@@ -366,3 +366,41 @@ def test_scann_is_asked_for_on_linux_only(open_index: Open, monkeypatch: pytest.
     scann._scann.cache_clear()
     with pytest.raises(MissingDependencyError, match="for Linux only"):
         open_store(Settings(index={"store": "scann"}), dimension=DIMENSION).manifest()
+
+
+@pytest.mark.parametrize(
+    ("store", "options"),
+    [
+        ("faiss", {}),
+        ("faiss", {"factory": "HNSW16"}),
+        ("faiss", {"factory": "HNSW32"}),
+        ("faiss", {"factory": "IVF64,Flat"}),
+        ("annoy", {}),
+        ("scann", {}),
+    ],
+)
+def test_the_defaults_find_nearly_all_among_vectors_that_stand_in_no_clusters(
+    tmp_path: Path, store: str, options: dict[str, str]
+):
+    """Like real ones: a few directions hold most of what tells them apart (docs/benchmarks.md has real ones)."""
+    chance, width, count = np.random.default_rng(5), 96, 6_000
+    spectrum = np.arange(1, width + 1) ** -0.4
+    vectors = (chance.standard_normal((count + 100, width)) * spectrum).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    held_vectors, asked = vectors[:count], vectors[count:]
+    template = row(0)
+    rows = [template | {"chunk_id": str(n), "vector": v} for n, v in enumerate(held_vectors)]
+    made = open_store(
+        Settings(root=tmp_path, index={"store": store, "uri": str(tmp_path), "options": options}), dimension=width
+    )
+    try:
+        made.manifest()
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    made.upsert(table(rows))
+    made.commit(manifest(rows[:1]), expected=None)
+    assert state(tmp_path)["base"], "no base was built"
+    exact = [set(np.argpartition(-(held_vectors @ query), 10)[:10].tolist()) for query in asked]
+    found = [{int(hit.chunk_id) for hit in made.search(query, k=10)} for query in asked]
+    recall = np.mean([len(a & b) / 10 for a, b in zip(exact, found, strict=True)])
+    assert recall >= 0.98, f"recall@10 {recall:.3f}"
