@@ -19,6 +19,7 @@ from tests.stores.rows import DIMENSION, manifest, row, table, vector
 from tests.stores.test_contract import FILTERS, assert_finds, assert_holds, hashes, load
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.filters import And, In, Not, Or, equals, matches
+from transformations.vectors import refusals
 
 pytestmark = pytest.mark.long
 
@@ -94,9 +95,9 @@ def test_a_batch_that_fails_without_a_name_is_the_clients_error():
         failed_keys({"status": "FAILURE"})
 
 
-def test_vectors_that_euclid_would_rank_otherwise_are_refused(open_index: Open):
+def test_vectors_that_euclid_would_rank_otherwise_are_refused():
     long = row(1) | {"vector": np.full(DIMENSION, 1, dtype=np.float32)}
-    refused = open_index().upsert(table([row(0), long]))
+    refused = refusals(table([row(0), long]), dimension=DIMENSION, limits=DirectAccessStore.limits)
     assert list(refused) == [long["chunk_id"]]
     assert "the vector's length is 4" in refused[long["chunk_id"]]
 
