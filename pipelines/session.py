@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +62,7 @@ _ON_THIS_MACHINE = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress"
 # Short runs spend more on compiling hot code twice than the second compiler ever gives back: 74 against 39 CPU seconds
 # for a cold run of five stages.
 _LOCAL_JVM_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+_IN_PROPERTIES = {sign: f"\\{sign}" for sign in "\\:=#! "} | {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _LOG4J = """\
 rootLogger.level = warn
 rootLogger.appenderRef.stderr.ref = stderr
@@ -174,7 +178,6 @@ def write_as_delta_rs_reads(spark: SparkSession, *, needed: bool) -> SparkSessio
 
 def _start(settings: Settings, master: str) -> SparkSession:
     from pyspark import SparkConf, SparkContext
-    from pyspark.java_gateway import launch_gateway
     from pyspark.sql import SparkSession
 
     from pipelines.java import find_java
@@ -188,13 +191,39 @@ def _start(settings: Settings, master: str) -> SparkSession:
     output.parent.mkdir(parents=True, exist_ok=True)
     log4j = output.with_name("log4j2.properties")
     log4j.write_text(_LOG4J, encoding="utf-8")
+    chosen = configuration(settings, master, log4j=log4j)
     conf = SparkConf(loadDefaults=False)
-    for key, value in configuration(settings, master, log4j=log4j).items():
+    for key, value in chosen.items():
         conf.set(key, value)
-    with output.open("ab") as sink:
-        gateway = launch_gateway(conf, popen_kwargs={"stdout": sink, "stderr": sink})  # type: ignore[no-untyped-call]
-    context = SparkContext(conf=conf, gateway=gateway)
+    context = SparkContext(conf=conf, gateway=_launch(chosen, output=output))
     return SparkSession(context)
+
+
+def _launch(conf: Mapping[str, str], *, output: Path) -> Any:
+    """Start Java. Its settings come in a file that this user alone may read, and that is gone once they are read: every
+    user of the machine sees the words of a command.
+    """
+    from pyspark.java_gateway import launch_gateway
+
+    handle, name = tempfile.mkstemp(dir=output.parent, prefix=".spark-", suffix=".conf")
+    before = os.environ.get("PYSPARK_SUBMIT_ARGS")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.writelines(f"{_property(key)}={_property(value)}\n" for key, value in conf.items())
+        os.environ["PYSPARK_SUBMIT_ARGS"] = f"--properties-file {shlex.quote(name)} {before or 'pyspark-shell'}"
+        with output.open("ab") as sink:
+            return launch_gateway(popen_kwargs={"stdout": sink, "stderr": sink})  # type: ignore[no-untyped-call]
+    finally:
+        os.unlink(name)
+        if before is None:
+            os.environ.pop("PYSPARK_SUBMIT_ARGS", None)
+        else:
+            os.environ["PYSPARK_SUBMIT_ARGS"] = before
+
+
+def _property(text: str) -> str:
+    """A key or a value as Java's properties write it."""
+    return "".join(_IN_PROPERTIES.get(sign, sign) for sign in text)
 
 
 def configuration(settings: Settings, master: str, *, log4j: Path) -> dict[str, str]:

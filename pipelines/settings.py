@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticUndefined
 
-from pipelines.redaction import redacted
+from pipelines.redaction import redacted, without_password
 from pipelines.settings_layers import (
     cut,
     find_settings,
@@ -129,6 +129,14 @@ class IndexSettings(_Section):
     )
     patience_seconds: float = Field(60, ge=0, description="so long a store may be down or busy before a sync gives up")
     lease_seconds: float = Field(300, gt=0, description="a writer that is silent for so long may be replaced")
+
+    @field_validator("uri")
+    @classmethod
+    def _without_password(cls, uri: str) -> str:
+        """Tables keep the address of an index, and a secret stands in no table."""
+        if without_password(uri) != uri:
+            raise ValueError("it holds a password: name that as index.secret, ${NAME} of a variable")
+        return uri
 
     @field_validator("options", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.assets import delta_jars
 from pipelines.java import find_java
-from pipelines.session import configuration
+from pipelines.session import _launch, configuration
 from pipelines.settings import Settings, load_settings
 from transformations.errors import ConfigurationError
 
@@ -98,3 +98,30 @@ def test_the_master_of_spark_submit_is_used_and_one_without_delta_is_refused(tmp
     assert without["error"].startswith(
         "spark-submit started a Spark without Delta. Give it: --packages io.delta:delta-"
     )
+
+
+_RECORDER = """#!/bin/sh
+echo "$@" > "$RECORD/words"
+cp "$2" "$RECORD/file"
+ls -l "$2" > "$RECORD/mode"
+exit 1
+"""
+
+
+def test_no_setting_stands_among_the_words_of_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "bin").mkdir()
+    recorder = tmp_path / "bin" / "spark-submit"
+    recorder.write_text(_RECORDER)
+    recorder.chmod(0o755)
+    monkeypatch.setenv("SPARK_HOME", str(tmp_path))
+    monkeypatch.setenv("RECORD", str(tmp_path))
+    monkeypatch.delenv("PYSPARK_SUBMIT_ARGS", raising=False)
+    logs = tmp_path / "my logs"
+    logs.mkdir()
+    with pytest.raises(Exception, match="JAVA_GATEWAY"):
+        _launch({"spark.my.key": "a s3cret = \\ value\n#"}, output=logs / "lakeloop.log")
+    assert "s3cret" not in (tmp_path / "words").read_text()
+    assert (tmp_path / "mode").read_text().startswith("-rw------- ")
+    assert (tmp_path / "file").read_text() == "spark.my.key=a\\ s3cret\\ \\=\\ \\\\\\ value\\n\\#\n"
+    assert [file.name for file in logs.iterdir()] == ["lakeloop.log"]
+    assert "PYSPARK_SUBMIT_ARGS" not in os.environ
