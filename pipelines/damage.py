@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -76,20 +78,26 @@ def mend(folder: Path) -> str:
         with suppress(Exception):
             delta = delta_folder.open_folder(folder)
     if delta is None:
-        aside = _free_name(folder)
-        folder.rename(aside)
-        return f"its folder was set aside as {aside}"
+        return _set_aside(folder)
     names: list[str] = []
-    # Of files that cannot be read one is found at a time.
+    # Of files that cannot be read not all are found at a time.
     while broken := _broken_files(folder, deeply=True)[0]:
         for name in (text.partition(" ")[0] for text in broken):
-            names.append(name)
             file = folder / unquote(name)
+            if name in names or not file.suffix:
+                return _set_aside(folder)
+            names.append(name)
             if file.exists():
                 file.rename(_free_name(file))
         delta.update_incremental()
         delta.repair(dry_run=False)
     return f"{len(names)} files were taken out of it: {', '.join(names)}"
+
+
+def _set_aside(folder: Path) -> str:
+    aside = _free_name(folder)
+    folder.rename(aside)
+    return f"its folder was set aside as {aside}"
 
 
 def _free_name(path: Path) -> Path:
@@ -164,7 +172,7 @@ def _broken_files(folder: Path, *, deeply: bool) -> tuple[list[str], int | None]
     sizes = dict(zip(rows, added["size_bytes"].to_pylist(), strict=True))
     found = {path: wrong for path, size in sizes.items() if (wrong := _other_size(folder / unquote(path), size))}
     if not found and deeply:
-        found = _unreadable(delta, list(rows))
+        found = _unreadable(delta, folder, list(rows))
     held = [rows.get(path) for path in found]
     return [f"{path} {wrong}" for path, wrong in found.items()], None if None in held else sum(map(int, held))  # type: ignore[arg-type]
 
@@ -177,16 +185,46 @@ def _other_size(file: Path, size: int) -> str | None:
     return None if has == size else f"has {has} bytes of {size}"
 
 
-def _unreadable(delta: DeltaTable, paths: list[str]) -> dict[str, str]:
-    """The first file that delta-rs stops at. Not by pyarrow, which a broken file can end with the whole process."""
+def _unreadable(delta: DeltaTable, folder: Path, paths: list[str]) -> dict[str, str]:
+    """The files that cannot be read, where delta-rs stops at one; it does not always say at which."""
     try:
         for _ in delta_folder.scan(delta):
             pass
     except Exception as error:
-        text = str(error)
-        path = next((path for path in paths if path.rpartition("/")[2] in unquote(text)), None)
-        return {path: f"cannot be read ({_last_words(text)})"} if path is not None else {}
+        text = _last_words(str(error))
+        found = {path: f"cannot be read ({text})" for path in paths if path.rpartition("/")[2] in unquote(str(error))}
+        return found or _stumbled_over(folder, paths) or {"a file of it": f"cannot be read ({text})"}
     return {}
+
+
+# A broken file can end the process that reads it. What is printed last says where.
+_READER = """
+import sys, pyarrow.parquet as parquet
+for line in sys.stdin.read().splitlines():
+    print("begin", flush=True)
+    try:
+        parquet.read_table(line, partitioning=None)
+        print("fine", flush=True)
+    except Exception as error:
+        print("wrong", " ".join(str(error).split())[:120], flush=True)
+"""
+
+
+def _stumbled_over(folder: Path, paths: list[str]) -> dict[str, str]:
+    """The files that a process of its own cannot read."""
+    found: dict[str, str] = {}
+    left = list(paths)
+    while left:
+        files = "\n".join(str(folder / unquote(path)) for path in left)
+        done = subprocess.run([sys.executable, "-c", _READER], input=files, capture_output=True, text=True, check=False)
+        said = [line for line in done.stdout.splitlines() if line != "begin"]
+        for path, line in zip(left, said, strict=False):
+            if line.startswith("wrong"):
+                found[path] = f"cannot be read ({line.removeprefix('wrong ')})"
+        if len(said) < len(left):
+            found[left[len(said)]] = "ends the process that reads it"
+        left = left[len(said) + 1 :]
+    return found
 
 
 def _broken_parquet(path: Path) -> str | None:
