@@ -177,7 +177,10 @@ class MlflowSettings(_Section):
 class SparkSettings(_Section):
     """The Spark session that is started where none is running."""
 
-    master: str = Field("local[2]", description="local[N], spark://…, or sc://… for Spark Connect")
+    master: str = Field(
+        "local[2]",
+        description="local[N], spark://…, or sc://… for Spark Connect; spark-submit and SPARK_REMOTE are stronger",
+    )
     driver_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="heap of a local session")
     conf: dict[str, str] = Field(default_factory=dict, description="any further Spark setting")
 
