@@ -25,6 +25,8 @@ from transformations.errors import ConfigurationError, ExpectationFailedError
 Evolution = Literal["evolve", "quarantine", "freeze"]
 """What becomes of a change of the columns: the table follows; the rows are set aside; or the stage stops."""
 Kind = Literal["new", "missing", "widened", "narrowed", "changed"]
+_MOST_PAIRS = 10_000
+_IS_DELETE = "_op = 'delete' OR "
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Contract:
         columns: name → canonical type. Names are compared without regard to case, as Spark does.
         key: the columns that tell rows apart; never null.
         required: further columns that are never null.
+        order_by: those that say when a change was; not even a delete has a place without them.
         evolution: see `Evolution`.
         row_rules: what else must be true of a row.
     """
@@ -67,6 +70,7 @@ class Contract:
     required: Sequence[str] = ()
     evolution: Evolution = "quarantine"
     row_rules: Sequence[Rule] = field(default=())
+    order_by: Sequence[str] = ()
 
     def compare(self, arriving: Mapping[str, str]) -> list[Change]:
         """How the arriving columns (name → canonical type) differ, in the contract's order, then in theirs.
@@ -97,6 +101,8 @@ class Contract:
     def _renamed(self, missing: Sequence[str], new: Mapping[str, str]) -> dict[str, str]:
         """Missing column → the new one that may be it: a near name, or the only two of one type."""
         found: dict[str, str] = {}
+        if len(missing) * len(new) > _MOST_PAIRS:
+            return found  # another table altogether, and hours of comparing
         for name in missing:
             left = [n for n in new if n not in found.values()]
             near = get_close_matches(name, left, n=1, cutoff=0.6)
@@ -148,23 +154,28 @@ class Contract:
         Raises:
             ConfigurationError: a rule of the source has a name that the contract's own rules have.
         """
-        has_unknown = "get_json_object(_rescued, '$.unknown') IS NOT NULL"
+        placing = {*self.key, *self.order_by}
+        # A delete says which record ends, and when; whatever else it says makes no difference.
         own = [
             Rule("is_readable", "get_json_object(_rescued, '$.unreadable') IS NULL"),
             Rule("has_key", _unless_unreadable(" AND ".join(f"`{k}` IS NOT NULL" for k in self.key))),
             *[
-                Rule(f"has_type_{c.lower()}", f"get_json_object(_rescued, '$.wrong_type.{c}') IS NULL")
+                Rule(
+                    f"has_type_{c.lower()}",
+                    f"{'' if c in placing else _IS_DELETE}get_json_object(_rescued, '$.wrong_type.{c}') IS NULL",
+                )
                 for c in self.columns
             ],
-            *[
-                Rule(f"has_{c.lower()}", _unless_unreadable(f"_op = 'delete' OR `{c}` IS NOT NULL"))
-                for c in self.required
-                if c not in self.key
-            ],
-            Rule("has_known_columns", f"NOT ({has_unknown})"),
+            Rule("has_known_columns", f"{_IS_DELETE}get_json_object(_rescued, '$.unknown') IS NULL"),
         ]
         if self.evolution == "quarantine":
-            own.append(Rule("has_all_columns", "get_json_object(_rescued, '$.missing') IS NULL"))
+            own.append(Rule("has_all_columns", f"{_IS_DELETE}get_json_object(_rescued, '$.missing') IS NULL"))
+        taken = {rule.name for rule in own}
+        for c in dict.fromkeys(self.required):
+            if c not in self.key:
+                name = f"has_{c.lower()}"
+                is_null = f"{'' if c in placing else _IS_DELETE}`{c}` IS NOT NULL"
+                own.append(Rule(f"{name}_value" if name in taken else name, _unless_unreadable(is_null)))
         taken = {rule.name for rule in own}
         for rule in self.row_rules:
             if rule.name in taken:
@@ -172,7 +183,7 @@ class Contract:
                     f"{self.table}: the rule {rule.name!r} has the name of one of the contract's own rules. Rename it."
                 )
         given = [
-            replace(rule, predicate=_unless_unreadable(f"_op = 'delete' OR (\n{rule.predicate}\n)"))
+            replace(rule, predicate=_unless_unreadable(f"{_IS_DELETE}(\n{rule.predicate}\n)"))
             if isinstance(rule.predicate, str)
             else rule
             for rule in self.row_rules

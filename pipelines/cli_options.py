@@ -93,13 +93,16 @@ def run_commands(
     detailed: bool,
     as_json: bool,
 ) -> None:
-    from pipelines.run import new_context, run_stages, stage_named
+    from pipelines.run import new_context, run_to_end, stage_named
 
     context = new_context(settings_of(config, overrides, landing), force=force)
-    outcome = run_stages(context, stages=[stage_named(command) for command in commands])
+    outcome = run_to_end(context, stages=[stage_named(command) for command in commands])
     lines = [f"{s.stage:<18} {_counted(s.counts)}  ({s.seconds:.1f} s)" for s in outcome.stages]
-    lines.append(f"done in {outcome.seconds:.1f} s" if outcome.stages else "nothing has changed: nothing to do")
-    say(outcome.to_json(), "\n".join(lines), as_json)
+    if not outcome.failures:
+        lines.append(f"done in {outcome.seconds:.1f} s" if outcome.stages else "nothing has changed: nothing to do")
+    if as_json or lines:
+        say(outcome.to_json(), "\n".join(lines), as_json)
+    outcome.check()
     raise Finished(outcome.exit_code(detailed=detailed))
 
 

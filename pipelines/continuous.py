@@ -7,12 +7,18 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipelines.bronze.ingest_records import Batches, discover, source_of, start
-from pipelines.records import evolved, follow
-from pipelines.run import advance, instances_of, only_writer, stage_named
+from pipelines.outcome import Failure, Outcome
+from pipelines.records import RecordSource, evolved, follow
+from pipelines.run import instances_of, only_writer, run_under_lock, stage_named
 from pipelines.stage import Context, Counts
 from transformations.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pyspark.sql.streaming.query import StreamingQuery
 
 log = logging.getLogger(__name__)
 
@@ -29,38 +35,73 @@ def ingest_until_stopped(context: Context, *, seconds: float, stop: threading.Ev
 
     Raises:
         ConfigurationError: there are no sources.
-        LakeloopError: what a stream failed with, as a run would raise it.
+        Exception: what a source failed with, as a run would raise it; once the others are told to stop, or all failed.
     """
     if not context.settings.records:
         raise ConfigurationError("ingest-records --continuous: no sources. Name them under `records` in lakeloop.yml.")
     with only_writer(context.settings), _stopped_by_signals(stop or threading.Event()) as stopped:
-        running = []
+        running: dict[str, Running] = {}
+        failures: list[Failure] = []
+
+        def failed(failure: Failure) -> None:
+            failures.append(failure)
+            log.error("%s; the other sources go on", failure)
+            if failure.source in running:
+                running.pop(failure.source).query.stop()
+
         try:
             for _, each in instances_of(stage_named("ingest-records"), context):
-                source = evolved(each.lake, source_of(each))
-                follow(each.lake, source.bronze)
-                discover(each, source)
-                batches = Batches(each, source)
-                query = start(each, source, batches, trigger={"processingTime": f"{seconds} seconds"})
-                running.append((each, source, batches, query))
+                name = next(iter(each.settings.records))
+                try:
+                    running[name] = Running.begin(each, seconds=seconds)
+                except Exception as error:
+                    failed(Failure("ingest-records", error, name))
             while True:
-                has_ended = stopped.wait(seconds)
-                for each, source, batches, query in running:
-                    if batches.failure is not None:
-                        raise batches.failure
-                    failure = query.exception()
-                    if failure is not None:
-                        raise failure
-                    if has_ended:
-                        query.stop()
-                    else:
-                        discover(each, source)
-                advance(context, stages=[stage_named("refine-records")])
+                has_ended = stopped.wait(seconds) or not running
+                for name, stream in [*running.items()]:
+                    try:
+                        stream.go_on(has_ended=has_ended)
+                    except Exception as error:
+                        failed(Failure("ingest-records", error, name))
+                broken = {failure.source for failure in failures}
+                outcome = run_under_lock(context.without(broken), stages=[stage_named("refine-records")])
+                for failure in outcome.failures:
+                    failed(failure)
                 if has_ended:
-                    return {source.name: batches.counts for _, source, batches, _ in running}
+                    Outcome(context.run_id, (), 0.0, tuple(failures)).check()
+                    return {name: stream.batches.counts for name, stream in running.items()}
         finally:
-            for *_, query in running:
-                query.stop()
+            for stream in running.values():
+                stream.query.stop()
+
+
+@dataclass(frozen=True)
+class Running:
+    """One source's stream."""
+
+    context: Context
+    source: RecordSource
+    batches: Batches
+    query: StreamingQuery
+
+    @classmethod
+    def begin(cls, context: Context, *, seconds: float) -> Running:
+        source = evolved(context.lake, source_of(context))
+        follow(context.lake, source.bronze)
+        discover(context, source)
+        batches = Batches(context, source)
+        query = start(context, source, batches, trigger={"processingTime": f"{seconds} seconds"})
+        return cls(context, source, batches, query)
+
+    def go_on(self, *, has_ended: bool) -> None:
+        """Look for what arrived, or stop. Raises what the stream failed with."""
+        failure = self.batches.failure or self.query.exception()
+        if failure is not None:
+            raise failure
+        if has_ended:
+            self.query.stop()
+        else:
+            discover(self.context, self.source)
 
 
 @contextmanager

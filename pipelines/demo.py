@@ -23,8 +23,9 @@ from pipelines.inference.answer_questions import add_questions
 from pipelines.inference.questions import heading_questions, read_questions
 from pipelines.java import find_java
 from pipelines.monitoring.report import write_report
+from pipelines.outcome import Outcome
 from pipelines.progress import Progress
-from pipelines.run import DOCUMENT_STAGES, Outcome, new_context, only_writer, run_stages, stage_named
+from pipelines.run import DOCUMENT_STAGES, new_context, only_writer, run_stages, stage_named
 from pipelines.settings import Settings
 from pipelines.verify import verify
 from transformations.errors import ConfigurationError

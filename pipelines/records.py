@@ -7,6 +7,8 @@ and …_quarantine (refused), and for sources of files bronze.records_NAME_files
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ import pyarrow as pa
 
 from expectations.contracts import Contract
 from expectations.rules import Rule
-from pipelines.lakehouse import Lakehouse
+from pipelines.lakehouse import FEW_ROWS, Lakehouse
 from pipelines.schemas.spec import INT, LONG, STRING, STRINGS, TIMESTAMP, TableSpec, table_spec
 from pipelines.settings import Settings
 from pipelines.settings_records import RecordSettings
@@ -24,6 +26,7 @@ from transformations.errors import ConfigurationError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+log = logging.getLogger(__name__)
 # What every row of bronze has beside its record; `_changed_at` orders where the contract names no order.
 ARRIVAL = (
     ("_op", STRING),
@@ -129,7 +132,7 @@ def record_source(settings: Settings, name: str) -> RecordSource:
     rules = tuple(Rule(r.name, r.predicate, r.level) for r in of.rules)
     required = (*of.order_by, *of.required)
     table = f"silver.records_{name}"
-    return RecordSource(name, of, Contract(table, of.types, of.key, required, of.evolution, rules))
+    return RecordSource(name, of, Contract(table, of.types, of.key, required, of.evolution, rules, of.order_by))
 
 
 def refining(settings: Settings) -> str:
@@ -147,10 +150,17 @@ def declare(lake: Lakehouse, source: RecordSource) -> RecordSource:
 
 
 def evolved(lake: Lakehouse, source: RecordSource) -> RecordSource:
-    """The source with what its bronze table has gained beyond the declared contract; needs Spark."""
+    """The source with what its bronze table has beyond the declared contract; needs Spark.
+
+    Types that are wider; and, where the contract evolves, columns that it gained. Else the columns are those that
+    lakeloop.yml names, so that one that is taken out there is asked for no longer.
+    """
     lake.ensure(source.bronze)
-    technical = {name for name, _ in ARRIVAL}
-    has = {c: of for c, of in spark_columns(lake.read(source.bronze)).items() if c not in technical}
+    passed_over = {name for name, _ in ARRIVAL}
+    has = {c: of for c, of in spark_columns(lake.read(source.bronze)).items() if c not in passed_over}
+    if source.contract.evolution != "evolve":
+        declared = {name.lower() for name in source.contract.columns}
+        has = {c: of for c, of in has.items() if c.lower() in declared}
     return declare(lake, replace(source, contract=source.contract.widened(has)))
 
 
@@ -160,12 +170,32 @@ def spark_columns(rows: DataFrame) -> dict[str, str]:
     return {name: "string" if of.startswith(("char(", "varchar(")) else of for name, of in types.items()}
 
 
-def follow(lake: Lakehouse, table: str) -> int:
-    """Bring a table's columns to its spec: add those that it lacks, widen those that are narrower. Returns how many.
+def of_keys(rows: DataFrame, wanted: DataFrame, *, key: Sequence[str]) -> DataFrame:
+    """The rows whose whole keys are among those of `wanted`."""
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import TimestampType
 
-    A column is added in place. A wider type writes the table anew in one commit: Delta's own type widening would do
-    it in place, but makes the table unreadable for delta-rs, by which searches and idle runs read without a JVM.
-    Whoever reads the table's change feed compares everything after such a commit.
+    keys = wanted.select(*key).distinct()
+    of, first = rows.schema[key[0]].dataType, F.col(f"`{key[0]}`")
+    # Python holds an instant as a time of the process's own zone, which does not tell the repeated hour of autumn.
+    is_instant = isinstance(of, TimestampType)
+    told = F.unix_micros(first) if is_instant else first
+    found = [row[0] for row in keys.select(told).distinct().limit(FEW_ROWS + 1).collect()]
+    if len(found) > FEW_ROWS:
+        return rows.join(keys, [*key], "left_semi")
+    # Few enough to pass over files by their statistics.
+    few = [F.timestamp_micros(F.lit(value)) if is_instant else F.lit(value) for value in found]
+    rows = rows.where(first.isin(few) if few else F.lit(False))
+    return rows.join(F.broadcast(keys), [*key], "left_semi")
+
+
+def follow(lake: Lakehouse, table: str) -> int:
+    """Bring a table's columns to its spec. Returns how many it gained, or have a wider type now.
+
+    A new column is added in place. A wider type, another case of a name, and in silver a column that the contract no
+    longer has, write the table anew in one commit: Delta's own type widening and column mapping would do it in place,
+    but make the table unreadable for delta-rs, by which searches and idle runs read without a JVM. Whoever reads the
+    table's change feed compares everything after such a commit. Bronze keeps the columns that it has.
     """
     from pyspark.sql import functions as F
     from pyspark.sql.pandas.types import from_arrow_schema
@@ -173,22 +203,47 @@ def follow(lake: Lakehouse, table: str) -> int:
     wanted = {f.name: f.dataType for f in from_arrow_schema(lake.spec(table).schema).fields}
     lake.ensure(table)
     rows = lake.read(table)
-    has = {f.name: f.dataType for f in rows.schema.fields}
-    added = [name for name in wanted if name not in has]
-    if added:
-        columns = ", ".join(f"`{name}` {wanted[name].simpleString()}" for name in added)
-        lake.spark.sql(f"ALTER TABLE {lake.identifier(table)} ADD COLUMNS ({columns})")
-    wider = {name: of for name, of in wanted.items() if name in has and has[name].simpleString() != of.simpleString()}
-    for name, of in wider.items():
-        old, new = has[name].simpleString(), of.simpleString()
+    has = {f.name.lower(): f for f in rows.schema.fields}
+    there = {name: has[name.lower()] for name in wanted if name.lower() in has}
+    added = [name for name in wanted if name not in there]
+    wider = [name for name, f in there.items() if f.dataType.simpleString() != wanted[name].simpleString()]
+    for name in wider:
+        old, new = there[name].dataType.simpleString(), wanted[name].simpleString()
         if not widens(old, new) and new != "string":
             raise ConfigurationError(
                 f"{table} has the column {name!r} as {old}, and the contract now says {new}, which does not hold every "
                 f"{old}. Give the column a new name in lakeloop.yml, or remove the tables of the source and run again."
             )
-    if wider:
-        cast = [F.col(f"`{c}`").cast(wider[c]).alias(c) if c in wider else F.col(f"`{c}`") for c in rows.columns]
-        writer = lake.read(table).select(*cast, *[F.col(f"`{c}`") for c in added]).write.format("delta")
-        writer = writer.mode("overwrite").option("overwriteSchema", "true")
-        writer.save(str(lake.folder(table))) if lake.is_local else writer.saveAsTable(lake.identifier(table))
+    others = [f.name for f in rows.schema.fields if f.name.lower() not in {name.lower() for name in wanted}]
+    gone = [] if table.startswith("bronze.") else others
+    if wider or gone or any(f.name != name for name, f in there.items()):
+        if gone:
+            log.warning("%s: the contract has no longer %s; %s is written without", table, ", ".join(gone), table)
+        columns = [
+            F.col(f"`{there[name].name}`").cast(of).alias(name) if name in there else F.lit(None).cast(of).alias(name)
+            for name, of in wanted.items()
+        ]
+        write_anew(lake, table, rows.select(*columns, *[F.col(f"`{c}`") for c in others if c not in gone]))
+    elif added:
+        columns_sql = ", ".join(f"`{name}` {wanted[name].simpleString()}" for name in added)
+        lake.spark.sql(f"ALTER TABLE {lake.identifier(table)} ADD COLUMNS ({columns_sql})")
     return len(added) + len(wider)
+
+
+def write_anew(lake: Lakehouse, table: str, rows: DataFrame) -> None:
+    """Replace a table's rows and columns by those of `rows`, in one commit."""
+    statistics = "delta.dataSkippingStatsColumns"
+    was = [c for c in lake.properties(table).get(statistics, "").split(",") if c]
+    wanted = [c for c in lake.spec(table).key or was if c in rows.columns]
+
+    def tell(columns: Sequence[str]) -> None:
+        told = ",".join(columns)
+        lake.spark.sql(f"ALTER TABLE {lake.identifier(table)} SET TBLPROPERTIES ('{statistics}' = '{told}')")
+
+    kept = [c for c in was if c in rows.columns]
+    if kept != was:  # the statistics name no column that is going
+        tell(kept)
+    writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+    writer.save(str(lake.folder(table))) if lake.is_local else writer.saveAsTable(lake.identifier(table))
+    if wanted != kept:
+        tell(wanted)

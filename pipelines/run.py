@@ -1,4 +1,8 @@
-"""The stages in the order of the data flow; runs those whose input has moved, and no other."""
+"""The stages in the order of the data flow; runs those whose input has moved, and no other.
+
+A stage that fails stops what reads its table, and nothing else: a source whose folder is gone keeps no other source,
+and no document, from its way. The run ends with the error all the same, once the rest is done.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,22 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 
 from pipelines.index_state import states
 from pipelines.lakehouse import Lakehouse
 from pipelines.models.embedders import chunk_limits, embedding_model, text_reader
+from pipelines.outcome import Failure, Outcome, StageOutcome
 from pipelines.progress import Progress
 from pipelines.records import declare, record_source, refining
 from pipelines.session import get_spark
 from pipelines.settings import Settings
-from pipelines.stage import Context, Counts, Stage, Window, due, run_stage
-from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO, EXIT_SET_ASIDE, ConfigurationError, RefusedError
+from pipelines.stage import Context, Stage, Window, due, run_stage
+from transformations.errors import (
+    ConfigurationError,
+    LakeloopError,
+    RefusedError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +51,7 @@ STAGES: tuple[Stage, ...] = (
         "bronze.records_*",
         "silver.records_*",
         "pipelines.silver.refine_records",
-        lambda s: f"2 {refining(s)}",
+        lambda s: f"3 {refining(s)}",
         is_per_source=True,
     ),
     Stage("build-features", "", "gold.features_*", "pipelines.gold.build_features"),
@@ -80,49 +88,6 @@ _OF_DOCUMENTS = ("ingest-documents", "refine-documents", "chunk-documents", "emb
 DOCUMENT_STAGES: tuple[Stage, ...] = tuple(stage for stage in STAGES if stage.command in _OF_DOCUMENTS)
 
 
-@dataclass(frozen=True)
-class StageOutcome:
-    """What one stage did; `model` and `source` are the embedding model and the record source that it ran for."""
-
-    stage: str
-    counts: Counts
-    seconds: float
-    model: str | None = None
-    source: str | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one run did; no stages where nothing had moved."""
-
-    run_id: str
-    stages: tuple[StageOutcome, ...]
-    seconds: float
-
-    def exit_code(self, *, detailed: bool = False) -> int:
-        """0 done or nothing to do (3 when `detailed`), 6 done with rows set aside by this run."""
-        if not self.stages:
-            return EXIT_NOTHING_TO_DO if detailed else EXIT_DONE
-        return EXIT_SET_ASIDE if any(s.counts.get("set_aside") for s in self.stages) else EXIT_DONE
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "run_id": self.run_id,
-            "changed": bool(self.stages),
-            "stages": [
-                {
-                    "stage": s.stage,
-                    **({"model": s.model} if s.model else {}),
-                    **({"source": s.source} if s.source else {}),
-                    "counts": dict(s.counts),
-                    "seconds": round(s.seconds, 3),
-                }
-                for s in self.stages
-            ],
-            "seconds": round(self.seconds, 3),
-        }
-
-
 def new_context(settings: Settings, *, progress: Progress | None = None, force: bool = False) -> Context:
     """A context with an id of its own for one run. Nothing is opened yet."""
     run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + uuid.uuid4().hex[:8]
@@ -144,30 +109,88 @@ def run_stages(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome
 
     Raises:
         RefusedError: another run is going on in this workspace.
+        Exception: what a stage failed with. All that does not read its table was run.
     """
+    outcome = run_to_end(context, stages=stages)
+    outcome.check()
+    return outcome
+
+
+def run_to_end(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome:
+    """`run_stages`, with what failed in the outcome: nothing is raised for it."""
     with only_writer(context.settings):
-        return advance(context, stages=stages)
+        return run_under_lock(context, stages=stages)
 
 
 def advance(context: Context, *, stages: Sequence[Stage]) -> Outcome:
     """`run_stages` for a caller that holds the workspace's lock already."""
+    outcome = run_under_lock(context, stages=stages)
+    outcome.check()
+    return outcome
+
+
+def run_under_lock(context: Context, *, stages: Sequence[Stage]) -> Outcome:
+    """`run_to_end` for a caller that holds the workspace's lock already."""
     start = time.monotonic()
-    outcomes = []
+    outcomes: list[StageOutcome] = []
+    failures: list[Failure] = []
+    behind: set[str] = set()  # tables that are not what they should be after this run
+
+    def failed(stage: Stage, source: str | None, error: Exception | None) -> None:
+        failures.append(Failure(stage.command, error, source))
+        behind.update({stage.target} - {""})
+        is_known = error is None or isinstance(error, LakeloopError)
+        log.error("%s", failures[-1], exc_info=None if is_known else error)
+
     for stage in stages:
-        for one, each in instances_of(stage, context):
-            window = window_of(one, each)
-            if window is None:
+        try:
+            instances = instances_of(stage, context)
+        except Exception as error:
+            failed(stage, None, error)
+            continue
+        for one, each in instances:
+            source = _source_of(one, each)
+            if one.source in behind:
+                failed(one, source, None)
                 continue
-            log.info("%s: versions (%s, %s] of %s", one.command, window.since, window.until, one.source or "-")
-            work = import_module(one.module).run
-            counts, seconds = run_stage(one, each, window=window, work=work)
-            log.info("%s: %s in %.1f s", one.command, dict(counts), seconds)
-            model = each.settings.embedding.model if stage.is_per_model else None
-            source = next(iter(each.settings.records)) if stage.is_per_source else None
-            if stage.command == "build-features":
-                source = one.target
-            outcomes.append(StageOutcome(stage.command, counts, seconds, model, source))
-    return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start)
+            try:
+                outcome = _run_if_due(one, each, source=source)
+            except Exception as error:
+                failed(one, source, error)
+                if _is_without_java(error):
+                    return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start, tuple(failures))
+                continue
+            if outcome is not None:
+                outcomes.append(outcome)
+    return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start, tuple(failures))
+
+
+def _run_if_due(stage: Stage, context: Context, *, source: str | None) -> StageOutcome | None:
+    window = window_of(stage, context)
+    if window is None:
+        return None
+    log.info("%s: versions (%s, %s] of %s", stage.command, window.since, window.until, stage.source or "-")
+    work = import_module(stage.module).run
+    counts, seconds = run_stage(stage, context, window=window, work=work)
+    log.info("%s: %s in %.1f s", stage.command, dict(counts), seconds)
+    model = context.settings.embedding.model if stage.is_per_model else None
+    return StageOutcome(stage.command, counts, seconds, model, source)
+
+
+def _source_of(stage: Stage, context: Context) -> str | None:
+    """What of several of its kind the stage runs for: a source of records, or a feature table."""
+    if stage.command == "build-features":
+        return stage.target
+    return next(iter(context.settings.records)) if stage.is_per_source else None
+
+
+def _is_without_java(error: BaseException | None) -> bool:
+    """Whether Spark's JVM is gone: whatever else needs it would fail in the same way."""
+    while error is not None:
+        if type(error).__name__ == "Py4JNetworkError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def instances_of(stage: Stage, context: Context) -> list[tuple[Stage, Context]]:

@@ -31,6 +31,8 @@ _SHARED_TABLES = {
     "spark.sql.parquet.writeLegacyFormat": "false",
     # A change feed passes through Java's objects; the old ones have no 5th to 14th of October 1582.
     "spark.sql.datetime.java8API.enabled": "true",
+    # In another zone the same text is another instant, and a day other hours.
+    "spark.sql.session.timeZone": "UTC",
 }
 # Of every session that is made here, unless the settings say otherwise.
 _CONF = {

@@ -27,9 +27,7 @@ SOURCE_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 TABLE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){1,2}")
 # What a table of records has besides, and what the tables of a source are called.
-_RESERVED_COLUMNS = frozenset(
-    "record_id failed_rules reason record attempts replayed_at valid_from valid_to is_current".split()  # noqa: SIM905
-)
+RESERVED_COLUMNS = frozenset({"valid_from", "valid_to", "is_current", "failed_rules"})
 _RESERVED_ENDS = ("_quarantine", "_history", "_files")
 # Reader options that change how bytes become records, and no other.
 _TRIMS = ("ignoreLeadingWhiteSpace", "ignoreTrailingWhiteSpace")
@@ -154,7 +152,7 @@ class RecordSettings(_Part):
     @classmethod
     def _able(cls, columns: dict[str, ColumnSettings]) -> dict[str, ColumnSettings]:
         for name in columns:
-            if not COLUMN_NAME.fullmatch(name) or name.lower() in _RESERVED_COLUMNS:
+            if not COLUMN_NAME.fullmatch(name) or name.lower() in RESERVED_COLUMNS:
                 raise ValueError(
                     f"{name!r} cannot be the name of a column: letters, digits and _, and not reserved. Where the "
                     f"source calls it so, choose a name for it: a_name: {{type: …, from: {name!r}}}"

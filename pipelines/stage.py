@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -59,6 +59,11 @@ class Context:
     def of_source(self, name: str) -> Context:
         """The same run with one source of records alone."""
         records = {name: self.settings.records[name]}
+        return replace(self, settings=self.settings.model_copy(update={"records": records}))
+
+    def without(self, names: Collection[str | None]) -> Context:
+        """The same run without some sources of records."""
+        records = {name: of for name, of in self.settings.records.items() if name not in names}
         return replace(self, settings=self.settings.model_copy(update={"records": records}))
 
     @staticmethod

@@ -14,6 +14,7 @@ from pipelines.quarantine import passed_over, quarantine_tables, waiting
 from pipelines.run import STAGES, instances_of, new_context, window_of
 from pipelines.settings import Settings
 from pipelines.stage import STAGE_RUNS, Context
+from transformations.errors import LakeloopError
 from transformations.printable import printable_line
 
 
@@ -21,16 +22,21 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     """The facts, and the same as text."""
     context = new_context(settings)
     last_runs = {row["stage"]: row for row in _last_runs(context.lake)}
-    stages = []
+    stages, troubles = [], list[str]()
     for stage in STAGES:
-        windows = [window_of(one, each) for one, each in instances_of(stage, context)]
+        windows, before = [], len(troubles)
+        for one, each in instances_of(stage, context):
+            try:
+                windows.append(window_of(one, each))
+            except LakeloopError as error:  # one source whose folder is gone hides nothing of the others
+                troubles.append(str(error))
         window = next((w for w in windows if w is not None), None)
         last = last_runs.get(stage.command)
         behind = None if window is None else (window.until - window.since if window.since is not None else None)
         stages.append(
             {
                 "stage": stage.command,
-                "is_due": window is not None,
+                "is_due": window is not None or len(troubles) > before,
                 "versions_behind": behind,
                 "last_run_at": last["started_at"] if last else None,
                 "last_counts": dict(last["counts"]) if last else None,
@@ -45,7 +51,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     refused = {table: aside.get(table, 0) for table in quarantine_tables(settings, context.lake)}
     letters, broken = aside.get(DEAD_LETTERS, 0), aside.get(QUALITY_METRICS, 0)
     kinds = passed_over(settings)
-    warnings = [warning for index in indexes for warning in index["warnings"]]
+    warnings = [*troubles, *(warning for index in indexes for warning in index["warnings"])]
     facts: dict[str, Any] = {
         "workspace": str(settings.root),
         "stages": stages,

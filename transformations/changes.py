@@ -19,7 +19,7 @@ def latest(rows: DataFrame, *, key: str, order_by: str) -> DataFrame:
     """Keep the row with the greatest `order_by` of each `key`. Grain: any → one row a key. Ties: any one of them."""
     from pyspark.sql import functions as F
 
-    newest = rows.groupBy(key).agg(F.max_by(F.struct(*rows.columns), F.col(order_by)).alias("_row"))
+    newest = rows.groupBy(named(key)).agg(F.max_by(F.struct(*map(named, rows.columns)), named(order_by)).alias("_row"))
     return newest.select("_row.*")
 
 
@@ -42,12 +42,13 @@ def fold_changes(feed: DataFrame, *, key: str, before: str | None = None) -> Dat
     # One commit can hold a delete and an insert of the same key (an overwrite does): the insert is the later one.
     order = F.struct("_commit_version", (~F.col("_change_type").isin("delete", "update_preimage")).alias("_is_after"))
     op = F.when(F.col("_change_type") == "delete", "delete").otherwise("upsert").alias("_op")
-    last = F.max_by(F.struct(*data, op), F.when(F.col("_change_type") != "update_preimage", order)).alias("_row")
+    row = F.struct(*map(named, data), op)
+    last = F.max_by(row, F.when(F.col("_change_type") != "update_preimage", order)).alias("_row")
     if before is None:
-        return feed.groupBy(key).agg(last).select("_row.*")
-    held = F.when(F.col("_change_type") != "insert", F.col(before))
+        return feed.groupBy(named(key)).agg(last).select("_row.*")
+    held = F.when(F.col("_change_type") != "insert", named(before))
     return (
-        feed.groupBy(key)
+        feed.groupBy(named(key))
         .agg(last, F.min_by(F.struct(held.alias("_before")), order).alias("_first"))
         .select("_row.*", "_first._before")
     )
@@ -71,17 +72,17 @@ def net_changes(
 
     keys = {k: f"_key_{n}" for n, k in enumerate([key] if isinstance(key, str) else key)}
     before = current.select(
-        *[F.col(k).alias(was) for k, was in keys.items()], comparable(current, compare).alias("_was")
+        *[named(k).alias(was) for k, was in keys.items()], comparable(current, compare).alias("_was")
     )
-    on = reduce(and_, [F.col(k) == F.col(was) for k, was in keys.items()])
+    on = reduce(and_, [named(k) == F.col(was) for k, was in keys.items()])
     joined = desired.join(before, on, "full_outer")
     first, first_was = next(iter(keys.items()))
     op = (
-        F.when(F.col(first).isNull(), "delete")
+        F.when(named(first).isNull(), "delete")
         .when(F.col(first_was).isNull(), "insert")
         .when(~F.col("_was").eqNullSafe(comparable(desired, compare)), "update")
     )
-    columns = [F.coalesce(c, keys[c]).alias(c) if c in keys else F.col(c) for c in desired.columns]
+    columns = [F.coalesce(named(c), keys[c]).alias(c) if c in keys else named(c) for c in desired.columns]
     return joined.select(*columns, op.alias("_op")).where("_op IS NOT NULL")
 
 
@@ -89,7 +90,14 @@ def comparable(rows: DataFrame, columns: Sequence[str]) -> Column:
     """A struct of `columns` that can be compared and ordered: Spark compares no maps, so theirs are sorted entries."""
     from pyspark.sql import functions as F
 
-    return F.struct(*[_without_maps(F.col(c), rows.schema[c].dataType).alias(c) for c in columns])
+    return F.struct(*[_without_maps(named(c), rows.schema[c].dataType).alias(c) for c in columns])
+
+
+def named(column: str) -> Column:
+    """The column of that very name: Spark alone would take a dot in it for a field of a struct."""
+    from pyspark.sql import functions as F
+
+    return F.col("`" + column.replace("`", "``") + "`")
 
 
 def _without_maps(value: Column, of: DataType) -> Column:

@@ -5,7 +5,8 @@
     ├── DamagedTableError      1  files of a table are missing or broken
     ├── ConfigurationError     5  a setting, a file or a program that the command needs is wrong or missing
     │   └── MissingDependencyError   an optional library is not installed
-    └── RefusedError           7  the command would do harm (a mass delete, a second writer) and was not forced
+    ├── RefusedError           7  the command would do harm (a mass delete, a second writer) and was not forced
+    └── SeveralFailedError     theirs, where they agree; else 1  several stages of a run failed
 
 The text of an error says what failed, on what, what was there, and what to do next.
 """
@@ -58,3 +59,13 @@ class MissingDependencyError(ConfigurationError):
 
 class RefusedError(LakeloopError):
     exit_code = 7
+
+
+class SeveralFailedError(LakeloopError):
+    """Several stages of one run failed, each for a reason of its own."""
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error that is not of this tree, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

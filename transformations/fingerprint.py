@@ -29,6 +29,10 @@ ROW_FIELDS = (
     "model",
 )
 _MODULUS = 1 << 64
+# How a sign that keeps values apart is written where it is part of one; the first is what writes the others.
+_WRITTEN = {"\x1c": "\x1c0", "\x1e": "\x1c1", "\x1f": "\x1c2", "\x00": "\x1c3"}
+_SIGNS = "[\\x{1c}\\x{1e}\\x{1f}\\x{00}]"
+_NO_ELEMENT, _EMPTY_ELEMENT = "\x1c4", "\x1c5"
 
 
 def fingerprint(row_hashes: Iterable[str], *, since: str = "0" * 32, without: Iterable[str] = ()) -> str:
@@ -71,12 +75,22 @@ def fingerprint_lanes(row_hash: Column) -> tuple[Column, Column]:
 
 def row_hash() -> Column:
     """The hash of a row of gold.chunk_index, over all that a reader of the index can see except the vector, which
-    follows from text and model. Fields are kept apart by a control character, lists by another, null is a third.
+    follows from text and model. Fields are kept apart by a control character, lists by another, null is a third; where
+    a value has one of them itself, it is written as two.
     """
     from pyspark.sql import functions as F
 
-    values = {"heading_path": F.array_join("heading_path", "\x1e"), "text": F.sha2("text", 256)}
-    fields = [F.coalesce(values.get(c, F.col(c)), F.lit("\x00")) for c in ROW_FIELDS]
+    def plain(value: Column) -> Column:
+        written = value
+        for sign, instead in _WRITTEN.items():
+            written = F.replace(written, F.lit(sign), F.lit(instead))
+        return F.when(value.rlike(_SIGNS), written).otherwise(value)
+
+    element = F.transform("heading_path", lambda e: F.when(e.isNull(), _NO_ELEMENT).otherwise(plain(e)))
+    joined = F.array_join(element, "\x1e")
+    joined = F.when((F.size("heading_path") == 1) & (joined == ""), _EMPTY_ELEMENT).otherwise(joined)
+    values = {"heading_path": F.when(F.col("heading_path").isNotNull(), joined), "text": F.sha2("text", 256)}
+    fields = [F.coalesce(values[c] if c in values else plain(F.col(c)), F.lit("\x00")) for c in ROW_FIELDS]
     return F.sha2(F.concat_ws("\x1f", *fields), 256)
 
 
@@ -86,10 +100,19 @@ def row_hash_of(row: Mapping[str, Any]) -> str:
     >>> row_hash_of(dict.fromkeys(ROW_FIELDS, "x") | {"title": None, "heading_path": ["a", "b"]})[:8]
     'dc60398a'
     """
-    values = dict(row)
-    values["heading_path"] = None if row["heading_path"] is None else "\x1e".join(row["heading_path"])
+    values = {c: None if row[c] is None or c == "heading_path" else _plain(row[c]) for c in ROW_FIELDS}
+    if (path := row["heading_path"]) is not None:
+        joined = "\x1e".join(_NO_ELEMENT if e is None else _plain(e) for e in path)
+        values["heading_path"] = _EMPTY_ELEMENT if len(path) == 1 and not joined else joined
     values["text"] = None if row["text"] is None else _sha256(row["text"])
-    return _sha256("\x1f".join("\x00" if values[c] is None else values[c] for c in ROW_FIELDS))
+    fields = [values[c] for c in ROW_FIELDS]
+    return _sha256("\x1f".join("\x00" if value is None else value for value in fields))
+
+
+def _plain(value: str) -> str:
+    for sign, instead in _WRITTEN.items():
+        value = value.replace(sign, instead)
+    return value
 
 
 def _sha256(text: str) -> str:

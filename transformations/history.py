@@ -15,9 +15,10 @@ history of any changes in any order and any batches is the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
-from transformations.changes import comparable, net_changes
+from transformations.changes import comparable, named, net_changes
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -82,31 +83,36 @@ def history(
 
     _check(changes, named=[*key, order_by, *compare, op, *then_by])
     columns = [c for c in changes.columns if c != op]
-    is_delete = F.coalesce(F.col(op) == "delete", F.lit(False))
+    is_delete = F.coalesce(named(op) == "delete", F.lit(False))
+    keys, order = [named(k) for k in key], named(order_by)
     said = changes.select(
-        *[F.coalesce(c, _refuse_null(c)).alias(c) if c in (*key, order_by) else c for c in columns if c not in compare],
-        *[F.when(~is_delete, F.col(c)).alias(c) for c in compare],
+        *[
+            F.coalesce(named(c), _refuse_null(c)).alias(c) if c in (*key, order_by) else named(c)
+            for c in columns
+            if c not in compare
+        ],
+        *[F.when(~is_delete, named(c)).alias(c) for c in compare],
         (~is_delete).alias("_is_upsert"),
     )
     rest = [c for c in columns if c not in (*key, order_by, *compare, *then_by)]
-    rank = F.struct(*then_by, "_is_upsert", comparable(said, [*compare, *rest]))
-    row = F.max_by(F.struct(*[c for c in said.columns if c not in (*key, order_by)]), rank)
-    won = said.groupBy(*key, order_by).agg(row.alias("_row")).select(*key, order_by, "_row.*")
+    rank = F.struct(*map(named, then_by), "_is_upsert", comparable(said, [*compare, *rest]))
+    row = F.max_by(F.struct(*[named(c) for c in said.columns if c not in (*key, order_by)]), rank)
+    won = said.groupBy(*keys, order).agg(row.alias("_row")).select(*keys, order, "_row.*")
 
-    in_order = Window.partitionBy(*key).orderBy(order_by)
+    in_order = Window.partitionBy(*keys).orderBy(order)
     value = F.struct("_is_upsert", comparable(won, compare))
     marks = F.when(~F.col("_is_upsert"), "delete").when(value.eqNullSafe(F.lag(value).over(in_order)), "repeat")
     # The nearest boundary that follows, looked for from the end: frames that grow cost one pass, others a pass a row.
-    from_the_end = Window.partitionBy(*key).orderBy(F.desc(order_by)).rowsBetween(Window.unboundedPreceding, -1)
+    from_the_end = Window.partitionBy(*keys).orderBy(order.desc()).rowsBetween(Window.unboundedPreceding, -1)
     is_boundary = F.coalesce(F.col("_marks") != "repeat", F.lit(True))
-    ends = F.min(F.when(is_boundary, F.col(order_by))).over(from_the_end)
-    valid_to = F.when(F.col("_marks").isNotNull(), F.col(order_by)).otherwise(ends)
+    ends = F.min(F.when(is_boundary, order)).over(from_the_end)
+    valid_to = F.when(F.col("_marks").isNotNull(), order).otherwise(ends)
     return (
         won.withColumn("_marks", marks)
         .withColumn("valid_to", valid_to)
         .select(
-            *columns,
-            F.col(order_by).alias("valid_from"),
+            *map(named, columns),
+            order.alias("valid_from"),
             "valid_to",
             F.isnull("valid_to").alias("is_current"),
             "_marks",
@@ -143,12 +149,12 @@ def history_changes(
     if replaces == "everything":
         known = before.limit(0)
     elif replaces == "same instants":
-        known = before.join(changes.select(*key, order_by).distinct(), [*key, order_by], "left_anti")
+        known = before.join(changes.select(*map(named, [*key, order_by])).distinct(), [*key, order_by], "left_anti")
     else:
         known = before
     was = F.when(F.col("_marks") == "delete", "delete").otherwise("upsert")
     columns = [c for c in changes.columns if c != op]
-    both = known.select(*columns, was.alias(op)).unionByName(changes)
+    both = known.select(*map(named, columns), was.alias(op)).unionByName(changes)
     after = history(both, key=key, order_by=order_by, compare=compare, op=op, then_by=then_by)
     same = [*compare, *then_by, "valid_to", "is_current", "_marks"]
     return net_changes(before, after, key=[*key, "valid_from"], compare=same)
@@ -159,11 +165,14 @@ def state_at(history: DataFrame, *, at: Any) -> DataFrame:
 
     Args:
         history: a history table, or `intervals`.
-        at: a value, or a Column, of `valid_from`'s type. `valid_from` counts, `valid_to` does not.
+        at: a value, or a Column, of `valid_from`'s type. `valid_from` counts, `valid_to` does not. An instant without a
+            zone is UTC.
     """
     from pyspark.sql import Column
     from pyspark.sql import functions as F
 
+    if isinstance(at, datetime) and at.tzinfo is None:
+        at = at.replace(tzinfo=timezone.utc)  # Spark would take it for a time of this process's own zone
     instant = at if isinstance(at, Column) else F.lit(at)
     return history.where((F.col("valid_from") <= instant) & (F.isnull("valid_to") | (F.col("valid_to") > instant)))
 
@@ -180,7 +189,8 @@ def _check(changes: DataFrame, *, named: Sequence[str]) -> None:
     for column in named:
         if column not in changes.columns:
             raise ConfigurationError.unknown_name("history: column of the changes", column, changes.columns)
-    taken = [c for c in changes.columns if c in VALIDITY]
+    # Spark's names have no case.
+    taken = [c for c in changes.columns if c.lower() in VALIDITY]
     if taken:
         raise ConfigurationError(
             f"history: the changes have columns of their own named {taken}, which a history adds. Rename them."

@@ -243,6 +243,7 @@ def _map(values: Mapping[str, Column]) -> Column:
     entries = F.map_filter(
         F.map_from_arrays(F.array(*map(F.lit, values)), F.array(*values.values())), lambda k, v: v.isNotNull()
     )
+    # Not a chain of ORs, which is deeper than the JVM's stack where there are thousands.
     return F.when(F.coalesce(*values.values()).isNotNull(), entries)
 
 

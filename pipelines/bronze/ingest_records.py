@@ -11,21 +11,23 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.bronze.record_files import new_files, note_files
-from pipelines.bronze.record_reader import Part, file_parts, message_part, table_part, unreadable
+from pipelines.bronze.record_reader import Part, file_parts, message_part, unreadable
 from pipelines.bronze.record_streams import (
+    checkpoint_of,
     drop_checkpoint,
     is_outdated,
     open_stream,
-    source_head,
     stream_id,
     uses_auto_loader,
 )
+from pipelines.bronze.record_tables import dated, feed_part, is_read, settle, settled, source_head
 from pipelines.bronze.record_text_files import why_broken
 from pipelines.records import RecordSource, declare, evolved, follow, record_source
-from pipelines.settings_records import COLUMN_NAME
+from pipelines.settings_records import COLUMN_NAME, RESERVED_COLUMNS
 from pipelines.stage import Context, Counts, Window, read_until
 from transformations.column_types import is_type, wider_integers
 from transformations.errors import LakeloopError
@@ -57,15 +59,16 @@ def due(context: Context) -> Window | None:
     location = source.settings.location
     if source.settings.format == "kafka" or uses_auto_loader(source.settings):
         return Window(None, 0, location)
+    if source.settings.format == "delta":
+        table, bronze = source_head(context, source), context.lake.head(source.bronze)
+        is_same = bronze is not None and is_read(source, table, checkpoint=checkpoint_of(context, source))
+        return None if is_same else Window(None, table.version, table.table_id)
     if source.settings.is_files:
         head = context.lake.head(source.files)
         # Noting what is new will be one commit.
         until, source_id = (head.version if head else 0) + bool(new_files(context, source)), location
         if until == 0:
             return None
-    else:
-        table = source_head(context, source)
-        until, source_id = table.version, table.table_id
     target = context.lake.head(source.bronze)
     since = None
     if target is not None:
@@ -102,9 +105,12 @@ def ingest(context: Context, source: RecordSource) -> Counts:
     """Read what the source has now. A Delta table whose history is gone, or that is another one now, is read anew."""
     for attempt in (1, 2):
         batches = Batches(context, source)
+        head = source_head(context, source) if source.settings.format == "delta" else None
         try:
             query = start(context, source, batches, trigger={"availableNow": True})
             query.awaitTermination()
+            if head is not None:
+                settle(checkpoint_of(context, source), head)
             return batches.counts
         except Exception as error:
             if batches.failure is not None:
@@ -120,7 +126,7 @@ def start(
     context: Context, source: RecordSource, batches: Callable[[Any, int], None], *, trigger: dict[str, Any]
 ) -> StreamingQuery:
     """Start the source's stream into `batches`."""
-    frame, checkpoint = open_stream(context, source)
+    frame, checkpoint = open_stream(context, source, fit=partial(_fitted, source))
     writer = frame.writeStream.foreachBatch(batches).option("checkpointLocation", str(checkpoint))
     return writer.queryName(f"{COMMAND} {source.name}").trigger(**trigger).start()
 
@@ -159,12 +165,16 @@ def append_batch(context: Context, source: RecordSource, batch: DataFrame, *, tx
     """
     lake = context.lake
     source = evolved(lake, source)
+    may_go = False
+    if source.settings.format == "delta":
+        number, checkpoint = txn[1] if txn else None, checkpoint_of(context, source)
+        batch, may_go = dated(context, source, batch, batch=number, checkpoint=checkpoint, fit=partial(_fitted, source))
     paths = _in_order(context, source, batch) if source.settings.is_files else []
     if source.settings.is_files and not paths:
         return {}
     before = lake.ensure(source.bronze).version
     try:
-        gained = _read_and_append(context, source, batch, paths=paths, txn=txn)
+        gained = _read_and_append(context, source, batch, paths=paths, txn=txn, may_go=may_go)
     except LakeloopError:
         raise
     except Exception as error:
@@ -215,11 +225,13 @@ def _read_and_append(
     paths: list[str],
     txn: tuple[str, int] | None,
     without: Mapping[str, str] | None = None,
+    may_go: bool = False,
 ) -> int:
     """Append a batch, files in `without` as unreadable for the reasons there. Returns how many columns changed."""
     parts = _parts(source, batch, context, paths=paths, without=without or ())
     admitted, gained = _admit(context, source, parts)
-    _append(context, admitted, [*parts, *([unreadable(context.lake.spark, without)] if without else [])], txn=txn)
+    parts = [*parts, *([unreadable(context.lake.spark, without)] if without else [])]
+    _append(context, admitted, parts, txn=txn, may_go=may_go)
     return gained
 
 
@@ -231,7 +243,7 @@ def _parts(
     called = {name: reading.source or name for name, reading in of.readings.items()}
     names = [*(called.get(name, name) for name in source.contract.columns), *([of.op.column] if of.op else [])]
     if of.format == "delta":
-        return [table_part(batch, name=of.location)]
+        return [feed_part(batch, name=of.location)]
     if of.format == "kafka":
         return [message_part(batch, names=names, key=[called[k] for k in of.key], wants_types=wants_types)]
     return file_parts(
@@ -253,7 +265,11 @@ def _admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[R
         changes = contract.compare(arriving)
         if not part.tells_columns:
             changes = [change for change in changes if change.kind != "missing"]
-        able = [name for name, of in arriving.items() if COLUMN_NAME.fullmatch(name) and is_type(of)]
+        able = [
+            name
+            for name, of in arriving.items()
+            if COLUMN_NAME.fullmatch(name) and name.lower() not in RESERVED_COLUMNS and is_type(of)
+        ]
         if any(change.hint for change in changes):
             log.warning("%s: %s: %s", source.bronze, part.name, "; ".join(map(str, changes)))
         contract = contract.admit(changes, source=part.name, can_be_column=able)
@@ -312,13 +328,17 @@ def _wider_by_value(source: RecordSource, part: Part, columns: Mapping[str, str]
     }
 
 
-def _append(context: Context, source: RecordSource, parts: list[Part], *, txn: tuple[str, int] | None) -> None:
+def _append(
+    context: Context, source: RecordSource, parts: list[Part], *, txn: tuple[str, int] | None, may_go: bool = False
+) -> None:
     from pyspark.sql import functions as F
 
     lake = context.lake
     fitted = [_fitted(source, part) for part in parts]
     if not fitted:
         return
+    if may_go:
+        fitted = [settled(context, source, rows, fit=partial(_fitted, source)) for rows in fitted]
     rows = fitted[0]
     for other in fitted[1:]:
         rows = rows.unionByName(other)

@@ -127,24 +127,6 @@ def _json_part(texts: DataFrame, *, names: Sequence[str], wants_types: bool, nam
     return Part(rows, dict.fromkeys(names, "string"), is_text=True, suggested=new, tells_columns=False, name=name)
 
 
-def table_part(changes: DataFrame, *, name: str) -> Part:
-    """Rows of a Delta change feed as records; what a row was before an update is passed over."""
-    from pyspark.sql import functions as F
-
-    columns = [c for c in changes.columns if c not in ("_change_type", "_commit_version", "_commit_timestamp")]
-    record = TableRecord(changes.select(*[F.col(quoted(c)) for c in columns]))
-    placed = changes.where("_change_type <> 'update_preimage'").select(
-        F.when(F.col("_change_type") == "delete", "delete").otherwise("upsert").alias("_op"),
-        F.col("_commit_timestamp").alias("_changed_at"),
-        F.lit(None).cast("string").alias("_source_file"),
-        F.col("_commit_version").alias("_source_version"),
-        # One commit can delete and insert the same key (an overwrite does): the insert is the later one.
-        F.when(F.col("_change_type") == "delete", 0).otherwise(1).cast("bigint").alias("_offset"),
-        record.column,
-    )
-    return typed_part(placed, record, name=name)
-
-
 def message_part(messages: DataFrame, *, names: Sequence[str], key: Sequence[str], wants_types: bool) -> Part:
     """Kafka messages whose values are JSON objects as records; one without a value deletes the key that it names.
 
@@ -282,6 +264,7 @@ class TableRecord:
 
 
 def typed_part(placed: DataFrame, record: TableRecord, *, name: str) -> Part:
+    """Records of a file or table with types of its own: `_record`, and where each stood."""
     from pyspark.sql import functions as F
 
     nothing = [F.lit(None).cast(_TEXTS).alias("_unknown"), F.lit(None).cast("string").alias("_unreadable")]

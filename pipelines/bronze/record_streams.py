@@ -1,28 +1,32 @@
 """A source of records in; its stream, and the checkpoint that remembers how far it was read, out.
 
-A checkpoint belongs to one source table and one bronze table, by their ids. Where either is another one now, or the
-checkpoint is lost, the stream begins anew: bronze then has second arrivals of the same records, which change nothing
-in silver; for a Delta table, keys that it has no longer are deleted first, so that silver equals it again.
+A checkpoint belongs to one source table and one bronze table, by their ids, and a Delta table to the commit that was
+read last. Where one of them is another one now, or the checkpoint is lost, the stream begins anew: bronze then has
+second arrivals of the same records, which change nothing in silver; for a Delta table, keys that it has no longer are
+deleted first, so that silver equals it again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.lakehouse import Head
+from pipelines.bronze.record_reader import Part
+from pipelines.bronze.record_tables import begin, is_another, is_folder, source_head
 from pipelines.records import RecordSource
 from pipelines.settings_records import RecordSettings
 from pipelines.stage import Context, is_lost_history
-from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+log = logging.getLogger(__name__)
 # What Delta says where the table that a stream reads has other columns now, or is another table.
 _OTHER_TABLE = (
     "DELTA_SCHEMA_CHANGED",
@@ -58,15 +62,21 @@ def _in_any_case(pattern: str) -> str:
     return "".join(f"[{sign.lower()}{sign.upper()}]" if sign.isalpha() else sign for sign in pattern)
 
 
-def open_stream(context: Context, source: RecordSource) -> tuple[DataFrame, Path]:
+def open_stream(context: Context, source: RecordSource, *, fit: Callable[[Part], DataFrame]) -> tuple[DataFrame, Path]:
     """The source's stream as a frame, and its checkpoint.
+
+    Args:
+        fit: gives the records of a part the contract's columns.
 
     Raises:
         ConfigurationError: a Delta table that is not there or has no change feed.
     """
     of, lake = source.settings, context.lake
     checkpoint = checkpoint_of(context, source)
-    is_new = not (checkpoint / "metadata").exists()
+    if of.format == "delta" and _begins_anew(context, source, checkpoint):
+        # What was read of any other table in this place counts no longer, nor if that one comes back.
+        shutil.rmtree(checkpoint.parent, ignore_errors=True)
+        begin(context, source, checkpoint=checkpoint, fit=fit)
     stream_id(context, source)
     reader = lake.spark.readStream
     if of.is_files:
@@ -83,10 +93,22 @@ def open_stream(context: Context, source: RecordSource) -> tuple[DataFrame, Path
         options = {"startingOffsets": "earliest", "failOnDataLoss": "true"} | of.options
         plain = {key if "." not in key else f"kafka.{key}": value for key, value in options.items()}
         return reader.format("kafka").options(subscribe=of.location, **plain).load(), checkpoint
-    if is_new:
-        _delete_what_is_gone(context, source)
     feed = reader.format("delta").option("readChangeFeed", "true").options(**of.options)
-    return (feed.load(str(_folder(context, of))) if _is_folder(of) else feed.table(of.location)), checkpoint
+    place = str(context.settings.path(of.location))
+    return (feed.load(place) if is_folder(of) else feed.table(of.location)), checkpoint
+
+
+def _begins_anew(context: Context, source: RecordSource, checkpoint: Path) -> bool:
+    if not (checkpoint / "metadata").exists():
+        return True
+    if not is_another(context, source, checkpoint=checkpoint):
+        return False
+    log.warning(
+        "ingest-records %s: %s has not the commit that was read last, or the key is another; reading all anew",
+        source.name,
+        source.settings.location,
+    )
+    return True
 
 
 def checkpoint_of(context: Context, source: RecordSource) -> Path:
@@ -124,80 +146,3 @@ def is_outdated(source: RecordSource, error: Exception) -> bool:
     """Whether a Delta table can no longer tell what a stream would read next, but can be read from its beginning."""
     text = str(error)
     return source.settings.format == "delta" and (is_lost_history(error) or any(sign in text for sign in _OTHER_TABLE))
-
-
-def source_head(context: Context, source: RecordSource) -> Head:
-    """The identity and version of a Delta table that is a source."""
-    of, lake = source.settings, context.lake
-    if _is_folder(of):
-        from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
-
-        try:
-            table = DeltaTable(str(_folder(context, of)))
-        except TableNotFoundError:
-            table = None
-        head = None if table is None else Head(str(table.metadata().id), table.version())
-        has_feed = table is not None and table.metadata().configuration.get("delta.enableChangeDataFeed") == "true"
-    else:
-        head = lake.named_head(of.location)
-        row = lake.spark.sql(f"DESCRIBE DETAIL {of.location}").select("properties").first() if head else None
-        has_feed = row is not None and row["properties"].get("delta.enableChangeDataFeed") == "true"
-    if head is None:
-        raise ConfigurationError(
-            f"ingest-records: no Delta table at {of.location!r} for the source {source.name!r}. Correct "
-            f"records.{source.name}.location in lakeloop.yml."
-        )
-    if not has_feed:
-        raise ConfigurationError(
-            f"ingest-records: the Delta table {of.location!r} of the source {source.name!r} keeps no change feed. Turn "
-            f"it on: ALTER TABLE … SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')."
-        )
-    return head
-
-
-def _is_folder(of: RecordSettings) -> bool:
-    return "/" in of.location
-
-
-def _folder(context: Context, of: RecordSettings) -> Path:
-    return context.settings.path(of.location)
-
-
-def _delete_what_is_gone(context: Context, source: RecordSource) -> None:
-    """Append a delete for each key that bronze has alive and the table, which will be read whole, has not."""
-    from pyspark.sql import functions as F
-
-    lake, key = context.lake, list(source.settings.key)
-    arrivals = lake.read(source.bronze).where(" AND ".join(f"`{k}` IS NOT NULL" for k in key))
-    last = F.max_by("_op", F.struct("_changed_at", "_source_version", "_offset"))
-    alive = arrivals.groupBy(*key).agg(last.alias("_op")).where("_op <> 'delete'").select(*key)
-    reader = lake.spark.read.format("delta")
-    table = (
-        reader.load(str(_folder(context, source.settings)))
-        if _is_folder(source.settings)
-        else reader.table(source.settings.location)
-    )
-    there = table.select(*[F.col(k).cast(source.contract.columns[k]).alias(k) for k in key])
-    gone = alive.join(there, key, "left_anti")
-    types = source.contract.columns
-    others = [F.lit(None).cast(of).alias(name) for name, of in types.items() if name not in key]
-    now = F.lit(context.now())
-    rows = gone.select(
-        *key,
-        *others,
-        F.lit("delete").alias("_op"),
-        now.alias("_changed_at"),
-        F.lit(None).cast("string").alias("_source_file"),
-        F.lit(None).cast("bigint").alias("_source_version"),
-        F.lit(None).cast("bigint").alias("_offset"),
-        F.lit(None).cast("string").alias("_rescued"),
-        F.lit(None).cast("map<string,string>").alias("_texts"),
-        now.alias("_ingested_at"),
-        F.lit(context.run_id).alias("_run_id"),
-    ).persist()
-    try:
-        if not rows.isEmpty():
-            lake.append(source.bronze, rows)
-    finally:
-        rows.unpersist()

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pipelines.features import MAX_AGE, source_schema
 from pipelines.lakehouse import Lakehouse
 from pipelines.stage import Context
+from transformations.canonical import values_hash
 from transformations.errors import ConfigurationError, ExpectationFailedError
+from transformations.fingerprint import fingerprint_lanes, fingerprint_of_lanes
 from transformations.point_in_time import Features, as_of_join
 
 if TYPE_CHECKING:
@@ -152,10 +154,10 @@ def _bytes(lake: Lakehouse, table: str) -> int:
 
 
 def _counted(rows: DataFrame) -> tuple[int, str]:
-    """The number of rows and a number that any other bag of rows has not, but by chance (1 in 2^64)."""
+    """The number of rows and digits that any other bag of rows, or other columns, have not."""
     from pyspark.sql import functions as F
 
-    hashed = F.xxhash64(F.to_json(F.struct(*(F.col(f"`{c}`") for c in rows.columns)), {"ignoreNullFields": "false"}))
-    row = rows.agg(F.count(F.lit(1)), F.sum(hashed.cast("decimal(38)"))).first()
+    high, low = fingerprint_lanes(F.sha2(F.concat(F.lit(rows.schema.json()), values_hash(rows, rows.columns)), 256))
+    row = rows.agg(F.count(F.lit(1)), high, low).first()
     assert row is not None
-    return row[0], str(row[1] or 0)
+    return row[0], fingerprint_of_lanes(row[1], row[2])

@@ -6,22 +6,26 @@ contract, late ones in their place (transformations/history.py). What breaks it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import logging
 from typing import TYPE_CHECKING
 
-from pipelines.lakehouse import FEW_ROWS
 from pipelines.quality import judge
-from pipelines.records import RecordSource, evolved, follow, record_source
+from pipelines.records import ARRIVAL, RecordSource, evolved, follow, of_keys, record_source, write_anew
 from pipelines.silver.set_aside import set_aside
-from pipelines.stage import Context, Counts, Window, apply_changes
+from pipelines.stage import STAGE_RUNS, Context, Counts, Window, apply_changes
+from transformations.canonical import values_hash
 from transformations.changes import net_changes
 from transformations.history import history, history_changes
 from transformations.records import recovered
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
+log = logging.getLogger(__name__)
 COMMAND = "refine-records"
+_PLACE = frozenset(name for name, _ in ARRIVAL)
+_EXACT = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
 
 
 def run(context: Context, window: Window) -> Counts:
@@ -32,14 +36,16 @@ def run(context: Context, window: Window) -> Counts:
     """
     lake = context.lake
     source = evolved(lake, record_source(context.settings, next(iter(context.settings.records))))
-    for table in (source.silver, source.history):
-        follow(lake, table)
+    is_rebuilt = window.since is None and _has_another_key(context, source)
+    if not is_rebuilt:
+        for table in (source.silver, source.history):
+            follow(lake, table)
     columns = source.contract.columns
     with context.progress.step(COMMAND):
         arrivals = _arrivals(context, source, window)
         is_text = source.settings.format in ("csv", "json", "kafka")
         rows = recovered(arrivals, columns=columns, readings=source.settings.readings, is_text=is_text)
-        rows = _identified(rows, source)
+        rows, gone = _without_ended(_identified(rows, source), source)
         judged = judge(
             context,
             source.silver,
@@ -48,11 +54,15 @@ def run(context: Context, window: Window) -> Counts:
             window=window,
             source=source.bronze,
             stage=COMMAND,
-            key="record_id",
+            key="_record_id",
         )
-        ids = judged.valid.select("record_id").union(judged.refused.select("record_id"))
+        ids = judged.valid.select("_record_id").union(judged.refused.select("_record_id")).union(gone)
+        ids = ids.withColumnRenamed("_record_id", "record_id")
         _set_aside(context, source, judged.refused, scope=ids, count=judged.refused_rows, window=window)
         changes = _changes(source, judged.valid)
+        if is_rebuilt:
+            counts = _rebuild(context, source, changes)
+            return {**counts, "set_aside": judged.refused_rows}
         told = _history_changes(context, source, changes, window=window).persist()
         context.persisted.append(told)
         intervals = apply_changes(context, source.history, told)
@@ -70,20 +80,39 @@ def _arrivals(context: Context, source: RecordSource, window: Window) -> DataFra
 
 
 def _identified(rows: DataFrame, source: RecordSource) -> DataFrame:
-    """Add what the quarantine tells rows apart by.
+    """Add what the quarantine tells rows apart by, as `_record_id`.
 
-    `record_id` is one change: the key and what orders it, so that the same change, repaired, closes its row. What has
-    no whole key is told apart by all that it says.
+    It is one change: the key and what orders it, so that the same change, repaired, closes its row. What has no whole
+    key is told apart by all that it says; a Delta table says the same of a row that comes and that goes.
     """
     from pyspark.sql import functions as F
 
-    said = F.to_json(F.struct(*source.contract.columns, "_op", "_rescued"))
     which = [*source.settings.key, *source.settings.order_by]
-    has_all = F.lit(True)
-    for column in which:
-        has_all = has_all & F.col(column).isNotNull()
-    change = F.when(has_all, F.to_json(F.struct(*which))).otherwise(said)
-    return rows.withColumn("record_id", F.sha2(change, 256).substr(1, 32))
+    all_of_it = [*source.contract.columns, "_rescued", *([] if source.settings.format == "delta" else ["_op"])]
+    has_all = F.expr(" AND ".join(f"`{column}` IS NOT NULL" for column in which))
+    change = F.when(has_all, values_hash(rows, which)).otherwise(values_hash(rows, all_of_it))
+    return rows.withColumn("_record_id", change.substr(1, 32))
+
+
+def _without_ended(rows: DataFrame, source: RecordSource) -> tuple[DataFrame, DataFrame]:
+    """Leave out the rows of a Delta table that have no whole key and are gone from it, or were repaired there.
+
+    They are set aside as long as the table has them; there is nothing else that their end could change. Returns the
+    other rows, and the `_record_id` of those that are gone.
+    """
+    from pyspark.sql import Window as Over
+    from pyspark.sql import functions as F
+
+    if source.settings.format != "delta":
+        return rows, rows.select("_record_id").limit(0)
+    has_key = F.expr(" AND ".join(f"`{k}` IS NOT NULL" for k in source.settings.key))
+    place = F.struct("_changed_at", "_source_version", "_offset")
+    without = rows.where(~has_key)
+    last = F.max_by("_op", place).over(Over.partitionBy("_record_id"))
+    without = without.withColumn("_last", last).withColumn("_is_gone", F.col("_last") == "delete")
+    gone = without.where("_is_gone").select("_record_id")
+    still = without.where("NOT _is_gone AND _op <> 'delete'").drop("_last", "_is_gone")
+    return rows.where(has_key).unionByName(still), gone
 
 
 def _set_aside(
@@ -100,11 +129,19 @@ def _set_aside(
         F.concat(F.lit("unknown: "), F.substring(F.get_json_object(rescued, "$.unknown"), 1, 300)),
         F.concat(F.lit("missing: "), F.get_json_object(rescued, "$.missing")),
     )
-    told = refused.withColumn("record", F.to_json(F.struct(*source.contract.columns, "_op", "_rescued")))
-    # Refused for other rules is another refusal.
-    told = told.withColumns({"reason": reason, "content_hash": F.sha2(F.concat_ws("|", "record", "failed_rules"), 256)})
-    place = F.struct("_ingested_at", "_source_version", "_offset", "content_hash")
-    last = told.groupBy("record_id").agg(F.max_by(F.struct(*told.columns), place).alias("_row")).select("_row.*")
+    said = [*source.contract.columns, "_op", "_rescued"]
+    place = [c for c in context.lake.spec(source.quarantine).columns if c in _PLACE]
+    told = refused.select(
+        F.col("_record_id").alias("record_id"),
+        F.to_json(F.struct(*said), {"timestampFormat": _EXACT}).alias("record"),
+        "failed_rules",
+        reason.alias("reason"),
+        # Refused for other rules is another refusal.
+        values_hash(refused, [*said, "failed_rules"]).alias("content_hash"),
+        *place,
+    )
+    rank = F.struct("_ingested_at", "_source_version", "_offset", "content_hash")
+    last = told.groupBy("record_id").agg(F.max_by(F.struct(*told.columns), rank).alias("_row")).select("_row.*")
     set_aside(
         context,
         source.quarantine,
@@ -138,7 +175,7 @@ def _history_changes(context: Context, source: RecordSource, changes: DataFrame,
         same = [*compare, *then_by, "valid_to", "is_current", "_marks"]
         told = net_changes(lake.read(source.history), desired, key=[*key, "valid_from"], compare=same)
     else:
-        before = _of_keys(context, source, source.history, changes)
+        before = of_keys(lake.read(source.history), changes, key=key)
         told = history_changes(before, changes, key=key, order_by=order_by, compare=compare, then_by=then_by)
     told = told.select(*lake.spec(source.history).columns, "_op")
     if not source.settings.order_by:
@@ -147,35 +184,62 @@ def _history_changes(context: Context, source: RecordSource, changes: DataFrame,
     return told.withColumn("_run_id", F.lit(context.run_id))
 
 
+def _has_another_key(context: Context, source: RecordSource) -> bool:
+    """Whether the tables were made by another key or order than the settings name now, or nobody knows by which."""
+    head = context.lake.head(source.silver)
+    if head is None or head.version == 0:
+        return False
+    runs = context.lake.read_arrow(STAGE_RUNS, columns=["stage", "definition", "target_id", "started_at"])
+    made = [row for row in runs.to_pylist() if (row["stage"], row["target_id"]) == (COMMAND, head.table_id)]
+    if not made:
+        return True
+    last = max(made, key=lambda row: row["started_at"])["definition"]
+    was = json.loads(last.partition(" ")[2])
+    return (was["key"], was["order_by"]) != (list(source.settings.key), list(source.settings.order_by))
+
+
+def _rebuild(context: Context, source: RecordSource, changes: DataFrame) -> dict[str, int]:
+    """Write the history and the table now as the changes make them, whatever is there: its rows have other keys."""
+    from pyspark.sql import functions as F
+
+    lake, key = context.lake, list(source.settings.key)
+    log.warning(
+        "%s: the key or the order of %s is another one than its tables were made by; they are written anew",
+        COMMAND,
+        source.name,
+    )
+    rows = history(changes, key=key, order_by=source.order_by, compare=source.compared, then_by=source.then_by)
+    if not source.settings.order_by:
+        rows = rows.where("NOT _marks <=> 'repeat'")
+    rows = rows.withColumn("_run_id", F.lit(context.run_id)).persist()
+    context.persisted.append(rows)
+    lake.ensure(source.history)
+    write_anew(lake, source.history, rows.select(*lake.spec(source.history).columns))
+    now = _last(rows, key=key).select(*lake.spec(source.silver).columns)
+    write_anew(lake, source.silver, now)
+    return {"insert": now.count(), "update": 0, "delete": 0, "intervals": rows.count()}
+
+
+def _last(rows: DataFrame, *, key: list[str]) -> DataFrame:
+    """What a history says of each key last, deletes left out."""
+    from pyspark.sql import functions as F
+
+    last = rows.groupBy(*key).agg(F.max_by(F.struct(*rows.columns), "valid_from").alias("_row")).select("_row.*")
+    return last.where("NOT _marks <=> 'delete'")
+
+
 def _bring_now(context: Context, source: RecordSource, changes: DataFrame, *, window: Window) -> dict[str, int]:
     """Make the current table what was said last of each key that has changes, deletes left out.
 
     That is what is open in the history; where a record came again and only its order moved, the last of them.
     """
-    from pyspark.sql import functions as F
-
     lake, key = context.lake, list(source.settings.key)
     columns = lake.spec(source.silver).columns
     if window.since is None:
         was, now = lake.read(source.silver), lake.read(source.history)
     else:
-        was = _of_keys(context, source, source.silver, changes)
-        now = _of_keys(context, source, source.history, changes)
-    last = now.groupBy(*key).agg(F.max_by(F.struct(*now.columns), "valid_from").alias("_row")).select("_row.*")
-    desired = last.where("NOT _marks <=> 'delete'").select(*columns)
+        was = of_keys(lake.read(source.silver), changes, key=key)
+        now = of_keys(lake.read(source.history), changes, key=key)
+    desired = _last(now, key=key).select(*columns)
     same = [c for c in source.contract.columns if c not in key]
     return apply_changes(context, source.silver, net_changes(was, desired, key=key, compare=same or key))
-
-
-def _of_keys(context: Context, source: RecordSource, table: str, changes: DataFrame) -> DataFrame:
-    """The rows of a table whose keys are among those of the changes."""
-    from pyspark.sql import functions as F
-
-    key = list(source.settings.key)
-    keys = changes.select(*key).distinct()
-    first: Sequence[object] = [row[0] for row in keys.select(key[0]).distinct().limit(FEW_ROWS + 1).collect()]
-    rows = context.lake.read(table)
-    if len(first) <= FEW_ROWS:  # few enough to pass over files by their statistics
-        few: Column = F.col(key[0]).isin(list(first)) if first else F.lit(False)
-        rows = rows.where(few)
-    return rows.join(F.broadcast(keys) if len(first) <= FEW_ROWS else keys, key, "left_semi")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transformations.changes import latest
 from transformations.errors import ConfigurationError
 from transformations.history import history, history_changes, intervals, state_at
 
@@ -223,3 +224,17 @@ def test_a_missing_column_and_one_that_is_taken_are_said(spark):
         intervals(frame, key=["id"], order_by="when", compare=[])
     with pytest.raises(ConfigurationError, match=r"columns of their own named \['valid_to'\]"):
         intervals(frame, key=["id"], order_by="at", compare=[])
+
+
+def test_names_with_dots_blanks_and_backticks_are_names(spark):
+    plain = spark.createDataFrame(cases(40), CHANGE)
+    odd = {c: f"a {c}.`x" for c in plain.columns if c != "_op"}
+    renamed = plain.withColumnsRenamed(odd)
+    arguments = {**HOW, "then_by": ["stored"]}
+    named = {k: odd[v] if isinstance(v, str) else [odd[c] for c in v] for k, v in arguments.items()}
+    expected = sorted(map(tuple, history(plain, **arguments).collect()), key=repr)
+    assert len(expected) > 40
+    assert sorted(map(tuple, history(renamed, **named).collect()), key=repr) == expected
+    made = history_changes(history(renamed.limit(0), **named), renamed, **named)
+    assert sorted((tuple(row)[:-1] for row in made.collect()), key=repr) == expected
+    assert latest(renamed, key=odd["id"], order_by=odd["stored"]).columns == renamed.columns

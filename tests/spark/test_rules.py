@@ -160,7 +160,7 @@ def test_words_of_subqueries_in_texts_and_functions_of_their_names_are_no_subque
     assert valid.count() == 1
 
 
-@pytest.mark.parametrize("name", ["", "Has Text", "1st", "a;b", "x" * 80, "é", None])
+@pytest.mark.parametrize("name", ["", "Has Text", "1st", "a;b", "x" * 129, "é", None])
 def test_a_rule_is_refused_for_a_name_that_is_not_snake_case(name):
     with pytest.raises(ConfigurationError, match="cannot be the name of a rule"):
         Rule(name, "true")

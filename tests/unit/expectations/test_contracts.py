@@ -70,3 +70,18 @@ def test_what_a_table_has_gained_stays_and_what_it_has_narrower_does_not_count()
 def test_a_rule_with_the_name_of_one_of_the_contract_is_refused():
     with pytest.raises(ConfigurationError, match="'has_key' has the name of one of the contract's own rules"):
         _ = contract(row_rules=(Rule("has_key", "true"),)).rules
+
+
+def test_a_delete_needs_its_key_and_order_and_nothing_else():
+    strict = contract(required=("amount", "note"), order_by=("amount",), row_rules=(Rule("is_sane", "true"),))
+    rules = {rule.name: rule.predicate for rule in strict.rules}
+    lenient = {name for name, predicate in rules.items() if "_op = 'delete' OR" in str(predicate)}
+    assert lenient == {"has_type_note", "has_note", "has_known_columns", "has_all_columns", "is_sane"}
+
+
+def test_a_column_may_have_a_long_name_or_one_that_makes_the_name_of_another_rule():
+    columns = {"order_id": "string", "key": "int", "known_columns": "int", "c" * 100: "int"}
+    rules = Contract("t", columns, ("order_id",), required=("key", "known_columns", "key")).rules
+    names = [rule.name for rule in rules]
+    assert len(set(names)) == len(names)
+    assert {"has_key_value", "has_known_columns_value", f"has_type_{'c' * 100}"} < set(names)

@@ -58,7 +58,7 @@ def test_types_are_named_in_one_way_and_the_template_loads():
         ({"options": {"encoding": "utf-9"}}, "the option encoding is no name of one"),
         ({"columns": {"id": "int", "ID": "int"}}, "differ only in their case"),
         ({"columns": {"id": "double"}}, "'id' is double, which cannot be compared"),
-        ({"columns": {"id": "int", "attempts": "int"}}, "'attempts' cannot be the name of a column"),
+        ({"columns": {"id": "int", "valid_to": "int"}}, "'valid_to' cannot be the name of a column"),
         ({"options": {"path": "/etc"}}, r"options ['path'] are not among those of csv"),
         ({"op": {"column": "id"}}, "op.column 'id' is among the columns"),
         ({"format": "delta", "order_by": ["at"]}, "a Delta table's own commits order its changes"),

@@ -1,0 +1,88 @@
+"""What each stage of a run did, or failed with, in; what the command says and its exit code, out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.stage import Counts
+from transformations.errors import (
+    EXIT_DONE,
+    EXIT_NOTHING_TO_DO,
+    EXIT_SET_ASIDE,
+    LakeloopError,
+    SeveralFailedError,
+    first_line,
+)
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What one stage did; `model` and `source` are the embedding model and the record source that it ran for."""
+
+    stage: str
+    counts: Counts
+    seconds: float
+    model: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stage that failed; `error` None: it did not run, since the stage that writes the table it reads failed."""
+
+    stage: str
+    error: Exception | None
+    source: str | None = None
+
+    def __str__(self) -> str:
+        what = f"{self.stage} of {self.source}" if self.source else self.stage
+        if self.error is None:
+            return f"{what}: did not run, for what it reads was not brought up to date"
+        text = str(self.error) if isinstance(self.error, LakeloopError) else first_line(self.error)
+        return text if text.startswith(self.stage) else f"{what}: {text}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run did; no stages where nothing had moved."""
+
+    run_id: str
+    stages: tuple[StageOutcome, ...]
+    seconds: float
+    failures: tuple[Failure, ...] = ()
+
+    def check(self) -> None:
+        """Raise what a stage failed with, if one did; of several, one error that names them all."""
+        errors = [failure.error for failure in self.failures if failure.error is not None]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            codes = {error.exit_code if isinstance(error, LakeloopError) else 1 for error in errors}
+            lines = "\n".join(f"- {failure}" for failure in self.failures)
+            error = SeveralFailedError(f"{len(errors)} stages failed, and the others went on:\n{lines}")
+            error.exit_code = codes.pop() if len(codes) == 1 else 1
+            raise error
+
+    def exit_code(self, *, detailed: bool = False) -> int:
+        """0 done or nothing to do (3 when `detailed`), 6 done with rows set aside by this run."""
+        if not self.stages:
+            return EXIT_NOTHING_TO_DO if detailed else EXIT_DONE
+        return EXIT_SET_ASIDE if any(s.counts.get("set_aside") for s in self.stages) else EXIT_DONE
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "run_id": self.run_id,
+            "changed": bool(self.stages),
+            **({"failed": [str(failure) for failure in self.failures]} if self.failures else {}),
+            "stages": [
+                {
+                    "stage": s.stage,
+                    **({"model": s.model} if s.model else {}),
+                    **({"source": s.source} if s.source else {}),
+                    "counts": dict(s.counts),
+                    "seconds": round(s.seconds, 3),
+                }
+                for s in self.stages
+            ],
+            "seconds": round(self.seconds, 3),
+        }

@@ -1,0 +1,116 @@
+"""A stage that fails stops what reads its table, and nothing else; the run ends with what failed."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pipelines.outcome import Failure
+from pipelines.run import advance, new_context, run_stages, run_to_end
+from pipelines.settings import Settings
+from pipelines.stage import Context, Stage, Window
+from pipelines.status import describe
+from transformations.errors import ConfigurationError, ExpectationFailedError, RefusedError, SeveralFailedError
+
+SOURCES = {
+    name: {"format": "csv", "location": name, "key": ["k"], "columns": {"k": "string"}} for name in ("a", "b", "c")
+}
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[str, str | None]], dict[Any, Exception], list[Stage]]:
+    """Stages that note that they ran, and fail where they are told to: what ran, what fails, the stages."""
+    ran: list[tuple[str, str | None]] = []
+    fails: dict[Any, Exception] = {}
+
+    def module(command: str) -> str:
+        made = ModuleType(f"made_{command}")
+
+        def run(context: Context, window: Window) -> dict[str, int]:
+            source = next(iter(context.settings.records)) if len(context.settings.records) == 1 else None
+            ran.append((command, source))
+            if (command, source) in fails:
+                raise fails[command, source]
+            return {"rows": 1}
+
+        made.run = run  # type: ignore[attr-defined]
+        made.due = lambda context: Window(None, 1, "source")  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+        return made.__name__
+
+    return (
+        ran,
+        fails,
+        [
+            Stage("ingest", "", "bronze.records_*", module("ingest"), is_per_source=True),
+            Stage("refine", "bronze.records_*", "silver.records_*", module("refine"), is_per_source=True),
+            Stage("first", "", "bronze.documents", module("first")),
+            Stage("second", "bronze.documents", "silver.documents", module("second")),
+            Stage("third", "silver.documents", "", module("third")),
+            Stage("last", "inference.requests", "", module("last")),
+        ],
+    )
+
+
+def test_one_failing_source_never_stops_another(tmp_path, stages):
+    ran, fails, all_stages = stages
+    context = new_context(Settings.model_validate({"root": tmp_path, "records": SOURCES}))
+    fails["ingest", "b"] = ConfigurationError("no folder")
+    outcome = run_to_end(context, stages=all_stages)
+    assert [what for what in ran if what[0] in ("ingest", "refine")] == [
+        ("ingest", "a"), ("ingest", "b"), ("ingest", "c"), ("refine", "a"), ("refine", "c"),
+    ]  # fmt: skip
+    assert [command for command, source in ran if source is None] == ["first", "second", "third", "last"]
+    assert [(f.stage, f.source) for f in outcome.failures] == [("ingest", "b"), ("refine", "b")]
+    assert outcome.to_json()["failed"] == [
+        "ingest of b: no folder",
+        "refine of b: did not run, for what it reads was not brought up to date",
+    ]
+    with pytest.raises(ConfigurationError, match="no folder"):
+        run_stages(context, stages=all_stages)
+
+
+def test_what_reads_the_table_of_a_stage_that_failed_does_not_run(tmp_path, stages):
+    ran, fails, all_stages = stages
+    context = new_context(Settings(root=tmp_path))
+    fails["first", None] = RefusedError("a mass delete")
+    with pytest.raises(RefusedError, match="a mass delete"):
+        advance(context, stages=all_stages)
+    assert [command for command, _ in ran] == ["first", "last"]
+
+
+def test_several_failures_are_one_error_that_names_them_and_tells_by_its_code(tmp_path, stages):
+    _, fails, all_stages = stages
+    context = new_context(Settings.model_validate({"root": tmp_path, "records": SOURCES}))
+    fails["refine", "a"] = ExpectationFailedError("refine: a rule is broken")
+    fails["refine", "c"] = ExpectationFailedError("refine: another is")
+    with pytest.raises(SeveralFailedError) as raised:
+        run_stages(context, stages=all_stages)
+    assert raised.value.exit_code == ExpectationFailedError.exit_code
+    assert str(raised.value).splitlines()[1:] == ["- refine: a rule is broken", "- refine: another is"]
+    fails["third", None] = ValueError("odd\nmore")
+    with pytest.raises(SeveralFailedError, match="- third: ValueError: odd") as raised:
+        run_stages(context, stages=all_stages)
+    assert raised.value.exit_code == 1
+
+
+def test_without_its_jvm_a_run_ends_at_once(tmp_path, stages):
+    ran, fails, all_stages = stages
+    Py4JNetworkError = type("Py4JNetworkError", (Exception,), {})
+    fails["first", None] = Py4JNetworkError("connection refused")
+    outcome = run_to_end(new_context(Settings(root=tmp_path)), stages=all_stages)
+    assert [command for command, _ in ran] == ["first"]
+    assert outcome.failures == (Failure("first", fails["first", None]),)
+
+
+def test_status_tells_of_a_source_that_is_not_there_and_of_all_others(tmp_path):
+    (tmp_path / "landing").mkdir()
+    (tmp_path / "a").mkdir()
+    records = {name: SOURCES[name] for name in ("a", "b")}
+    facts, text = describe(Settings.model_validate({"root": tmp_path, "records": records}))
+    assert [stage["stage"] for stage in facts["stages"] if stage["is_due"]] == ["ingest-records"]
+    assert any("no folder at" in warning and "'b'" in warning for warning in facts["warnings"])
+    assert "WARNING ingest-records: no folder at" in text
