@@ -63,7 +63,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         "passed_over": {kind: count for kind, (count, _) in kinds.items()},
         "warnings": warnings,
     }
-    lines = [f"{'due      ' if s['is_due'] else 'up to date'} {s['stage']:<18} {_when(s)}" for s in stages]
+    lines = [f"{_state(s):<10} {s['stage']:<18} {_when(s)}" for s in stages]
     lines += [_index_line(index) for index in indexes] or ["no index yet: lakeloop run"]
     lines += [f"{table}: {rows} set aside" for table, rows in refused.items() if rows]
     lines += [f"ops.dead_letters: {letters} open; try them again with: lakeloop replay"] if letters else []
@@ -111,6 +111,13 @@ def _index_line(index: dict[str, Any]) -> str:
         f"{index['role']:<10} {index['index_name']} = {index['source_table']} at version {index['version']}, "
         f"{index['rows']} rows, fingerprint {index['fingerprint']}, model {index['model']}{behind}"
     )
+
+
+def _state(stage: dict[str, Any]) -> str:
+    """One that never ran is not up to date: there is nothing yet that it could read."""
+    if stage["is_due"]:
+        return "due"
+    return "up to date" if stage["last_run_at"] else "no input"
 
 
 def _when(stage: dict[str, Any]) -> str:

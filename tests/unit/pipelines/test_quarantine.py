@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,3 +151,10 @@ def test_an_empty_workspace_has_nothing_set_aside(context):
 def test_every_table_of_refused_rows_is_listed():
     refusing = {name for name, spec in TABLES.items() if "failed_rules" in spec.columns}
     assert refusing == set(quarantine._ROWS)
+
+
+def test_a_fresh_workspace_is_not_called_up_to_date(tmp_path: Path):
+    (tmp_path / "landing").mkdir()
+    facts, text = status.describe(Settings(root=tmp_path))
+    assert {line.split("  ")[0] for line in text.splitlines() if "never run" in line} == {"no input"}
+    assert not any(stage["is_due"] or stage["last_run_at"] for stage in facts["stages"])
