@@ -140,8 +140,9 @@ def _number(text: Column, of: str, reading: Reading) -> Column:
         plain = F.replace(plain, F.lit(reading.decimal_mark), F.lit("."))
     # Longer exponents would only be slow: no type holds such a number.
     is_number = text.rlike(rf"^[+-]?({whole}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,4}})?\z")
-    value = plain.try_cast(of)
     digits = _digits(plain)
+    # Spark's decimals know no zero with a large exponent.
+    value = F.coalesce(plain.try_cast(of), F.when(digits == "", F.lit(0).cast(of)))
     is_exact = digits == _digits(value.cast("string"))
     if of not in _KEPT:
         return F.when(is_number & is_exact, value)

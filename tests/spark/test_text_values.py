@@ -385,7 +385,7 @@ def test_what_is_read_again_under_another_contract_is_what_a_first_reading_gives
     arriving = dict.fromkeys(names, "string")
     first = fit(rows, **contract(0), arriving=arriving)
     frames = None
-    for shift in range(len(contracts)):
+    for shift in (1, 4):
         again = recovered(first, **contract(shift), is_text=True)
         fresh = fit(rows, **contract(shift), arriving=arriving)
         for kind, frame in (("again", again), ("fresh", fresh)):
