@@ -86,6 +86,7 @@ def test_csv_files_of_many_kinds_and_the_order_in_which_they_count(tmp_path, spa
     assert (found["c"]["size"], found["c"]["note"]) == ("01234", quoted.strip('"'))
 
 
+@pytest.mark.long
 def test_json_of_many_layouts_each_record_once_and_in_order(tmp_path, spark):
     columns = {"k": "string", "n": {"type": "bigint", "from": "the number"}, "deep": "struct<price:decimal(20,4)>"}
     source = {"format": "json", "location": "j", "key": ["k"], "columns": columns}
@@ -119,6 +120,7 @@ def _parquet(columns: dict[str, pa.Array]) -> bytes:
     return sink.getvalue()
 
 
+@pytest.mark.long
 def test_parquet_of_other_writers_is_read_or_set_aside_file_by_file(tmp_path, spark):
     columns = {"k": "string", "at": "timestamp", "note": {"type": "string", "from": "a note."}}
     source = {"format": "parquet", "location": "p", "key": ["k"], "columns": columns, "evolution": "evolve"}
