@@ -12,6 +12,7 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
+from pipelines.cli import main
 from pipelines.inference.llamaindex import LakeloopRetriever
 from pipelines.inference.search import Searcher
 from pipelines.settings import Settings
@@ -85,6 +86,9 @@ def test_it_serves_a_query_engine(settings: Settings) -> None:
 def test_what_cannot_be_meant_is_an_error(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="unknown filter column 'titel'"):
         LakeloopRetriever(settings, filter={"titel": "Guide"}).retrieve("it")
+    for empty in ({}, "", "  "):
+        with pytest.raises(ConfigurationError, match="is empty, and so would let everything pass"):
+            LakeloopRetriever(settings, filter=empty)
     with pytest.raises(ConfigurationError, match="empty"):
         LakeloopRetriever(settings).retrieve(" ")
     with pytest.raises(TypeError, match="filters"):
@@ -101,3 +105,14 @@ def test_without_llamaindex_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "llama_index.core.base.base_retriever", None)
     with pytest.raises(MissingDependencyError, match=r"'llama-index-core'.* pip install 'lakeloop\[llamaindex\]'"):
         import_module("pipelines.inference.llamaindex")
+
+
+def test_the_command_line_refuses_a_filter_that_says_nothing(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `--where "$FILTER"` is where the variable is not set."""
+    monkeypatch.setattr("pipelines.cli.settings_of", lambda *_: settings)
+    with pytest.raises(SystemExit, match="5"):
+        main(["search", "it", "--where", ""])
+    assert "the filter '' is empty" in capsys.readouterr().err
+    main(["search", "it", "--where", "path = c.md"])
