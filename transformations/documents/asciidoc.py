@@ -1,32 +1,65 @@
-"""AsciiDoc in, its title and its text as Markdown out, by pandoc: a program of its own, run in its sandbox."""
+"""AsciiDoc in, its title and its text as Markdown out, by pandoc: a program of its own, run in its sandbox.
+
+pandoc gives HTML, which tells what Markdown cannot: cells over several rows, and lists in cells.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pypandoc
 
 from transformations.documents.extract import Extract
+from transformations.documents.html import html_to_markdown
 
 _TITLE = re.compile(r"\A(?:\s|//[^\n]*\n|:[\w-]+:[^\n]*\n)*= (\S[^\n]*)")
 _ATTRIBUTE = re.compile(r"^:(author|email|revdate|revnumber|description|keywords): +(\S.*)$", re.MULTILINE)
 _HEADER_BYTES = 4096
+# Directives of Asciidoctor's preprocessor, which pandoc lacks; with text in its brackets, a condition is for that text.
+_INCLUDE = re.compile(r"include::(\S[^\[]*)\[.*\]\s*$")
+_CONDITION = re.compile(r"(?:ifdef|ifndef)::[^\[\s]*\[(.*)\]\s*$|(?:ifeval|endif)::[^\[\s]*\[.*\]\s*$")
+_VERBATIM = re.compile(r"(?:-{4,}|\.{4,}|\+{4,}|/{4,}|`{3,}\S*)$")
 
 
 def parse_asciidoc(text: str) -> Extract:
     """Return the title of the header, the text, and the metadata that the header's attributes give.
 
-    `include::` is not followed and no picture is opened: pandoc's sandbox denies it every file.
+    `include::` is not followed: the name of the file stands in its place (none in the header). Of conditions both
+    sides are kept: what is defined is known to a build only. No picture is opened: pandoc's sandbox denies it every
+    file.
 
     Raises:
         RuntimeError: what pandoc says, where it cannot read the text.
     """
+    text = "\n".join(_without_directives(text.split("\n")))
     found = _TITLE.match(text)
     title = found.group(1).strip() if found else None
     shift = ["--shift-heading-level-by=1"] if title else []
-    markdown = pypandoc.convert_text(
-        text, "gfm-raw_html", "asciidoc", extra_args=["--sandbox", "--wrap=none", *shift], verify_format=False
+    page = pypandoc.convert_text(
+        text, "html", "asciidoc", extra_args=["--sandbox", "--wrap=none", "--mathjax", *shift], verify_format=False
     )
+    markdown = html_to_markdown(page)
     metadata: dict[str, object] = dict(_ATTRIBUTE.findall(text[:_HEADER_BYTES]))
     metadata["created_at"] = metadata.pop("revdate", None)
     return Extract(title, f"# {title}\n\n{markdown}" if title else markdown, metadata)
+
+
+def _without_directives(lines: list[str]) -> Iterator[str]:
+    fence = ""
+    is_header = True
+    for line in lines:
+        verbatim = _VERBATIM.match(line)
+        if verbatim and (not fence or line == fence):
+            fence = "" if fence else line.rstrip() if line[:1] != "`" else "```"
+        include, condition = _INCLUDE.match(line), _CONDITION.match(line)
+        if include:
+            if not is_header:
+                name = include.group(1)
+                yield from (name,) if fence else ("", f"`+{name}+`", "")
+        elif condition:
+            if condition.group(1):
+                yield condition.group(1)
+        else:
+            is_header = is_header and (not line.strip() or line.startswith(("=", ":", "//")) or "@" in line)
+            yield line

@@ -15,8 +15,8 @@ _YAML = re.compile(r"\A---\n(.*?\n)??(?:---|\.\.\.)(?:\n|\Z)", re.DOTALL)
 _TOML = re.compile(r"\A\+\+\+\n(.*?\n)??\+\+\+(?:\n|\Z)", re.DOTALL)
 _FIELD = re.compile(r"([A-Za-z_][\w -]{0,60}?)[ \t]*(:|=)(?:[ \t]+(.*)|$)")
 _CONTINUED = re.compile(r"[ \t]|- |[\]})#]|$")
-# A reader of YAML takes a second for so many characters.
-_MAX_CHARACTERS = 100_000
+# A reader of YAML takes some seconds for so many characters.
+_MAX_CHARACTERS = 500_000
 
 
 def front_matter(text: str) -> tuple[dict[object, object], str]:

@@ -1,0 +1,48 @@
+"""AsciiDoc: what pandoc's reader refuses or cannot say in Markdown is read all the same."""
+
+from __future__ import annotations
+
+from transformations.documents import parse_document
+
+TEXT = """= The title
+:author: Ann
+include::_attributes.adoc[]
+
+First.
+
+ifdef::backend-html5[]
+In HTML.
+endif::[]
+
+ifndef::env-github[Not there.]
+
+include::chapter.adoc[leveloffset=+1]
+
+== Part
+
+[cols="1,2a"]
+|===
+|a |b
+
+.2+|tall
+|
+* one
+* two
+|3
+|4 |5
+|===
+
+----
+include::code.rb[]
+ifdef::x[]
+----
+"""
+
+
+def test_directives_lists_in_cells_and_spans_are_read() -> None:
+    document = parse_document(TEXT.encode(), path="a.adoc")
+    assert (document.title, document.error) == ("The title", None)
+    assert document.text == (
+        "# The title\n\nFirst.\n\nIn HTML.\n\nNot there.\n\n`chapter.adoc`\n\n## Part\n\n"
+        "| a | b |\n| --- | --- |\n| tall | - one - two |\n| tall | 3 |\n| 4 | 5 |\n\n```\ncode.rb\n```"
+    )
