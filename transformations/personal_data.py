@@ -6,9 +6,10 @@ the list of public suffixes is the one that its library brings, and a model of s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transformations.errors import ConfigurationError, MissingDependencyError
 
@@ -23,6 +24,14 @@ MIN_SCORE = 0.5
 # National numbers are looked for as they are written there; each region costs a pass over the text.
 REGIONS = ("US", "GB", "DE", "FR", "IN")
 _PHONE_WORDS = ("cell", "cellphone", "dial", "fax", "mobile", "phone", "tel", "telephone")
+# Users of version control and of package hosts, whose address nobody reads mail at.
+_PROGRAM_USER = re.compile(r"git|hg|svn|ssh|gitea|forgejo|org-\d+", re.IGNORECASE)
+# A host never begins with a number and a dot and another number; versions do.
+_VERSION = re.compile(r"v?\d+(?:\.\d+)+(?:[^A-Za-z]|$)|v?\d+\.(?:x|\d+)", re.IGNORECASE)
+_OPEN_WORD = re.compile(r"[^\s\"'<>()\[\]{},;|`]*$")
+# Before the address: a scheme, or a host and its path.
+_IN_URL = re.compile(r"[A-Za-z][\w+.-]*:/|[\w-]\.[A-Za-z]{2,}[\w.-]*/|^/")
+_MAIL_URL = re.compile(r"[?&=][^/]*$|^mailto:", re.IGNORECASE)
 # Patterns can take more than linear time, and a model memory by the length of a text.
 _PIECE = 50_000
 
@@ -108,6 +117,28 @@ def mask(text: str, spans: Iterable[PersonalSpan]) -> str:
     return "".join([*parts, text[end:]])
 
 
+def is_address(text: str, start: int, end: int) -> bool:
+    """Whether what is written like an e-mail address at a place is one, and no part of an address of another kind.
+
+    A version of a package (`x@5.3.0`, `x@latest.js`), the user of a server's address (`git@github.com:owner/name`,
+    `ssh://ann@host.com/x`), a handle behind a path (`site.com/@ann.lee`) are none.
+
+    >>> is_address("mailto:ann@example.com", 7, 22), is_address("git@github.com", 0, 14)
+    (True, False)
+    """
+    user, _, host = text[start:end].rpartition("@")
+    before, after = text[max(start - 200, 0) : start], text[end : end + 2]
+    if _PROGRAM_USER.fullmatch(user) or _VERSION.match(host):
+        return False
+    # scp's form: a host, a colon, and at once a path that is no number of a port or a sentence going on.
+    if after[:1] == ":" and (after[1:2].isalnum() or after[1:2] in ("/", "~")):
+        return False
+    word = _OPEN_WORD.search(before)
+    # A value that an address of a page hands over (`?to=ann@example.com`) is an address.
+    is_value = "=" in user or bool(word and _MAIL_URL.search(word.group()))
+    return is_value or not (word and _IN_URL.search(word.group()))
+
+
 def _one(group: list[PersonalSpan]) -> PersonalSpan:
     best = min(group, key=lambda s: (-s.score, s.start - s.end, s.kind))
     return best._replace(start=group[0].start, end=max(span.end for span in group))
@@ -146,6 +177,12 @@ def _engine(model: str | None, regions: tuple[str, ...]) -> AnalyzerEngine:
     class BundledSuffixes(EmailRecognizer):
         def validate_result(self, pattern_text: str) -> bool:
             return extract(pattern_text).fqdn != ""
+
+        def analyze(
+            self, text: str, entities: list[str], nlp_artifacts: Any = None, regex_flags: int | None = None
+        ) -> list[Any]:
+            found = super().analyze(text, entities, nlp_artifacts, regex_flags)
+            return [result for result in found if is_address(text, result.start, result.end)]
 
     class International(PhoneRecognizer):
         """Numbers that begin with + and a country: valid ones are no accident, so they need no word before them."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pypandoc
 
+from transformations.documents.asciidoc_tables import without_spans
 from transformations.documents.extract import Extract
 from transformations.documents.html import html_to_markdown
 
@@ -32,7 +33,7 @@ def parse_asciidoc(text: str) -> Extract:
     Raises:
         RuntimeError: what pandoc says, where it cannot read the text.
     """
-    text = "\n".join(_without_directives(text.split("\n")))
+    text = "\n".join(without_spans(list(_without_directives(text.split("\n")))))
     found = _TITLE.match(text)
     title = found.group(1).strip() if found else None
     shift = ["--shift-heading-level-by=1"] if title else []

@@ -30,6 +30,9 @@ include::chapter.adoc[leveloffset=+1]
 * two
 |3
 |4 |5
+2+|wide
+3*|six
+|seven
 |===
 
 ----
@@ -44,5 +47,6 @@ def test_directives_lists_in_cells_and_spans_are_read() -> None:
     assert (document.title, document.error) == ("The title", None)
     assert document.text == (
         "# The title\n\nFirst.\n\nIn HTML.\n\nNot there.\n\n`chapter.adoc`\n\n## Part\n\n"
-        "| a | b |\n| --- | --- |\n| tall | - one - two |\n| tall | 3 |\n| 4 | 5 |\n\n```\ncode.rb\n```"
+        "| a | b |\n| --- | --- |\n| tall | - one - two |\n| tall | 3 |\n| 4 | 5 |\n| wide |  |\n"
+        "| six | six |\n| six | seven |\n\n```\ncode.rb\n```"
     )

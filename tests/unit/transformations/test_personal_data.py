@@ -53,6 +53,31 @@ def test_what_is_personal_is_found_where_it_stands(text: str):
     assert mask(text, [span]) == text.replace(value, f"<{kind}>")
 
 
+# Written like an address, and none.
+PLACES = [
+    "unpkg.com/x@5.3.0", "see https://unpkg.com/react@18.2.0/umd/react.js", "https://cdn.example.com/npm/x@1.2.3/y.js",
+    "git@github.com", "git clone git@github.com:owner/name.git", "deploy@server.example.com:/srv/app", "pkg@v2.1.0.io",
+    "ssh://ann@host.example.com/x", "https://ann@dev.example.com/repo", "https://medium.com/@ann.lee@example.com",
+    "npm i lodash@4.17.21", "postgres://user@db.example.com/x", "uses: actions/checkout@v4.1.dev",
+]  # fmt: skip
+# An address, though it stands beside what is none.
+ADDRESSES = [
+    "mailto:ann@example.com", "<ann@example.com>", "[Ann](mailto:ann@example.com)", "Ann (ann@example.com): hello",
+    "Mail ann@example.com: it is read.", "ann@example.com/bob", "see https://example.com/ or ann@example.com",
+    "https://example.com/?to=ann@example.com", "Ann|ann@example.com|x", "ann@example.com,bob", "ann@123.example.com",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PLACES)
+def test_versions_of_packages_and_users_of_servers_are_no_addresses(text: str):
+    assert find_personal_data(text) == ()
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_an_address_is_found_whatever_stands_around_it(text: str):
+    assert [span.kind for span in find_personal_data(text)] == ["EMAIL_ADDRESS"]
+
+
 @pytest.mark.parametrize("text", NOT_FOUND)
 def test_what_only_looks_like_it_is_not(text: str):
     assert find_personal_data(text) == ()
