@@ -80,7 +80,7 @@ class RefineSettings(_Section):
     pii_kinds: tuple[str, ...] = Field(KINDS, description="what is personal data, by Presidio's names")
     pii_model: str | None = Field(None, description="an installed spaCy pipeline, to find names of persons and places")
     near_duplicates: Literal["off", "mark", "serve_one"] = Field(
-        "off", description="not looked for; clusters told in silver.documents; or chunks of one document a cluster"
+        "off", description="not looked for; clusters told in silver.documents; or chunks of the newest of each"
     )
     near_duplicate_threshold: float = Field(
         0.8, gt=0, le=1, description="share of three-word sequences that two texts have in common"

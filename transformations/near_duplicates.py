@@ -108,8 +108,8 @@ def clusters(
         among: `document_id` of those that are asked for, as `affected` gives them; none: all.
 
     Returns:
-        One row a document that is asked for: `document_id`, `cluster_id`. The cluster's id is the smallest id in it,
-        and that document is the one that represents it: `document_id = cluster_id`. A document alone is its own.
+        One row a document that is asked for: `document_id`, `cluster_id`. The cluster's id is the smallest id in it.
+        A document alone is its own.
     """
     from pyspark.sql import functions as F
 

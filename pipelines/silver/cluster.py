@@ -36,8 +36,10 @@ def with_clusters(
         keys: `document_id` of every document that came, changed or went.
 
     Returns:
-        Both frames, ready to be compared. Where near-duplicates are off nothing was looked for: `COLUMNS` are null.
+        Both frames, ready to be compared. The newest document of a cluster represents it. Where near-duplicates are
+        off nothing was looked for: `COLUMNS` are null.
     """
+    from pyspark.sql import Window as Rows
     from pyspark.sql import functions as F
     from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -47,11 +49,13 @@ def with_clusters(
         return current, desired.withColumns({c: F.lit(None).cast(types[c].dataType) for c in COLUMNS})
     threshold = settings.near_duplicate_threshold
     signed = signatures(desired, threshold=threshold)
+    are_alone = False
     if window.since is None:
         now = _kept(context, signed)
         found = clusters(desired, now, threshold=threshold)
     elif _are_alone(context, signed := held_if_few(context, signed), keys=keys):
         now, found = signed, signed.withColumn("cluster_id", F.col("document_id")).select("document_id", "cluster_id")
+        are_alone = True
     else:
         stored = context.lake.read(TABLE)
         keys = keys.select("document_id").distinct()
@@ -67,11 +71,14 @@ def with_clusters(
     found = found.join(now, "document_id").select(
         "document_id",
         "cluster_id",
-        (F.col("cluster_id") == F.col("document_id")).alias("is_representative"),
         F.col("text_hash").alias("_text_hash"),
         F.col("keys").alias("_near_keys"),
     )
-    return current, desired.join(found, "document_id")
+    desired = desired.join(found, "document_id")
+    # All of a cluster is here. What was written last is what holds; the id decides only where nothing else does.
+    newest = Rows.partitionBy("cluster_id").orderBy(F.desc("modified_at"), F.desc("_ingested_at"), "document_id")
+    is_newest = F.lit(True) if are_alone else F.row_number().over(newest) == 1
+    return current, desired.withColumn("is_representative", is_newest)
 
 
 def _are_alone(context: Context, signed: DataFrame, *, keys: DataFrame) -> bool:

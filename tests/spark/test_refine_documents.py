@@ -107,12 +107,13 @@ def test_clusters_follow_who_comes_and_goes_and_are_those_of_a_rebuild(workspace
     # An edit of one that is like no other concerns nobody else.
     assert deliver(marked, {"alone.md": "Alone, edited."})["update"] == 1
     # The one that stood for the cluster goes: the others are told of the next one.
-    (first,) = [path for path in near if found[path]["is_representative"]]
+    (first,) = [path for path in near if found[path]["cluster_id"] == found[path]["document_id"]]
     assert deliver(marked, {first: None}) == {"insert": 0, "update": 2, "delete": 1, "set_aside": 0}
     found = by_path(marked)
     second, third = sorted(near.keys() - {first}, key=lambda path: found[path]["document_id"])
     assert found[third]["cluster_id"] == found[second]["document_id"]
-    assert (found[second]["is_representative"], found[third]["is_representative"]) == (True, False)
+    newest = max((second, third), key=lambda path: found[path]["modified_at"])
+    assert [path for path in (second, third) if found[path]["is_representative"]] == [newest]
     # It leaves the cluster by an edit: what stays is alone.
     assert deliver(marked, {second: "Something else."})["update"] == 2
     assert all(row["is_representative"] for row in by_path(marked).values())
@@ -123,6 +124,12 @@ def test_clusters_follow_who_comes_and_goes_and_are_those_of_a_rebuild(workspace
 def test_one_document_a_cluster_is_served_where_that_is_asked_for(workspace: Settings, spark):
     served = refining(workspace, near_duplicates="serve_one")
     deliver(served, {"a.md": LONG, "b.md": f"{LONG} More.", "c.md": "Another text."})
+    # The one that was written last stands for both, whatever their ids are: a's edit makes it the newest, then b's.
+    for newest, text in (("a.md", f"{LONG} More!"), ("b.md", f"{LONG} And more."), ("a.md", f"{LONG} Last.")):
+        deliver(served, {newest: text})
+        found = by_path(served)
+        assert found["a.md"]["cluster_id"] == found["b.md"]["cluster_id"]
+        assert [path for path in ("a.md", "b.md") if found[path]["is_representative"]] == [newest]
     run_stages(new_context(served), stages=[CHUNK])
 
     def paths(settings: Settings) -> set[str]:
