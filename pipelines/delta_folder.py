@@ -142,14 +142,16 @@ def purge(delta: DeltaTable) -> int:
 
 
 def writing(schema: pa.Schema) -> WriterProperties:
-    """No statistics for floating-point columns: delta-rs leaves NaN out of them, and Spark, to which NaN is the
-    greatest number, would pass over the files that hold it."""
+    """No statistics where delta-rs would write others than Spark reads, which would pass over files for their sake.
+
+    It leaves NaN out, to Spark the greatest number, and it tells decimals as doubles, or as the greatest 64-bit number.
+    """
     from deltalake import ColumnProperties, WriterProperties
 
-    if not any(_has(field.type, pa.types.is_floating) for field in schema):
+    if not any(_has(field.type, _is_inexact) for field in schema):
         return WriterProperties(compression="SNAPPY")
     # A path inside a struct cannot be named here.
-    plain = [f.name for f in schema if not pa.types.is_nested(f.type) and not pa.types.is_floating(f.type)]
+    plain = [f.name for f in schema if not pa.types.is_nested(f.type) and not _is_inexact(f.type)]
     return WriterProperties(
         compression="SNAPPY",
         default_column_properties=ColumnProperties(statistics_enabled="NONE"),
@@ -205,6 +207,10 @@ def _is_beyond(values: pa.Array) -> bool:
     if pa.types.is_map(values.type):
         return _is_beyond(values.keys) or _is_beyond(values.items)
     return (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)) and _is_beyond(values.flatten())
+
+
+def _is_inexact(of: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(of) or pa.types.is_decimal(of))
 
 
 def _has(of: pa.DataType, kind: Any) -> bool:

@@ -15,7 +15,8 @@ def all_in(where: Mapping[str, Sequence[str]]) -> str:
 
 def same(key: str, *, nulls: bool) -> str:
     """The key of a change is that of a row; with `nulls`, null is null. A plain = leaves other files unread."""
-    return f"target.{name(key)} {'IS NOT DISTINCT FROM' if nulls else '='} changes.{name(key)}"
+    # In brackets: IS NOT DISTINCT FROM would take in an AND that follows.
+    return f"(target.{name(key)} {'IS NOT DISTINCT FROM' if nulls else '='} changes.{name(key)})"
 
 
 def name(column: str) -> str:

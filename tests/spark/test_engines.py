@@ -144,8 +144,11 @@ def test_a_text_finds_and_deletes_the_rows_that_hold_it_and_no_other(lake: Lakeh
     texts = ROWS["text"].to_pylist()
     for text in filter(lambda text: text is not None, TEXTS):
         places = [place for place, other in enumerate(texts) if other == text]
-        assert lake.read_arrow(table, columns=["Id"], where={"text": text})["Id"].to_pylist() == places, repr(text)
-        assert [row["Id"] for row in lake.read_keys(table, "text", [text]).select("Id").collect()] == places, repr(text)
+        found = lake.read_arrow(table, columns=["Id"], where={"text": text})["Id"].to_pylist()
+        assert sorted(found) == places, repr(text)
+        assert sorted(r["Id"] for r in lake.read_keys(table, "text", [text]).select("Id").collect()) == places, repr(
+            text
+        )
     by_spark = [text for text in TEXTS if text is not None]
     for text in by_spark[:8]:
         assert lake.delete(table, {"text": [text]}) == texts.count(text), repr(text)
@@ -191,6 +194,10 @@ def test_nan_minus_zero_and_null_are_one_key_each_and_nan_is_found_whoever_wrote
     keys = pa.table({"key": [NAN, -0.0, 1.0, None], "name": ["a", "b", None, None]})
     lake.append_arrow("silver.keyed", keys.append_column("n", pa.array([0] * 4, pa.int64())))
     assert lake.read("silver.keyed").where("key > 1").count() == 1, "to Spark, NaN is the greatest number"
+    large = pa.schema([("key", pa.decimal128(38, 0)), ("name", pa.string())])
+    lake.declare("silver.large", TableSpec(large, ("key",)))
+    lake.append_arrow("silver.large", [{"key": Decimal("9" * 38), "name": "a"}])
+    assert lake.read("silver.large").where(f"key = {'9' * 38}BD").count() == 1, "by its statistics it is left unread"
     again = pa.table({"key": [-NAN, 0.0, 1.0, None], "name": ["a", "b", None, None], "n": [1] * 4})
     lake.merge_arrow("silver.keyed", _changes(again, "update"))
     assert lake.read_arrow("silver.keyed")["n"].to_pylist() == [1] * 4
@@ -215,9 +222,7 @@ def test_files_in_the_old_form_of_instants_are_read_and_rewritten_right(lake: La
             return [_bits(row) for row in lake.read_arrow(table).sort_by("Id").to_pylist()]
 
         assert found() == expected
-        assert [row["Id"] for row in lake.read_keys(table, "s", ["a"]).select("Id").collect()] == list(
-            range(len(pairs))
-        )
+        assert lake.read_keys(table, "s", ["a"]).count() == len(pairs)
         lake.merge_arrow(table, _changes(rows.slice(0, 1), "update"))
         assert found() == expected
         more = rows.slice(0, 1).set_column(0, "Id", pa.array([99], pa.int64())).set_column(2, "s", pa.array(["b"]))

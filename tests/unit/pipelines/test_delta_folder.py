@@ -1,0 +1,65 @@
+"""What delta-rs writes of a folder's table without a JVM, as Spark will read it: statistics that are true, or none."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from pipelines import delta_folder
+from pipelines.schemas.spec import TIMESTAMP
+
+NAN = float("nan")
+SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("ratio", pa.float64()),
+        ("large", pa.decimal128(38, 0)),
+        ("small", pa.decimal128(9, 2)),
+        ("at", TIMESTAMP),
+        ("pair", pa.struct([("ratio", pa.float32())])),
+    ]
+)
+ROW = {"name": "a", "ratio": NAN, "large": Decimal("9" * 38), "small": Decimal("0.01"), "pair": {"ratio": NAN}}
+
+
+def _statistics(folder: Path) -> list[dict[str, Any]]:
+    lines = [line for log in sorted((folder / "_delta_log").glob("*.json")) for line in log.read_text().splitlines()]
+    return [json.loads(action["add"]["stats"]) for line in lines if "add" in (action := json.loads(line))]
+
+
+@pytest.mark.parametrize("writes", ["append", "merge", "replace", "delete"])
+def test_no_statistics_stand_where_delta_rs_tells_others_than_the_values(writes: str, tmp_path: Path):
+    columns = {"delta.dataSkippingStatsColumns": "name,ratio,large,small,at"}
+    delta_folder.create(tmp_path, SCHEMA, (), columns)
+    delta_folder.append(tmp_path, pa.Table.from_pylist([ROW, {**ROW, "name": "b"}], schema=SCHEMA))
+    delta = DeltaTable(str(tmp_path))
+    if writes == "merge":
+        changes = pa.Table.from_pylist([{**ROW, "_op": "update"}], schema=SCHEMA.append(pa.field("_op", pa.string())))
+        delta_folder.merge(delta, changes, key=["name"])
+    elif writes == "replace":
+        assert delta_folder.replace(delta, pa.Table.from_pylist([ROW], schema=SCHEMA))
+    elif writes == "delete":
+        assert delta_folder.delete(delta, {"name": ["b"]}, SCHEMA) == 1
+    found = _statistics(tmp_path)
+    assert len(found) == 1 + (writes != "append")
+    for statistics in found:
+        assert statistics["minValues"].keys() == statistics["maxValues"].keys() == {"name"}, "at is null in every row"
+        assert statistics["numRecords"] in (1, 2)
+
+
+def test_a_key_that_is_null_is_the_key_that_is_null(tmp_path: Path):
+    schema = pa.schema([("a", pa.string()), ("b", pa.int64()), ("n", pa.int64())])
+    delta_folder.create(tmp_path, schema, (), {})
+    rows = [{"a": None, "b": 1, "n": 0}, {"a": "x", "b": None, "n": 0}, {"a": "x", "b": 1, "n": 0}]
+    delta_folder.append(tmp_path, pa.Table.from_pylist(rows, schema=schema))
+    changes = [{**row, "n": 1, "_op": "update"} for row in rows]
+    changed = pa.Table.from_pylist(changes, schema=schema.append(pa.field("_op", pa.string())))
+    delta_folder.merge(DeltaTable(str(tmp_path)), changed, key=["a", "b"])
+    (found,) = delta_folder.scan(DeltaTable(str(tmp_path)))
+    assert found["n"].to_pylist() == [1, 1, 1]
