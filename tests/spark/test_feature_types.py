@@ -148,6 +148,7 @@ def _source(context: Context, rows: list[tuple[Any, ...]]) -> None:
     context.lake.merge_arrow("silver.short", pa.Table.from_pylist(changes, spec.schema.append(pa.field("_op", STRING))))
 
 
+@pytest.mark.long
 def test_rows_that_count_nowhere_are_counted_and_a_table_says_how_old_its_rows_may_be(context: Context, caplog):
     settings = context.settings.model_copy(update={"features": ("tests.support.feature_tables:SHORT_LIVED",)})
     context = replace(context, settings=settings)
