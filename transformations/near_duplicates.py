@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from transformations.shingles import SKETCH_SIZE, meeting_keys, sketch
-from transformations.text import text_hash
+from transformations.text import words_hash
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -60,7 +60,7 @@ def signature_batches(threshold: float = THRESHOLD) -> Batches:
     def sign(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             texts = batch.column("text").to_pylist()
-            hashes = [None if text is None else text_hash(text) for text in texts]
+            hashes = [None if text is None else words_hash(text) for text in texts]
             found = meeting_keys([text or "" for text in texts], threshold=threshold)
             keys = [
                 [] if own is None else [*bands.view(np.int64).tolist(), _signed(own)]

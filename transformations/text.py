@@ -27,6 +27,9 @@ _MAX_MARKS = 100
 _FAR_FROM_ASCII = re.compile(f"[^\0-\u02ff]{{{_MAX_MARKS},}}")
 # Marks although their class says otherwise: they are made of marks.
 _MADE_OF_MARKS = frozenset("\u0f73\u0f75\u0f81")
+# Earlier hashes did not see white space: under such a one, a cache may hold the vector of another text than its hash
+# says. Hashes that begin with this cannot be taken for one of those.
+_HASHED_AS_IT_IS = b"lakeloop text 2\0"
 
 
 def normalise_text(text: str) -> str:
@@ -72,11 +75,23 @@ def without_data(text: str) -> str:
 
 
 def text_hash(text: str) -> str:
+    """Return the sha256 (64 hex digits) of exactly `text`: what is embedded is what is hashed.
+
+    A model may see every blank of a text (an indented line of code is another one), so texts that differ in any
+    character have hashes, and so vectors, of their own.
+
+    >>> text_hash("a  b") == text_hash("a b")
+    False
+    """
+    return sha256(_HASHED_AS_IT_IS + text.encode("utf-8")).hexdigest()
+
+
+def words_hash(text: str) -> str:
     """Return the sha256 (64 hex digits) of `text` in NFC with every run of white space as one blank.
 
-    Texts that differ only in wrapping or indentation have one hash, and so share one embedding.
+    Texts that differ only in wrapping or indentation have one hash.
 
-    >>> text_hash("a  b\\n") == text_hash("a b")
+    >>> words_hash("a  b\\n") == words_hash("a b")
     True
     """
     return sha256(" ".join(nfc(text).split()).encode("utf-8")).hexdigest()

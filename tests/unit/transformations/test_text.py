@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.text import normalise_text, text_hash
+from transformations.text import normalise_text, text_hash, words_hash
 
 
 def test_normalise_text_makes_every_newline_one_character() -> None:
@@ -23,11 +23,18 @@ def test_normalise_text_is_idempotent(text: str) -> None:
 
 
 @given(st.text())
-def test_text_hash_does_not_see_normalisation(text: str) -> None:
-    assert text_hash(normalise_text(text)) == text_hash(text)
+def test_words_hash_does_not_see_normalisation(text: str) -> None:
+    assert words_hash(normalise_text(text)) == words_hash(text)
 
 
-def test_text_hash_sees_words_but_not_wrapping() -> None:
-    assert text_hash("one two\n  three") == text_hash("one two three")
-    assert text_hash("one two") != text_hash("onetwo")
-    assert len(text_hash("")) == 64
+def test_words_hash_sees_words_but_not_wrapping() -> None:
+    assert words_hash("one two\n  three") == words_hash("one two three")
+    assert words_hash("one two") != words_hash("onetwo")
+    assert len(words_hash("")) == 64
+
+
+@given(st.lists(st.text(st.sampled_from(" \t\nab\u00e9\u00a0"), max_size=6), min_size=2, unique=True))
+def test_texts_that_a_model_may_tell_apart_have_hashes_of_their_own(texts: list[str]) -> None:
+    hashes = {text_hash(text) for text in texts}
+    assert len(hashes) == len(texts)
+    assert not hashes & {words_hash(text) for text in texts}, "nor one under which a cache may hold an older vector"
