@@ -80,9 +80,31 @@ def scan(
     delta: DeltaTable, *, columns: list[str] | None = None, where: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[pa.Table]:
     """The rows whose columns each hold one of the texts of `where`."""
+    known = {field.name for field in delta.schema().fields}
+    columns = [c for c in columns if c in known] if columns else columns
     # Not through pyarrow's own reader: its threads can abort a process that ends soon after.
     for batch in delta.scan(columns=columns, predicate=all_in(where) if where else None):
         yield pa.table(batch)
+
+
+def typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`rows` with the table's own types: engines give strings and instants in forms of their own. A column that an
+    older table lacks is null.
+    """
+    for field in schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows.select(schema.names).cast(schema)
+
+
+def complete(delta: DeltaTable, schema: pa.Schema) -> None:
+    """Add to an older table the columns that lakeloop has come to write since."""
+    known = {field.name for field in delta.schema().fields}
+    lacking = [field for field in schema if field.name not in known]
+    if lacking:
+        from deltalake import Schema
+
+        delta.alter.add_columns(Schema.from_arrow(pa.schema(lacking)).fields)
 
 
 def append(folder: Path, rows: pa.Table) -> None:

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from pipelines import delta_folder
 from pipelines.damage import damaged, mend
+from pipelines.delta_folder import typed
 from pipelines.schemas import TABLES, TableSpec
 from pipelines.session import write_as_delta_rs_reads
 from pipelines.settings import Settings
@@ -114,7 +115,9 @@ class Lakehouse:
         return Head(str(detail["id"]), int(last["version"]))
 
     def ensure(self, table: str) -> Head:
-        """The table's head; it is created empty where it does not exist."""
+        """The table's head; it is created empty where it does not exist, and gets the columns that it lacks."""
+        if self.is_local and table in TABLES and (delta := self._open(table)) is not None:
+            delta_folder.complete(delta, self.spec(table).schema)
         head = self.head(table)
         if head is not None:
             return head
@@ -188,14 +191,14 @@ class Lakehouse:
         if delta is not None and not self._misreads(delta, table, schema):
             with self._watching(table):
                 for rows in delta_folder.scan(delta, columns=columns, where={c: [v] for c, v in (where or {}).items()}):
-                    yield from _typed(rows, schema).to_batches()
+                    yield from typed(rows, schema).to_batches()
         elif delta is not None or (not self.is_local and self.head(table) is not None):
             from pyspark.sql import functions as F
 
             frame = self.read(table, version=version)
             for column, value in (where or {}).items():
                 frame = frame.where(_column(column) == F.lit(value))
-            yield from _typed(frame.select(*map(_column, schema.names)).toArrow(), schema).to_batches()
+            yield from typed(frame.select(*map(_column, schema.names)).toArrow(), schema).to_batches()
 
     def append_arrow(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
         """Append rows in one commit. Lists of dicts take the table's own types; missing keys are null."""
@@ -294,7 +297,7 @@ class Lakehouse:
             return self.read(table).where(_column(key).isin(list(values)))
         with self._watching(table):
             found = list(delta_folder.scan(delta, where={key: values})) if values else []
-        return self.frame(pa.concat_tables([schema.empty_table(), *(_typed(rows, schema) for rows in found)]))
+        return self.frame(pa.concat_tables([schema.empty_table(), *(typed(rows, schema) for rows in found)]))
 
     def frame(self, rows: pa.Table) -> DataFrame:
         """Rows in memory as a frame."""
@@ -390,8 +393,3 @@ def _column(name: str) -> Column:
     from pyspark.sql import functions as F
 
     return F.col("`" + name.replace("`", "``") + "`")
-
-
-def _typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`rows` with the table's own types: engines give strings and instants in forms of their own."""
-    return rows.select(schema.names).cast(schema)

@@ -24,6 +24,7 @@ from pipelines.records import declare, record_source, refining
 from pipelines.session import get_spark
 from pipelines.settings import Settings
 from pipelines.stage import Context, Stage, Window, due, run_stage
+from pipelines.stores import open_store
 from transformations.errors import (
     ConfigurationError,
     LakeloopError,
@@ -45,6 +46,7 @@ STAGES: tuple[Stage, ...] = (
         lambda s: (
             f"3 {s.refine.model_dump_json(exclude={'near_duplicates'})} clusters={s.refine.near_duplicates != 'off'}"
         ),
+        also=("silver.documents_history", "silver.documents_quarantine"),
     ),
     Stage(
         "refine-records",
@@ -53,6 +55,7 @@ STAGES: tuple[Stage, ...] = (
         "pipelines.silver.refine_records",
         lambda s: f"3 {refining(s)}",
         is_per_source=True,
+        also=("silver.records_*_history", "silver.records_*_quarantine"),
     ),
     Stage("build-features", "", "gold.features_*", "pipelines.gold.build_features"),
     Stage(
@@ -61,9 +64,10 @@ STAGES: tuple[Stage, ...] = (
         "silver.chunks",
         "pipelines.silver.chunk_documents",
         lambda s: (
-            f"2 limits={chunk_limits(s)} tokenizer={text_reader(embedding_model(s)).label} "
+            f"3 limits={chunk_limits(s)} tokenizer={text_reader(embedding_model(s)).label} "
             f"of_all={s.refine.near_duplicates != 'serve_one'}"
         ),
+        also=("silver.chunks_quarantine",),
     ),
     Stage(
         "embed-chunks",
@@ -132,6 +136,9 @@ def advance(context: Context, *, stages: Sequence[Stage]) -> Outcome:
 def run_under_lock(context: Context, *, stages: Sequence[Stage]) -> Outcome:
     """`run_to_end` for a caller that holds the workspace's lock already."""
     start = time.monotonic()
+    if any(stage.command == "sync-index" for stage in stages):
+        # A wrong option, or a missing library, is told before an hour of embedding.
+        open_store(context.settings, dimension=embedding_model(context.settings).dimension).close()
     outcomes: list[StageOutcome] = []
     failures: list[Failure] = []
     behind: set[str] = set()  # tables that are not what they should be after this run

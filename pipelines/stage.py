@@ -11,14 +11,15 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from pipelines.lakehouse import FEW_ROWS, Lakehouse
 from pipelines.progress import Progress
 from pipelines.settings import Settings
+from pipelines.table_log import commit_id, is_same_history
 from transformations.changes import fold_changes
 from transformations.errors import LakeloopError
 
@@ -35,6 +36,7 @@ class Context:
     """One run: the settings, the tables, an id that every written row carries, and where progress is shown.
 
     `force` lets pass what a limit refuses; `retry` tries dead letters now, whenever their next time was to be;
+    `take_over` is a workspace whose index is to become this one's;
     `persisted` are frames that the stage at hand computes once and that go with it.
     """
 
@@ -44,6 +46,7 @@ class Context:
     progress: Progress = field(default_factory=Progress)
     force: bool = False
     retry: bool = False
+    take_over: str | None = None
     persisted: list[DataFrame] = field(default_factory=list)
 
     @property
@@ -80,6 +83,7 @@ class Stage:
         source: the table whose versions drive it; "" for what is no table.
         target: the table that it keeps equal; "" for what is no table.
         module: where its `run(context, window)` is, and its own `due(context)` where the rule below is not its own.
+        also: further tables that it writes, from the same source.
         definition: what else decides its output (settings, the version of the code); another one: everything anew.
         is_per_model: it runs once for each embedding model that an index needs.
         is_per_source: it runs once for each source of records, whose name stands for `*` in source and target.
@@ -92,10 +96,12 @@ class Stage:
     definition: Callable[[Settings], str] = lambda settings: "1"
     is_per_model: bool = False
     is_per_source: bool = False
+    also: tuple[str, ...] = ()
 
     def of_source(self, name: str) -> Stage:
         """The stage for one source of records."""
-        return replace(self, source=self.source.replace("*", name), target=self.target.replace("*", name))
+        also = tuple(table.replace("*", name) for table in self.also)
+        return replace(self, source=self.source.replace("*", name), target=self.target.replace("*", name), also=also)
 
 
 @dataclass(frozen=True)
@@ -108,39 +114,66 @@ class Window:
 
 
 def due(stage: Stage, context: Context) -> Window | None:
-    """What of the stage's source has not been read, or None where it is up to date. Needs no JVM for folders."""
-    source = context.lake.head(stage.source)
+    """What of the stage's source has not been read, or None where it is up to date. Needs no JVM for folders.
+
+    Everything is due where source or target were put back, from a copy or by RESTORE, to what they were at some time:
+    the same versions are other commits then.
+    """
+    lake = context.lake
+    source = lake.head(stage.source)
     if source is None:
         return None
-    target = context.lake.head(stage.target)
-    since = None
-    if target is not None:
-        since = read_until(stage, context, source_id=source.table_id, target_id=target.table_id)
-    if since is not None and since >= source.version:
-        # Nothing will be read, so that nobody would meet what is missing.
-        found = context.lake.damage([stage.source, *([stage.target] if stage.target else [])], deeply=False)
-        if found is not None:
-            raise found
+    target = lake.head(stage.target)
+    last = None if target is None else last_run(stage, context, source_id=source.table_id, target_id=target.table_id)
+    since = None if last is None else last["to_version"]
+    if last is None or since is None or not _is_as_it_was(stage, lake, last, until=source.version):
+        return Window(None, source.version, source.table_id)
+    if since < source.version:
+        return Window(since, source.version, source.table_id)
+    # Nothing will be read, so that nobody would meet what is missing.
+    found = lake.damage([stage.source, *([stage.target] if stage.target else [])], deeply=False)
+    if found is not None:
+        raise found
+    return None
+
+
+def last_run(stage: Stage, context: Context, *, source_id: str, target_id: str) -> dict[str, Any] | None:
+    """The record of the stage's last run for its target; None where it was of another source or definition.
+
+    The last one alone tells: what an earlier run brought about may have been undone by it.
+    """
+    columns = ["stage", "definition", "source_id", "target_id", "to_version", "source_commit", "targets", "started_at"]
+    runs = context.lake.read_arrow(STAGE_RUNS, columns=columns)
+    runs = runs.filter(pc.and_(pc.equal(runs["stage"], stage.command), pc.equal(runs["target_id"], target_id)))
+    definition = stage.definition(context.settings)
+    if stage.is_per_model:  # each model has a row of its own, told by its definition
+        runs = runs.filter(pc.equal(runs["definition"], definition))
+    rows: list[dict[str, Any]] = runs.sort_by("started_at").slice(max(runs.num_rows - 1, 0)).to_pylist()
+    if not rows or (rows[0]["definition"], rows[0]["source_id"]) != (definition, source_id):
         return None
-    return Window(since, source.version, source.table_id)
+    return rows[0]
 
 
 def read_until(stage: Stage, context: Context, *, source_id: str, target_id: str) -> int | None:
     """The version of its source up to which the stage, as it is defined now, has brought its target; None: none."""
-    columns = ["stage", "definition", "source_id", "target_id", "to_version"]
-    runs = context.lake.read_arrow(STAGE_RUNS, columns=columns)
-    wanted = {
-        "stage": stage.command,
-        "definition": stage.definition(context.settings),
-        "source_id": source_id,
-        "target_id": target_id,
-    }
-    mask = None
-    for column, value in wanted.items():
-        equal = pc.equal(runs[column], value)
-        mask = equal if mask is None else pc.and_(mask, equal)
-    version: int | None = pc.max(runs.filter(mask)["to_version"]).as_py()
+    last = last_run(stage, context, source_id=source_id, target_id=target_id)
+    version: int | None = None if last is None else last["to_version"]
     return version
+
+
+def _is_as_it_was(stage: Stage, lake: Lakehouse, last: Mapping[str, Any], *, until: int) -> bool:
+    """Whether source and targets are still those that a run left, with nothing but further commits."""
+    since = last["to_version"]
+    if not is_same_history(lake, stage.source, version=since, commit=last["source_commit"], until=until):
+        return False
+    for table, mark in last["targets"] or ():
+        version, _, commit = mark.partition(" ")
+        head = lake.head(table)
+        if head is None or not is_same_history(
+            lake, table, version=int(version), commit=commit or None, until=head.version
+        ):
+            return False
+    return True
 
 
 def run_stage(
@@ -180,26 +213,57 @@ def _run_stage(
         window = Window(None, window.until, window.source_id)
         counts = _work(context, window, work)
     seconds = time.monotonic() - start
-    if stage.source == STAGE_RUNS:
-        return counts, seconds  # recording what reads the records would make it due for ever
-    context.lake.append_arrow(
-        STAGE_RUNS,
-        [
-            {
-                "run_id": context.run_id,
-                "stage": stage.command,
-                "definition": stage.definition(context.settings),
-                "source_id": window.source_id,
-                "target_id": context.lake.ensure(stage.target).table_id if stage.target else None,
-                "from_version": window.since,
-                "to_version": window.until,
-                "counts": list(counts.items()),
-                "started_at": started_at,
-                "seconds": seconds,
-            }
-        ],
-    )
+    if stage.source != STAGE_RUNS:  # recording what reads the records would make it due for ever
+        record(stage, context, window, counts=counts, started_at=started_at, seconds=seconds)
     return counts, seconds
+
+
+def record(
+    stage: Stage, context: Context, window: Window, *, counts: Counts, started_at: datetime, seconds: float
+) -> None:
+    """One row of ops.stage_runs: how far the stage came, and what its targets are now."""
+    lake = context.lake
+    target = lake.ensure(stage.target) if stage.target else None
+    heads = {table: lake.head(table) for table in (stage.target, *stage.also) if table}
+    row = {
+        "run_id": context.run_id,
+        "stage": stage.command,
+        "definition": stage.definition(context.settings),
+        "source_id": window.source_id,
+        "target_id": target.table_id if target else None,
+        "from_version": window.since,
+        "to_version": window.until,
+        "source_commit": commit_id(lake, stage.source, window.until) if stage.source else None,
+        "targets": [
+            (table, f"{head.version} {commit_id(lake, table, head.version) or ''}")
+            for table, head in heads.items()
+            if head is not None
+        ],
+        "counts": list(counts.items()),
+        "started_at": _after_the_last(lake, started_at),
+        "seconds": seconds,
+    }
+    lake.append_arrow(STAGE_RUNS, [row])
+
+
+def forget_runs(context: Context, command: str, *, definitions_like: str) -> None:
+    """Record that nothing is left of what a stage did by the definitions with this end: it begins anew."""
+    columns = ["stage", "definition", "source_id", "target_id"]
+    runs = context.lake.read_arrow(STAGE_RUNS, columns=columns, where={"stage": command}).to_pylist()
+    found = {tuple(run.values()): run for run in runs if run["definition"].endswith(definitions_like)}
+    technical = {
+        "run_id": context.run_id,
+        "started_at": _after_the_last(context.lake, context.now()),
+        "counts": [],
+        "seconds": 0.0,
+    }
+    context.lake.append_arrow(STAGE_RUNS, [run | technical for run in found.values()])
+
+
+def _after_the_last(lake: Lakehouse, now: datetime) -> datetime:
+    """The last record is told by its instant, so that never goes back, whatever the clock does."""
+    last = pc.max(lake.read_arrow(STAGE_RUNS, columns=["started_at"])["started_at"]).as_py()
+    return max(now, last + timedelta(microseconds=1)) if last else now
 
 
 def _work(context: Context, window: Window, work: Callable[[Context, Window], Counts]) -> Counts:

@@ -1,0 +1,140 @@
+"""Tables that are put back from a copy, or by RESTORE: the same versions are other commits. No JVM is started."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from pipelines.run import new_context
+from pipelines.settings import Settings
+from pipelines.stage import STAGE_RUNS, Context, Stage, Window, due, forget_runs, record
+from pipelines.table_log import commit_id, is_same_history
+
+SOURCE, TARGET = "silver.documents", "silver.chunks"
+STAGE = Stage("chunk-documents", SOURCE, TARGET, "", also=("silver.chunks_quarantine",))
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return new_context(Settings(root=tmp_path))
+
+
+def add(context: Context, table: str, key: str) -> None:
+    context.lake.append_arrow(table, [{context.lake.spec(table).key[0]: key}])
+
+
+def done(context: Context, stage: Stage = STAGE) -> None:
+    """The stage has run up to now."""
+    source = context.lake.ensure(SOURCE)
+    for table in (TARGET, *stage.also):
+        context.lake.ensure(table)
+    window = Window(None, source.version, source.table_id)
+    record(stage, context, window, counts={}, started_at=context.now(), seconds=0.0)
+
+
+def test_what_came_since_is_due_and_nothing_where_nothing_came(context: Context):
+    assert due(STAGE, context) is None
+    add(context, SOURCE, "a")
+    done(context)
+    assert due(STAGE, context) is None
+    add(context, SOURCE, "b")
+    version = context.lake.ensure(SOURCE).version
+    assert due(STAGE, context) == Window(version - 1, version, context.lake.ensure(SOURCE).table_id)
+    add(context, TARGET, "c")
+    assert due(STAGE, context).since == version - 1, "other writers of the target only go on"
+
+
+def test_a_source_put_back_from_a_copy_and_changed_is_compared_whatever_its_version(context: Context):
+    add(context, SOURCE, "a")
+    folder = context.lake.folder(SOURCE)
+    shutil.copytree(folder, folder.with_name("backup"))
+    add(context, SOURCE, "b")
+    add(context, SOURCE, "c")
+    done(context)
+    shutil.rmtree(folder)
+    folder.with_name("backup").rename(folder)
+    for more in ("fewer commits", "as many", "more"):
+        window = due(STAGE, context)
+        assert window is not None, more
+        assert window.since is None, more
+        add(context, SOURCE, more)
+    done(context)
+    assert due(STAGE, context) is None
+
+
+@pytest.mark.parametrize("table", [SOURCE, TARGET, "silver.chunks_quarantine"])
+def test_a_table_taken_back_by_restore_is_compared(context: Context, table: str):
+    add(context, SOURCE, "a")
+    add(context, TARGET, "a")
+    add(context, "silver.chunks_quarantine", "a")
+    add(context, table, "b")
+    done(context)
+    assert due(STAGE, context) is None
+    DeltaTable(str(context.lake.folder(table))).restore(1)
+    assert due(STAGE, context).since is None
+    add(context, table, "c")
+    assert due(STAGE, context).since is None
+    done(context)
+    assert due(STAGE, context) is None
+
+
+@pytest.mark.parametrize("table", [TARGET, "silver.chunks_quarantine"])
+def test_a_target_put_back_from_a_copy_is_compared(context: Context, table: str):
+    add(context, SOURCE, "a")
+    add(context, table, "a")
+    folder = context.lake.folder(table)
+    shutil.copytree(folder, folder.with_name("backup"))
+    add(context, table, "b")
+    done(context)
+    shutil.rmtree(folder)
+    folder.with_name("backup").rename(folder)
+    assert due(STAGE, context).since is None
+    add(context, table, "another b")
+    assert due(STAGE, context).since is None
+
+
+def test_a_definition_that_is_set_back_is_no_reason_to_trust_an_older_run(context: Context):
+    add(context, SOURCE, "a")
+    done(context)
+    other = replace(STAGE, definition=lambda settings: "other")
+    assert due(other, context).since is None
+    done(context, other)
+    assert due(STAGE, context).since is None, "the table is what the other definition made"
+    first, second = (replace(STAGE, definition=lambda settings, n=n: f"1 model={n}", is_per_model=True) for n in "ab")
+    done(context, first)
+    done(context, second)
+    assert due(first, context) is None
+    assert due(second, context) is None
+    forget_runs(context, "chunk-documents", definitions_like=" model=a")
+    assert due(first, context).since is None
+    assert due(second, context) is None
+
+
+def test_runs_that_an_older_lakeloop_recorded_are_read(context: Context):
+    add(context, SOURCE, "a")
+    context.lake.ensure(TARGET)
+    done(context)
+    rows = context.lake.read_arrow(STAGE_RUNS).drop_columns(["source_commit", "targets"])
+    shutil.rmtree(context.lake.folder(STAGE_RUNS))
+    DeltaTable.create(str(context.lake.folder(STAGE_RUNS)), schema=rows.schema)
+    from deltalake import write_deltalake
+
+    write_deltalake(str(context.lake.folder(STAGE_RUNS)), rows, mode="append")
+    assert due(STAGE, context) is None
+    add(context, SOURCE, "b")
+    done(context)
+    assert due(STAGE, context) is None
+    assert context.lake.read_arrow(STAGE_RUNS).num_rows == 2
+
+
+def test_a_commit_that_the_log_no_longer_has_is_no_reason_to_compare(context: Context):
+    add(context, SOURCE, "a")
+    assert commit_id(context.lake, SOURCE, 1) != commit_id(context.lake, SOURCE, 0)
+    assert commit_id(context.lake, SOURCE, 99) is None
+    assert is_same_history(context.lake, SOURCE, version=1, commit=commit_id(context.lake, SOURCE, 1), until=1)
+    assert not is_same_history(context.lake, SOURCE, version=1, commit="another", until=1)
+    assert not is_same_history(context.lake, SOURCE, version=2, commit=None, until=1)
