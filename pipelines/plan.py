@@ -5,12 +5,13 @@ Nothing is written and no Spark is started: what is new is parsed (within the li
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pyarrow.compute as pc
 
-from pipelines.bronze.ingest_documents import arrivals, document_id, look, refuse_mass_delete
+from pipelines.bronze.ingest_documents import Delivery, arrivals, look, refuse_mass_delete
 from pipelines.index.sync_index import refuse_mass_delete as refuse_index_delete
 from pipelines.index_state import served
 from pipelines.models.embedders import chunk_limits, embedding_model, text_reader
@@ -79,10 +80,12 @@ def _plan(context: Context, parser: ParserProcess) -> Plan:
     vectors = _cached(context)
     documents, gone_ids = [], set()
     wanted_elsewhere: dict[str, int] = {}
-    for path in delivery.gone:
-        key = document_id(settings.ingest.source, path)
+    gone_texts, new_texts_of = Counter[str](), Counter[str]()
+    for last in delivery.gone:
+        key = last.document_id
         gone_ids.add(key)
-        documents.append(DocumentPlan(path, "-", chunks_removed=len(held.get(key, {}))))
+        gone_texts.update(row["text_hash"] for row in held.get(key, {}).values())
+        documents.append(DocumentPlan(last.path, "-", chunks_removed=len(held.get(key, {}))))
     for row in arrivals(delivery, settings.ingest):
         if row is None:
             continue
@@ -94,6 +97,8 @@ def _plan(context: Context, parser: ParserProcess) -> Plan:
             continue
         ids = {chunk_id(row["document_id"], text_hash=c.text_hash, occurrence=c.occurrence) for c in cut}
         new_texts = {c.text_hash: c.token_count for c in cut}
+        if not before:
+            new_texts_of.update(c.text_hash for c in cut)
         fresh = {key for key in new_texts if key not in vectors and key not in wanted_elsewhere}
         wanted_elsewhere |= new_texts
         known = delivery.known.get(row["path"])
@@ -117,7 +122,9 @@ def _plan(context: Context, parser: ParserProcess) -> Plan:
         cached=len(wanted) - len(missing),
         tokens=sum(texts[key] or 0 for key in missing),
         seconds=round(len(missing) / _pace(context), 1),
-        refused_by=tuple(_refusals(context, documents, delivery_alive=_alive(delivery), embed=len(missing))),
+        refused_by=tuple(
+            _refusals(context, documents, delivery, moved=(gone_texts & new_texts_of).total(), embed=len(missing))
+        ),
     )
 
 
@@ -159,26 +166,21 @@ def _pace(context: Context) -> float:
     return sum(c for c, _ in told) / sum(s for _, s in told) if told else _TEXTS_PER_SECOND
 
 
-def _alive(delivery: Any) -> tuple[int, int, int]:
-    alive = sum(last.op != "delete" for last in delivery.known.values())
-    return len(delivery.gone), alive, len(delivery.found)
-
-
 def _refusals(
-    context: Context, documents: list[DocumentPlan], *, delivery_alive: tuple[int, int, int], embed: int
+    context: Context, documents: list[DocumentPlan], delivery: Delivery, *, moved: int, embed: int
 ) -> list[str]:
     """What the limits of the stages would say, asked of the stages themselves."""
     found = []
-    gone, alive, files = delivery_alive
     try:
-        refuse_mass_delete(context, gone=gone, alive=alive, found=files)
+        refuse_mass_delete(context, delivery)
     except RefusedError as error:
         found.append(str(error))
     state = served(context.lake, context.settings.index.name)
     vanished = sum(d.chunks_removed for d in documents if d.op in "-!")
     try:
         name = context.settings.index.name
-        refuse_index_delete(context, name, deletes=vanished, rows=(state.rows or 0) if state else 0)
+        rows = (state.rows or 0) if state else 0
+        refuse_index_delete(context, name, deletes=vanished, rows=rows, moved=lambda: moved)
     except RefusedError as error:
         found.append(str(error))
     limit = context.settings.embedding.max_texts

@@ -13,7 +13,9 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from fnmatch import translate
@@ -34,12 +36,16 @@ _BATCH_BYTES = 64 * 1024 * 1024
 _COARSEST_CLOCK, _FINE_CLOCK = timedelta(seconds=2), timedelta(milliseconds=50)
 # Below so many documents, deleting many of them is an ordinary edit.
 _FEW_DOCUMENTS = 10
+_NEVER = datetime.fromtimestamp(0, timezone.utc)
 
 
 @dataclass(frozen=True)
 class Known:
     """The last arrival of a path; size and time are those of the last look, which found the bytes of that arrival."""
 
+    document_id: str
+    path: str
+    source: str
     op: str
     size: int | None
     modified_at: datetime | None
@@ -68,16 +74,42 @@ class Found:
 
 @dataclass(frozen=True)
 class Delivery:
-    """The folder now, beside what is known of it; `looks` collects the rows of files that were read for nothing."""
+    """The folder now, beside what is known of it.
+
+    Attributes:
+        known: by path, the last arrivals of the source that the settings name.
+        elsewhere: documents of another source: `ingest.source` has changed, and they are gone with it.
+        last_at: when anything arrived last.
+        looks: collects the rows of files that were read for nothing.
+    """
 
     found: list[Found]
     known: dict[str, Known]
+    elsewhere: list[Known] = field(default_factory=list)
+    last_at: datetime = _NEVER
     looks: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def gone(self) -> list[str]:
+    def alive(self) -> int:
+        """How many documents there are now."""
+        return sum(last.op != "delete" for last in self.known.values()) + len(self.elsewhere)
+
+    @property
+    def gone(self) -> list[Known]:
+        """The documents whose file is there no longer, by path."""
         present = {f.path for f in self.found}
-        return sorted(path for path, last in self.known.items() if last.op != "delete" and path not in present)
+        gone = [last for path, last in self.known.items() if last.op != "delete" and path not in present]
+        return sorted([*gone, *self.elsewhere], key=lambda last: (last.path, last.source))
+
+    def moved(self) -> int:
+        """How many of the gone documents are there under another name, or source: a file of the same bytes is new."""
+        held = {path for path, last in self.known.items() if last.op != "delete"}
+        new: Counter[str] = Counter()
+        for found in self.found:
+            if found.path not in held:
+                with suppress(OSError):
+                    new[found.content_hash()] += 1
+        return (new & Counter(last.content_hash for last in self.gone if last.content_hash)).total()
 
 
 def look(context: Context) -> Delivery:
@@ -92,7 +124,9 @@ def look(context: Context) -> Delivery:
             f"ingest-documents: no landing folder at {folder}. Create it, or name another with --from FOLDER "
             "(or `landing` in lakeloop.yml)."
         )
-    return Delivery(list_files(folder, context.settings.ingest), _last_arrivals(context))
+    delivery = _last_arrivals(context)
+    delivery.found.extend(_without_twins(list_files(folder, context.settings.ingest), delivery.known))
+    return delivery
 
 
 def due(context: Context) -> Window | None:
@@ -112,13 +146,18 @@ def run(context: Context, window: Window) -> Counts:
     """
     ingest = context.settings.ingest
     delivery = look(context)
-    alive = sum(last.op != "delete" for last in delivery.known.values())
-    refuse_mass_delete(context, gone=len(delivery.gone), alive=alive, found=len(delivery.found))
-    # Arrivals are ordered by this instant, so it never goes back, whatever the clock does.
-    last = max((k.ingested_at for k in delivery.known.values()), default=datetime.fromtimestamp(0, timezone.utc))
+    refuse_mass_delete(context, delivery)
+    if delivery.elsewhere:
+        log.warning(
+            "ingest-documents: ingest.source is %r; the %d documents of %s are gone with their source",
+            ingest.source,
+            len(delivery.elsewhere),
+            ", ".join(sorted({repr(last.source) for last in delivery.elsewhere})),
+        )
     technical = {
         "source": ingest.source,
-        "_ingested_at": max(context.now(), last + timedelta(microseconds=1)),
+        # Arrivals are ordered by this instant, so it never goes back, whatever the clock does.
+        "_ingested_at": max(context.now(), delivery.last_at + timedelta(microseconds=1)),
         "_run_id": context.run_id,
     }
     counts = {"new": 0, "changed": 0, "gone": 0, "unchanged": 0, "set_aside": 0}
@@ -138,9 +177,10 @@ def run(context: Context, window: Window) -> Counts:
             if size >= _BATCH_BYTES:
                 _append(context, rows)
                 rows, size = [], 0
-    for path in delivery.gone:
+    for last in delivery.gone:
         counts["gone"] += 1
-        rows.append({"document_id": document_id(ingest.source, path), "path": path, "op": "delete", **technical})
+        what = {"document_id": last.document_id, "path": last.path, "op": "delete"}
+        rows.append({**technical, **what, "source": last.source})
     _append(context, rows)
     _remember(context, delivery)
     return counts
@@ -148,8 +188,7 @@ def run(context: Context, window: Window) -> Counts:
 
 def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
     """The documents below `folder`, sorted by path. Links are not followed (they loop, and they lead outside), pipes
-    and devices are not read (they block); names that begin with a dot are passed over. Of two names that differ only in
-    their Unicode form, the second is refused.
+    and devices are not read (they block); names that begin with a dot are passed over.
     """
     found: list[Found] = []
     passed_over = 0
@@ -173,7 +212,7 @@ def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
     if passed_over:
         log.warning("ingest-documents: %d links or other special files in %s were passed over", passed_over, folder)
     found.sort(key=lambda f: f.path)
-    return _without_twins(found)
+    return found
 
 
 def document_id(source: str, path: str) -> str:
@@ -191,35 +230,52 @@ def _found(file: str, *, below: int) -> Found:
     return Found(path, file)
 
 
-def _without_twins(found: list[Found]) -> list[Found]:
-    first: dict[str, str] = {}
+def _without_twins(found: list[Found], known: Mapping[str, Known]) -> list[Found]:
+    """Of names that differ only in their Unicode form, all but one are refused: the one that is a document already
+    stays, else the composed form is taken, else the first.
+    """
+
+    def rank(file: Found) -> tuple[bool, bool, str]:
+        last = known.get(file.path)
+        is_document = last is not None and last.op != "delete" and last.rescued is None
+        return not is_document, not unicodedata.is_normalized("NFC", file.path), file.path
+
+    first: dict[str, Found] = {}
+    for file in found:
+        name = unicodedata.normalize("NFC", file.path)
+        first[name] = min(first.get(name, file), file, key=rank)
     checked = []
-    for f in found:
-        twin = first.setdefault(unicodedata.normalize("NFC", f.path), f.path)
-        if twin != f.path and f.rescued is None:
-            f = Found(f.path, f.file, f"duplicate_path: the same name as {twin!r} in another Unicode form")
-        checked.append(f)
+    for file in found:
+        twin = first[unicodedata.normalize("NFC", file.path)]
+        if twin is not file and file.rescued is None:
+            reason = f"duplicate_path: the same name as {twin.path!r} in another Unicode form"
+            file = Found(file.path, file.file, reason)
+        checked.append(file)
     return checked
 
 
-def _last_arrivals(context: Context) -> dict[str, Known]:
-    columns = ["op", "size", "modified_at", "content_hash", "_rescued", "_ingested_at"]
-    known: dict[str, Known] = {}
-    rows = context.lake.read_arrow(TABLE, columns=["path", *columns])
+def _last_arrivals(context: Context) -> Delivery:
+    """What arrived last of each path; nothing is found yet."""
+    columns = ["document_id", "path", "source", "op", "size", "modified_at", "content_hash", "_rescued", "_ingested_at"]
+    last_of: dict[tuple[str, str], Known] = {}
+    rows = context.lake.read_arrow(TABLE, columns=columns)
     # By column: a dictionary a row would take longer than the listing.
-    for path, *last in zip(*(rows[name].to_pylist() for name in ["path", *columns]), strict=True):
-        arrival = Known(*[*last, last[-1]])
-        if path not in known or known[path].ingested_at < arrival.ingested_at:
-            known[path] = arrival
-    looks = context.lake.read_arrow(LOOKS, where={"source": context.settings.ingest.source}).to_pylist()
-    for seen in looks:
+    for values in zip(*(rows[name].to_pylist() for name in columns), strict=True):
+        arrival = Known(*[*values, values[-1]])
+        key = (arrival.source, arrival.path)
+        if key not in last_of or last_of[key].ingested_at < arrival.ingested_at:
+            last_of[key] = arrival
+    source = context.settings.ingest.source
+    known = {path: last for (of, path), last in last_of.items() if of == source}
+    elsewhere = [last for (of, _), last in last_of.items() if of != source and last.op != "delete"]
+    for seen in context.lake.read_arrow(LOOKS, where={"source": source}).to_pylist():
         path = seen["path"]
         before = known.get(path)
         if before and before.content_hash == seen["content_hash"] and before.looked_at < seen["looked_at"]:
             known[path] = replace(
                 before, size=seen["size"], modified_at=seen["modified_at"], looked_at=seen["looked_at"]
             )
-    return known
+    return Delivery([], known, elsewhere, max((last.ingested_at for last in last_of.values()), default=_NEVER))
 
 
 def arrivals(delivery: Delivery, ingest: IngestSettings) -> Iterator[dict[str, Any] | None]:
@@ -283,9 +339,16 @@ def _changed_at(stat: os.stat_result, *, now: datetime) -> datetime:
     return last + (_FINE_CLOCK if has_fractions else _COARSEST_CLOCK)
 
 
-def refuse_mass_delete(context: Context, *, gone: int, alive: int, found: int) -> None:
-    limit = context.settings.ingest.max_delete_ratio
-    if context.force or gone <= limit * alive or (found and gone <= _FEW_DOCUMENTS):
+def refuse_mass_delete(context: Context, delivery: Delivery) -> None:
+    """Raises RefusedError where too large a share of the documents is gone, renamed ones not counted."""
+    limit, alive, found = context.settings.ingest.max_delete_ratio, delivery.alive, len(delivery.found)
+
+    def is_allowed(gone: int) -> bool:
+        return gone <= limit * alive or bool(found and gone <= _FEW_DOCUMENTS)
+
+    gone = len(delivery.gone)
+    # New files are read to be compared only where the limit would refuse.
+    if context.force or is_allowed(gone) or is_allowed(gone := gone - delivery.moved()):
         return
     raise RefusedError(
         f"ingest-documents: {gone} of {alive} documents are gone from {context.settings.landing_path} "

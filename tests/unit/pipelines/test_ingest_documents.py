@@ -10,6 +10,7 @@ import pytest
 from pipelines.bronze.ingest_documents import LOOKS, TABLE, Found
 from pipelines.run import new_context, run_stages, stage_named
 from pipelines.settings import Settings
+from transformations.errors import RefusedError
 
 STAGES = [stage_named("ingest-documents")]
 
@@ -133,3 +134,62 @@ def test_every_format_is_taken_by_default_and_nothing_else(settings: Settings):
         (settings.landing_path / name).write_bytes(b"x")
     assert _ingest(settings) == {"new": 7}
     assert Found("x", str(settings.landing_path / "a.pdf")).content_hash()
+
+
+def _known(settings: Settings) -> dict[tuple[str, str], str]:
+    """The last arrival of each path of each source."""
+    rows = new_context(settings).lake.read_arrow(TABLE).sort_by("_ingested_at").to_pylist()
+    return {(row["source"], row["path"]): row["_rescued"] or row["op"] for row in rows}
+
+
+def test_documents_of_a_source_that_was_renamed_are_gone_under_its_old_name(settings: Settings):
+    for number in range(20):
+        (settings.landing_path / f"{number}.md").write_text(f"Text {number}.")
+    _ingest(settings)
+    wiki = settings.model_copy(update={"ingest": settings.ingest.model_copy(update={"source": "wiki"})})
+    # The same files are there, so no limit refuses.
+    outcome = run_stages(new_context(wiki), stages=STAGES)
+    assert dict(outcome.stages[0].counts) == {"new": 20, "changed": 0, "gone": 20, "unchanged": 0, "set_aside": 0}
+    rows = new_context(wiki).lake.read_arrow(TABLE).to_pylist()
+    ids = {(row["source"], row["path"]): row["document_id"] for row in rows}
+    deleted = {row["document_id"] for row in rows if row["op"] == "delete"}
+    assert deleted == {key for (source, _), key in ids.items() if source == "files"}
+    assert {source for (source, _), op in _known(wiki).items() if op == "upsert"} == {"wiki"}
+    assert _ingest(wiki) == {}
+    assert _ingest(settings) == {"new": 20, "gone": 20}, "and back"
+
+
+def test_a_renamed_folder_is_no_mass_delete_and_a_vanished_one_is(settings: Settings):
+    (settings.landing_path / "old").mkdir()
+    for number in range(40):
+        (settings.landing_path / "old" / f"{number}.md").write_text(f"Text {number}.")
+    for number in range(40):
+        (settings.landing_path / "old" / f"same-{number}.md").write_text("Every one says this.")
+    _ingest(settings)
+    (settings.landing_path / "old").rename(settings.landing_path / "new")
+    outcome = run_stages(new_context(settings), stages=STAGES)
+    assert (outcome.stages[0].counts["new"], outcome.stages[0].counts["gone"]) == (80, 80)
+    # One of the copies that comes back under another name stands for one, not for all.
+    for number in range(40):
+        (settings.landing_path / "new" / f"same-{number}.md").unlink()
+    (settings.landing_path / "other.md").write_text("Every one says this.")
+    with pytest.raises(RefusedError, match="39 of 80 documents are gone"):
+        run_stages(new_context(settings), stages=STAGES)
+
+
+def test_a_name_in_another_unicode_form_does_not_displace_the_document_that_is_there(settings: Settings):
+    composed, decomposed = "caf\u00e9.md", "cafe\u0301.md"
+    (settings.landing_path / composed).write_text("The first.")
+    _ingest(settings)
+    (settings.landing_path / decomposed).write_text("The twin.")
+    if len(list(settings.landing_path.iterdir())) == 1:
+        pytest.skip("this file system takes the two names for one")
+    assert _ingest(settings) == {"new": 1, "set_aside": 1}
+    assert _known(settings)["files", composed] == "upsert"
+    assert _known(settings)["files", decomposed].startswith("duplicate_path: the same name as")
+    # Whichever came first stays; when it goes, the other takes its place.
+    (settings.landing_path / composed).unlink()
+    assert _ingest(settings) == {"changed": 1, "gone": 1}
+    (settings.landing_path / composed).write_text("Back again.")
+    assert _ingest(settings) == {"new": 1, "set_aside": 1}
+    assert _known(settings)["files", decomposed] == "upsert"
