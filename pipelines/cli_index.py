@@ -6,7 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli_options import Config, Detailed, Finished, Force, From, Json, Set, run_commands, say, settings_of
+from pipelines.cli_options import (
+    Config,
+    Detailed,
+    Finished,
+    Force,
+    From,
+    Json,
+    Set,
+    lines_of,
+    run_commands,
+    say,
+    settings_of,
+)
 from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO, EXIT_SET_ASIDE, ExpectationFailedError, RefusedError
 
 
@@ -17,6 +29,7 @@ def add_index_commands(app: typer.Typer) -> None:
     app.command()(verify)
     app.command()(audit)
     app.command()(repair)
+    app.command()(rebuild)
     app.command()(replay)
     app.command()(swap)
     app.command()(forget)
@@ -47,11 +60,15 @@ def sync_index(
     config: Config = None,
     overrides: Set = None,
     force: Force = False,
+    take_over: Annotated[
+        str | None,
+        typer.Option(metavar="WORKSPACE", help="Make another workspace's index this one's, where that is no more."),
+    ] = None,
     detailed: Detailed = False,
     as_json: Json = False,
 ) -> None:
     """gold.chunk_index → the vector index, equal to it."""
-    run_commands(["sync-index"], config, overrides, None, force, detailed, as_json)
+    run_commands(["sync-index"], config, overrides, None, force, detailed, as_json, take_over=take_over)
 
 
 def verify(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
@@ -66,7 +83,8 @@ def verify(config: Config = None, overrides: Set = None, as_json: Json = False) 
     else:
         shown = [f"{d.where}: {d.kind} {d.key!r} {d.detail}".rstrip() for d in result.differences[:20]]
         more = [f"… and {len(result.differences) - 20} more"] if len(result.differences) > 20 else []
-        text = "\n".join([f"NOT equal, {len(result.differences)} differences ({facts}):", *shown, *more])
+        mend = [f"put right by: {' && '.join(result.remedies)}"]
+        text = "\n".join([f"NOT equal, {len(result.differences)} differences ({facts}):", *shown, *more, *mend])
     say(result.to_json(), text, as_json)
     raise Finished(EXIT_DONE if result.is_equal else ExpectationFailedError.exit_code)
 
@@ -100,6 +118,22 @@ def repair(config: Config = None, overrides: Set = None, force: Force = False, a
         f"{r['index']}: {r['upserts']} written, {r['deletes']} deleted ({r['differences'] or 'equal'})" for r in results
     ]
     say({"indexes": results}, "\n".join(lines) or "no index yet: lakeloop run", as_json)
+
+
+def rebuild(
+    name: Annotated[str, typer.Argument(metavar="STAGE|TABLE", help="As in chunk-documents, or silver.chunks.")],
+    config: Config = None,
+    overrides: Set = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Compute a table anew from its source, write what differs, and run what reads it. Embeds what the cache lacks."""
+    from pipelines.rebuild import rebuild as build
+    from pipelines.run import new_context
+
+    outcome = build(new_context(settings_of(config, overrides), force=force), name)
+    say(outcome.to_json(), lines_of(outcome), as_json)
+    raise Finished(outcome.exit_code())
 
 
 def replay(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
@@ -139,15 +173,27 @@ def forget(
     config: Config = None,
     overrides: Set = None,
     force: Force = False,
+    only_index: Annotated[
+        bool,
+        typer.Option("--only-index", help="Clear the indexes at the settings' address alone, as a receipt says to."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove a document from every table, the embedding cache and each index; leaves a receipt."""
+    """Remove one document: every edition of its text, and what was made of it, wherever lakeloop put it.
+
+    Whose text goes: that of the one document, by path or id; of logged calls the questions and answers that were given
+    a chunk of it; of the embedding cache every text that no chunk uses any more. Where: all tables with their older
+    versions, and every index that this workspace ever wrote, also by another index.name and at an earlier index.uri.
+    Texts of records and other documents stay, though they quote it. The receipt says what was removed and what remains
+    (MLflow's traces, logs, the report, backups); exit 6 where an index could not be cleared, with the command for it.
+    """
     from pipelines.forget import forget as remove
     from pipelines.forget import render
     from pipelines.run import new_context
 
-    receipt = remove(new_context(settings_of(config, overrides), force=force), document)
+    receipt = remove(new_context(settings_of(config, overrides), force=force), document, only_index=only_index)
     say(receipt, render(receipt), as_json)
+    raise Finished(EXIT_SET_ASIDE if receipt["not_cleared"] else EXIT_DONE)
 
 
 def _indexes(context: Any) -> list[Any]:

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from pipelines.settings_layers import FILE_NAME
 _OF_LIBRARIES = "lakeloop: what libraries tell"
 # JSON may hold them as they are, a terminal would obey them, and half surrogate pairs have no encoding.
 _NOT_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+if TYPE_CHECKING:
+    from pipelines.outcome import Outcome
 
 Config = Annotated[Path | None, typer.Option("--config", help=f"The settings; else the nearest {FILE_NAME}.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
@@ -92,18 +95,27 @@ def run_commands(
     force: bool,
     detailed: bool,
     as_json: bool,
+    *,
+    take_over: str | None = None,
 ) -> None:
     from pipelines.run import new_context, run_to_end, stage_named
 
     context = new_context(settings_of(config, overrides, landing), force=force)
+    context.take_over = take_over
     outcome = run_to_end(context, stages=[stage_named(command) for command in commands])
+    lines = lines_of(outcome)
+    if as_json or lines:
+        say(outcome.to_json(), lines, as_json)
+    outcome.check()
+    raise Finished(outcome.exit_code(detailed=detailed))
+
+
+def lines_of(outcome: Outcome) -> str:
+    """What a run did, a line a stage."""
     lines = [f"{s.stage:<18} {_counted(s.counts)}  ({s.seconds:.1f} s)" for s in outcome.stages]
     if not outcome.failures:
         lines.append(f"done in {outcome.seconds:.1f} s" if outcome.stages else "nothing has changed: nothing to do")
-    if as_json or lines:
-        say(outcome.to_json(), "\n".join(lines), as_json)
-    outcome.check()
-    raise Finished(outcome.exit_code(detailed=detailed))
+    return "\n".join(lines)
 
 
 def _counted(counts: Mapping[str, int]) -> str:

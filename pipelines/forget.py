@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pyarrow.compute as pc
 
 from pipelines.bronze.ingest_documents import document_id, look
-from pipelines.index_state import states
+from pipelines.forget_index import Cleared, clear_place, places_to_clear
+from pipelines.index_places import address_of
 from pipelines.run import DOCUMENT_STAGES, advance, only_writer
 from pipelines.stage import Context
 from transformations.errors import ConfigurationError, RefusedError
@@ -29,15 +31,17 @@ _BY_DOCUMENT = (
 )
 
 
-def forget(context: Context, document: str) -> dict[str, Any]:
-    """Remove a document from every table, from the embedding cache and from each index behind the alias.
+def forget(context: Context, document: str, *, only_index: bool = False) -> dict[str, Any]:
+    """Remove a document from every table, from the embedding cache and from every index that ever held it.
 
     The stages run first, so that the indexes lose it in the ordinary way; then its past is removed from the tables and
     their files. Of the cache goes every text that no chunk uses any more: older editions of the document among them.
-    Logged calls that were given one of its chunks go as a whole, since their answers may quote it.
+    Logged calls that were given one of its chunks go as a whole, since their answers may quote it. Then each index is
+    cleared: those of the settings, those behind other names, and those in the places where they were before.
 
     Args:
-        document: a path, as in silver.documents, or a document_id.
+        document: a path, as in silver.documents, or a document_id; also one that was forgotten already.
+        only_index: clear the indexes at the address of the settings alone, as a receipt told to do.
 
     Returns:
         The receipt: rows removed by table, and what remains and for how long.
@@ -46,53 +50,111 @@ def forget(context: Context, document: str) -> dict[str, Any]:
         ConfigurationError: no document of that name was ever seen.
         RefusedError: its file is still in the landing folder, from where the next run would bring it back.
     """
-    source = context.settings.ingest.source
-    key = _known(context, document)
-    if any(document_id(source, found.path) == key for found in look(context).found):
+    keys, paths = _known(context, document)
+    if not only_index and any(
+        document_id(context.settings.ingest.source, found.path) in keys or found.path in paths
+        for found in look(context).found
+    ):
         raise RefusedError(
             f"forget: the file of {document!r} is still in {context.settings.landing_path}: the next run would bring "
             "it back. Nothing was forgotten. Remove the file first."
         )
     with only_writer(context.settings):
-        return _forget(context, key)
+        return _only_index(context, keys) if only_index else _forget(context, keys, paths)
 
 
-def _forget(context: Context, key: str) -> dict[str, Any]:
+def _forget(context: Context, keys: Collection[str], paths: Collection[str]) -> dict[str, Any]:
     lake = context.lake
     advance(context, stages=DOCUMENT_STAGES)
-    removed = {table: lake.delete(table, {"document_id": [key]}) for table in _BY_DOCUMENT}
+    chunks = _chunks_of(context, keys)
+    removed = {table: lake.delete(table, {"document_id": sorted(keys)}) for table in _BY_DOCUMENT}
+    # What an index refused is told by its chunk alone.
+    removed["ops.dead_letters"] += lake.delete("ops.dead_letters", {"chunk_id": sorted(chunks)})
+    removed["ops.file_looks"] = lake.delete("ops.file_looks", {"path": sorted(paths)})
     removed["gold.embeddings"] = _forget_unused_texts(context)
-    calls = _calls_that_saw(context, key)
+    calls = _calls_that_saw(context, keys)
     removed["inference.inference_log"] = lake.delete("inference.inference_log", {"request_id": calls})
     # Read the deletions while their change feed is there: it is purged next.
     advance(context, stages=DOCUMENT_STAGES[1:])
     remains = [f"{table}: {lake.purge(table)}" for table in removed if lake.head(table) is not None]
     advance(context, stages=DOCUMENT_STAGES[1:])  # a purge is a commit, too
-    for state in states(lake, context.settings.index.name):
-        store = state.open(context.settings)
-        remains.append(f"index {state.index_name}: {store.forget()}")
-        store.close()
+    cleared = [clear_place(context, place, keys) for place in places_to_clear(context)]
+    remains += [place.line for place in cleared]
     if calls:
         remains.append(f"MLflow: the traces of {len(calls)} calls, until you delete them there")
-    remains.append(f"{context.settings.report}, the logs and the backups of all of this, until you remove them")
-    receipt = {
-        "receipt_id": uuid.uuid4().hex,
-        "document_id": key,
+    settings = context.settings
+    remains.append(
+        f"{settings.report}, {settings.quality}, {settings.log_path} (paths, and what a library said of a text that it "
+        "refused), and the backups of all of this, until you remove them"
+    )
+    return _receipt(context, keys, removed=removed, remains=remains, cleared=cleared)
+
+
+def _only_index(context: Context, keys: Collection[str]) -> dict[str, Any]:
+    here = (context.settings.index.store, address_of(context.settings))
+    found = [place for place in places_to_clear(context) if (place.store, place.uri) == here]
+    if not found:
+        raise ConfigurationError(
+            f"forget: no index of this workspace was ever at {here[1]} ({here[0]}). Take index.store and index.uri as "
+            "the receipt names them."
+        )
+    cleared = [clear_place(context, place, keys) for place in found]
+    return _receipt(context, keys, removed={}, remains=[place.line for place in cleared], cleared=cleared)
+
+
+def _receipt(
+    context: Context,
+    keys: Collection[str],
+    *,
+    removed: dict[str, int],
+    remains: list[str],
+    cleared: list[Cleared],
+) -> dict[str, Any]:
+    """Write it; one row a document, where an earlier source gave the same path another document_id."""
+    for place in cleared:
+        if place.rows:
+            removed[f"index {place.name}"] = removed.get(f"index {place.name}", 0) + place.rows
+    receipt_id, now = uuid.uuid4().hex, context.now()
+    row = {"receipt_id": receipt_id, "removed": list(removed.items()), "remains": remains, "forgotten_at": now}
+    rows = [row | {"document_id": key, "_run_id": context.run_id} for key in sorted(keys)]
+    context.lake.append_arrow(RECEIPTS, rows)
+    return {
+        "receipt_id": receipt_id,
+        "document_id": min(keys),
+        "document_ids": sorted(keys),
         "removed": {table: count for table, count in removed.items() if count},
         "remains": remains,
-        "forgotten_at": context.now(),
+        "not_cleared": [place.line for place in cleared if not place.is_cleared],
+        "forgotten_at": now,
     }
-    lake.append_arrow(RECEIPTS, [receipt | {"removed": list(removed.items()), "_run_id": context.run_id}])
-    return receipt
 
 
-def _known(context: Context, document: str) -> str:
-    rows = context.lake.read_arrow("bronze.documents", columns=["document_id", "path"]).to_pylist()
-    keys = {row["document_id"] for row in rows if document in (row["path"], row["document_id"])}
-    if not keys:
+def _known(context: Context, document: str) -> tuple[set[str], set[str]]:
+    """The documents of that path or id, and their paths: several, where `ingest.source` had another name once."""
+    lake = context.lake
+    rows = lake.read_arrow("bronze.documents", columns=["document_id", "path", "source"]).to_pylist()
+    name = unicodedata.normalize("NFC", document)
+    mine = [r for r in rows if document == r["document_id"] or name == unicodedata.normalize("NFC", r["path"])]
+    if mine:
+        return {row["document_id"] for row in mine}, {row["path"] for row in mine}
+    sources = {context.settings.ingest.source, *(row["source"] for row in rows)}
+    asked = {document, *(document_id(source, document) for source in sources)}
+    told = set(lake.read_arrow(RECEIPTS, columns=["document_id"])["document_id"].to_pylist())
+    if not asked & told:
         raise ConfigurationError.unknown_name("document", document, {row["path"] for row in rows})
-    (key,) = keys
-    return str(key)
+    return asked & told, {document} - told
+
+
+def _chunks_of(context: Context, keys: Collection[str]) -> set[str]:
+    """Chunks of the documents that are, or were: the stages ran, so that deleted ones are in no table but the logs."""
+    letters = context.lake.read_arrow("ops.dead_letters", columns=["chunk_id", "document_id"])
+    held = set(context.lake.read_arrow("silver.chunks", columns=["chunk_id"])["chunk_id"].to_pylist())
+    # A letter without a document is of a chunk: where that is no more, nobody needs its letter.
+    return {
+        row["chunk_id"]
+        for row in letters.to_pylist()
+        if row["document_id"] in keys or (row["document_id"] is None and row["chunk_id"] not in held)
+    }
 
 
 def _forget_unused_texts(context: Context) -> int:
@@ -101,10 +163,10 @@ def _forget_unused_texts(context: Context) -> int:
     return context.lake.delete("gold.embeddings", {"text_hash": sorted(cached - used)})
 
 
-def _calls_that_saw(context: Context, key: str) -> list[str]:
+def _calls_that_saw(context: Context, keys: Collection[str]) -> list[str]:
     rows = context.lake.read_arrow("inference.inference_log", columns=["request_id", "retrieved"])
     rows = rows.filter(pc.is_valid(rows["retrieved"]))
-    return [row["request_id"] for row in rows.to_pylist() if any(chunk["doc_id"] == key for chunk in row["retrieved"])]
+    return [row["request_id"] for row in rows.to_pylist() if any(chunk["doc_id"] in keys for chunk in row["retrieved"])]
 
 
 def render(receipt: Mapping[str, Any]) -> str:

@@ -13,8 +13,10 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
+from pipelines.index_owner import check_owner
+from pipelines.index_places import Place, address_of, kept, note, told
 from pipelines.lakehouse import Lakehouse
 from pipelines.models.embedders import EmbeddingModel, model_named
 from pipelines.settings import Settings
@@ -53,6 +55,10 @@ class IndexState:
     updated_at: datetime | None = None
 
     @property
+    def place(self) -> Place:
+        return Place(self.index_name, self.alias, self.store, self.uri, self.model_name, self.dimension)
+
+    @property
     def has_its_model(self) -> bool:
         """Whether `model_name` still means the same model: a new revision under the old name cannot keep it in step."""
         return model_named(self.model_name).label == self.model
@@ -77,8 +83,17 @@ def physical_name(alias: str, model: EmbeddingModel) -> str:
 
 def states(lake: Lakehouse, alias: str) -> list[IndexState]:
     """All indexes behind `alias`, the served one first."""
-    rows = lake.read_arrow(TABLE, where={"alias": alias}).to_pylist()
-    return sorted((IndexState(**row) for row in rows), key=lambda s: (s.role != "served", s.index_name))
+    rows = [_state(lake, row) for row in lake.read_arrow(TABLE, where={"alias": alias}).to_pylist()]
+    return sorted(rows, key=lambda s: (s.role != "served", s.index_name))
+
+
+def all_states(lake: Lakehouse) -> list[IndexState]:
+    """All indexes behind all names."""
+    return [_state(lake, row) for row in lake.read_arrow(TABLE).to_pylist()]
+
+
+def _state(lake: Lakehouse, row: dict[str, Any]) -> IndexState:
+    return IndexState(**{**row, "uri": told(lake.settings, row["uri"])})
 
 
 def served(lake: Lakehouse, alias: str) -> IndexState | None:
@@ -105,6 +120,7 @@ def open_served(settings: Settings, lake: Lakehouse) -> tuple[IndexState, Store,
             f"the alias {alias!r} points at the index {state.index_name!r}, which is not at {settings.index_uri}. "
             "Build it anew from its table, which embeds nothing, with: lakeloop sync-index"
         )
+    check_owner(lake, manifest, state=state)
     return state, store, manifest
 
 
@@ -116,9 +132,10 @@ def change(lake: Lakehouse, update: Callable[[list[IndexState]], list[IndexState
     """
     for _ in range(_TRIES):
         version = lake.ensure(TABLE).version
-        before = [IndexState(**row) for row in lake.read_arrow(TABLE).to_pylist()]
+        before = all_states(lake)
         after = update(list(before))
-        if after == before or lake.replace_if_unchanged(TABLE, [asdict(state) for state in after], version=version):
+        rows = [asdict(state) | {"uri": kept(lake.settings, state.uri)} for state in after]
+        if after == before or lake.replace_if_unchanged(TABLE, rows, version=version):
             return after
     raise RefusedError(f"{TABLE} is being changed by others all the time; nothing was done. Run again.")
 
@@ -126,22 +143,24 @@ def change(lake: Lakehouse, update: Callable[[list[IndexState]], list[IndexState
 def register(lake: Lakehouse, settings: Settings, model: EmbeddingModel) -> IndexState:
     """The state of `model`'s index behind the settings' alias: a new one is its shadow, the first one is served."""
     alias = settings.index.name
-    name = physical_name(alias, model)
+    name, store, uri = physical_name(alias, model), settings.index.store, address_of(settings)
     known = next((state for state in states(lake, alias) if state.index_name == name), None)
-    if known is not None and (known.store, known.uri) == (settings.index.store, settings.index_uri):
+    # Before anything is written there: what is forgotten later is sought in every place that was ever written.
+    note(lake, [*([known.place] if known else []), Place(name, alias, store, uri, model.name, model.dimension)])
+    if known is not None and (known.store, known.uri) == (store, uri):
         return known
 
     def add(rows: list[IndexState]) -> list[IndexState]:
         others = [row for row in rows if row.index_name != name]
         is_served = any(row.alias == alias and row.role == "served" for row in others)
-        store, uri = settings.index.store, settings.index_uri
         row = next((row for row in rows if row.index_name == name), None)
         if row is None:
             row = IndexState(
                 name, alias, "shadow" if is_served else "served", store, uri, model.name, model.label, model.dimension
             )
         # In another place it is another index, of which nothing is known yet.
-        return [*others, replace(row, store=store, uri=uri, is_clean=False)]
+        elsewhere = replace(row, store=store, uri=uri, is_clean=False)
+        return [*others, replace(elsewhere, source_id=None, version=None, fingerprint=None, rows=None)]
 
     return next(state for state in change(lake, add) if state.index_name == name)
 

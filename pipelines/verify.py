@@ -10,9 +10,14 @@ import pyarrow.compute as pc
 
 from pipelines.bronze.ingest_documents import document_id, look
 from pipelines.dead_letters import open_letters
-from pipelines.index.audit import audit
+from pipelines.index.audit import SAME_VECTOR, audit, belongs, distance
+from pipelines.index_owner import is_foreign
 from pipelines.index_state import IndexState, served, states
+from pipelines.models.embedders import model_named
+from pipelines.silver.chunk_documents import COMPARE, cut
 from pipelines.stage import Context
+from transformations.changes import net_changes
+from transformations.fingerprint import row_hash
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,8 @@ class Difference:
     """One thing that is not as it should be.
 
     Attributes:
-        where: "documents" (files against silver.documents), "chunks" (silver.chunks against gold.chunk_index) or
-            an index's name (gold.chunk_index against it).
+        where: "documents" (files against silver.documents), "silver.chunks" (documents, cut anew, against it),
+            "chunks" (silver.chunks against gold.chunk_index) or an index's name (gold.chunk_index against it).
         kind: missing, ghost (there without a source), stale, duplicate, wrong_filter, wrong_vector, or manifest.
         key: a path or a chunk_id.
         detail: what was found.
@@ -48,20 +53,37 @@ class Verification:
     def is_equal(self) -> bool:
         return not self.differences
 
+    @property
+    def remedies(self) -> list[str]:
+        """The commands that put right what was found, in their order."""
+        commands = []
+        by_place: dict[str, set[str]] = {}
+        for found in self.differences:
+            by_place.setdefault(found.where, set()).add(found.kind)
+        tables = {"documents": "silver.documents", "silver.chunks": "silver.chunks", "chunks": "gold.chunk_index"}
+        for where, table in tables.items():
+            if where in by_place:
+                commands += ["lakeloop run"] if where == "documents" else []
+                commands.append(f"lakeloop rebuild {table}")
+        kinds = set().union(*(kinds for where, kinds in by_place.items() if where not in tables))
+        commands += ["lakeloop rebuild sync-index"] if kinds else []
+        return commands
+
     def to_json(self) -> dict[str, object]:
-        return {"verified": self.is_equal, **asdict(self), "differences": [asdict(d) for d in self.differences]}
+        found = [asdict(d) for d in self.differences]
+        return {"verified": self.is_equal, **asdict(self), "differences": found, "remedies": self.remedies}
 
 
 def verify(context: Context) -> Verification:
     """Compare the landing folder with silver.documents, chunks with gold.chunk_index, and that with its indexes."""
     lake = context.lake
     documents = lake.read_arrow("silver.documents", columns=["document_id", "path", "content_hash"])
-    chunks = lake.read_arrow("silver.chunks", columns=["chunk_id", "text_hash"])
+    chunks = lake.read_arrow("silver.chunks", columns=["chunk_id"])
     alias = context.settings.index.name
-    found = [*_documents(context, documents)]
+    found = [*_documents(context, documents), *_cut(context)]
     for state in states(lake, alias):
         if state.role != "shadow":
-            found += [*_chunks(context, chunks, state), *_index(context, state)]
+            found += [*_served(context, state), *_vectors(context, state), *_index(context, state)]
     main = served(lake, alias)
     manifest = main.manifest(context.settings) if main else None
     if main is None and chunks.num_rows:
@@ -76,18 +98,77 @@ def verify(context: Context) -> Verification:
     )
 
 
-def _chunks(context: Context, chunks: pa.Table, state: IndexState) -> Iterator[Difference]:
-    """A chunk is served, or it is a dead letter with its reason."""
-    rows = context.lake.read_arrow("gold.chunk_index", columns=["chunk_id", "text_hash"], where={"model": state.model})
-    refused = {row["chunk_id"] for row in open_letters(context.lake, stage="embed-chunks", model=state.model)}
-    expected = {key: value for key, value in _hashes(chunks).items() if key not in refused}
-    yield from _keyed("chunks", expected=expected, found=_hashes(rows))
+def _cut(context: Context) -> Iterator[Difference]:
+    """The chunks are what the documents give when they are cut now; a refused one is in the quarantine."""
+    from pyspark.sql import functions as F
+
+    lake = context.lake
+    if lake.head("silver.documents") is None or lake.head("silver.chunks") is None:
+        return
+    refused = lake.read_arrow("silver.chunks_quarantine", columns=["chunk_id", "replayed_at"])
+    ids = refused.filter(pc.is_null(refused["replayed_at"]))["chunk_id"].to_pylist()
+    desired = cut(context, lake.read("silver.documents"))
+    desired = desired.where(~F.col("chunk_id").isin(ids)) if ids else desired
+    changes = net_changes(lake.read("silver.chunks"), desired, key="chunk_id", compare=COMPARE)
+    kinds = {"insert": "missing", "update": "stale", "delete": "ghost"}
+    for row in changes.select("chunk_id", "_op").collect():
+        yield Difference("silver.chunks", kinds[row["_op"]], row["chunk_id"])
+
+
+def _served(context: Context, state: IndexState) -> Iterator[Difference]:
+    """A chunk is served as it is, once, or it is a dead letter with its reason."""
+    from pyspark.sql import functions as F
+
+    lake = context.lake
+    lake.ensure("gold.chunk_index")
+    refused = [row["chunk_id"] for row in open_letters(lake, stage="embed-chunks", model=state.model)]
+    chunks = lake.read("silver.chunks").withColumn("model", F.lit(state.model))
+    chunks = chunks.where(~F.col("chunk_id").isin(refused)) if refused else chunks
+    rows = lake.read("gold.chunk_index").where(F.col("model") == state.model)
+    expected = chunks.select("chunk_id", row_hash().alias("expected"))
+    said = F.struct(F.col("row_hash"), row_hash().alias("said"), F.col("text_hash"), F.col("vector"))
+    found = rows.groupBy("chunk_id").agg(F.first(said).alias("found"), F.count("*").alias("copies"))
+    kind = (
+        F.when(F.col("found").isNull(), "missing")
+        .when(F.col("expected").isNull(), "ghost")
+        .when(F.col("copies") > 1, "duplicate")
+        .when(F.col("found.row_hash") != F.col("expected"), "stale")
+        .when(F.col("found.said") != F.col("expected"), "stale")
+    )
+    for row in expected.join(found, "chunk_id", "full_outer").select("chunk_id", kind.alias("kind")).collect():
+        if row["kind"] is not None:
+            yield Difference("chunks", row["kind"], row["chunk_id"])
+
+
+def _vectors(context: Context, state: IndexState) -> Iterator[Difference]:
+    """A served vector is the one that the cache holds for the row's text, where the cache has that."""
+    from pyspark.sql import functions as F
+
+    lake = context.lake
+    if lake.head("gold.embeddings") is None:
+        return
+    model = model_named(state.model_name)
+    cached = lake.read("gold.embeddings").where(
+        (F.col("model") == model.name)
+        & (F.col("revision") == model.revision)
+        & (F.col("instruction") == model.instruction)
+        & (F.col("dimension") == model.dimension)
+    )
+    rows = lake.read("gold.chunk_index").where(F.col("model") == state.model).select("chunk_id", "text_hash", "vector")
+    pairs = rows.join(cached.select("text_hash", F.col("vector").alias("cached")), "text_hash")
+    # A text that two runs embedded is there twice: one of the two will do.
+    apart = pairs.groupBy("chunk_id").agg(F.min(distance("vector", "cached")).alias("apart"))
+    for row in apart.where(F.col("apart") > SAME_VECTOR).select("chunk_id").collect():
+        yield Difference("chunks", "wrong_vector", row["chunk_id"], "the cache has another vector for its text")
 
 
 def _index(context: Context, state: IndexState) -> Iterator[Difference]:
     name = state.index_name
     manifest, head = state.manifest(context.settings), context.lake.head("gold.chunk_index")
-    if manifest is None or head is None or manifest.source_id not in ("", head.table_id):
+    if manifest is not None and is_foreign(context.lake, manifest):
+        yield Difference(name, "manifest", state.uri, f"of the workspace {manifest.workspace}, {manifest.place}")
+        return
+    if manifest is None or head is None or not belongs(context.lake, manifest, head=head):
         yield Difference(name, "manifest", state.uri, "no index that belongs to the table as it is")
         return
     if manifest.version != head.version:
@@ -118,17 +199,3 @@ def _documents(context: Context, documents: pa.Table) -> Iterator[Difference]:
     for key, row in held.items():
         if key not in present:
             yield Difference("documents", "ghost", row["path"], "no such file")
-
-
-def _hashes(rows: pa.Table) -> dict[str, str]:
-    return dict(zip(rows["chunk_id"].to_pylist(), rows["text_hash"].to_pylist(), strict=True))
-
-
-def _keyed(where: str, *, expected: dict[str, str], found: dict[str, str]) -> Iterator[Difference]:
-    for key in expected.keys() - found.keys():
-        yield Difference(where, "missing", key)
-    for key in found.keys() - expected.keys():
-        yield Difference(where, "ghost", key)
-    for key in expected.keys() & found.keys():
-        if expected[key] != found[key]:
-            yield Difference(where, "stale", key, f"{found[key]}, expected {expected[key]}")

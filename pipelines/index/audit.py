@@ -11,9 +11,12 @@ import pyarrow as pa
 
 from pipelines.dead_letters import open_letters
 from pipelines.index.source import read_index
+from pipelines.index_owner import check_owner
 from pipelines.index_state import IndexState
+from pipelines.lakehouse import Head, Lakehouse
 from pipelines.stage import Context
 from pipelines.stores import FILTER_COLUMNS, Manifest
+from pipelines.table_log import commit_id
 from transformations.errors import ConfigurationError
 from transformations.fingerprint import fingerprint_lanes, fingerprint_of_lanes, row_hash
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 SOURCE = "gold.chunk_index"
 # A store may return a vector that differs in the last bits of a 32-bit float: no other vector is as near as that.
-_SAME_VECTOR = 1e-5
+SAME_VECTOR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,9 @@ def audit(context: Context, state: IndexState) -> Audit:
     from pyspark.sql import functions as F
 
     manifest = state.manifest(context.settings)
+    check_owner(context.lake, manifest, state=state)
     head = context.lake.head(SOURCE)
-    if manifest is None or head is None or manifest.source_id not in ("", head.table_id):
+    if manifest is None or head is None or not belongs(context.lake, manifest, head=head):
         raise ConfigurationError(
             f"audit: there is no index {state.index_name} at {state.uri} that belongs to the table {SOURCE} as it is. "
             "Bring it up to date, which embeds nothing, with: lakeloop sync-index"
@@ -105,6 +109,16 @@ def audit(context: Context, state: IndexState) -> Audit:
     right = (fingerprint_of_lanes(totals["high"], totals["low"]), totals["expected"])
     is_right = manifest.fingerprint == "" or right == (manifest.fingerprint, manifest.rows)
     return Audit(state.index_name, manifest, totals["rows"], differences, is_right)
+
+
+def belongs(lake: Lakehouse, manifest: Manifest, *, head: Head) -> bool:
+    """Whether the version that the manifest names is one of the table as it is: not of another one, and not another
+    commit of the same number.
+    """
+    if manifest.source_id not in ("", head.table_id) or manifest.version > head.version:
+        return False
+    now = commit_id(lake, SOURCE, manifest.version) if manifest.commit else None
+    return now is None or now == manifest.commit
 
 
 def _digests(*, hash_column: Column) -> Column:
@@ -143,5 +157,12 @@ def _equal_enough(context: Context, wanted: DataFrame, held: DataFrame, ids: Seq
     pairs = unlike.join(wanted.select("chunk_id", F.col("vector").alias("a")), "chunk_id").join(
         held.select("chunk_id", F.col("vector").alias("b")), "chunk_id"
     )
-    apart = F.array_max(F.zip_with("a", "b", lambda a, b: F.abs(F.coalesce(a - b, F.lit(float("inf"))))))
-    return {row["chunk_id"] for row in pairs.where(apart <= _SAME_VECTOR).select("chunk_id").collect()}
+    return {row["chunk_id"] for row in pairs.where(distance("a", "b") <= SAME_VECTOR).select("chunk_id").collect()}
+
+
+def distance(first: str, second: str) -> Column:
+    """The largest difference of two vectors in any dimension; infinite where one has more of them."""
+    from pyspark.sql import functions as F
+
+    apart = F.array_max(F.zip_with(first, second, lambda a, b: F.abs(F.coalesce(a - b, F.lit(float("inf"))))))
+    return F.when(F.col(first).eqNullSafe(F.col(second)), F.lit(0.0)).otherwise(apart)

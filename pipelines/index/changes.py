@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stage import Context, Window, held_if_few
 from pipelines.stores import Store
+from pipelines.table_log import history
 from transformations.changes import fold_changes, net_changes
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Changes:
         mode: "changes", "difference" or "everything": how they were found.
         upserts, inserts, deletes, skipped: how many; inserts are those of the upserts that the index did not have.
         vanished: deletes that a mass-delete limit counts: chunks of documents of which nothing is left to serve.
+        moved: how many of these say what a new row of another document says; counted where it matters only.
         held: rows of the index, where the index was read.
         batches: the rows to upsert, as a stream on the driver.
         frame: the same rows on Spark, where Spark has them.
@@ -57,6 +59,7 @@ class Changes:
     committed_at: datetime | None = None
     doubled: Sequence[str] = ()
     gone: Sequence[str] = ()
+    moved: Callable[[], int] = lambda: 0
     cached: list[DataFrame] = field(default_factory=list)
 
     def deleted_ids(self) -> list[str]:
@@ -130,7 +133,7 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
         F.coalesce(F.sum(F.when(F.col("is_kept") == 0, F.col("deletes"))), F.lit(0)).alias("vanished"),
     ).first()
     assert totals is not None
-    lacking = [commit["at"] for commit in lake.history(SOURCE) if commit["version"] > window.since]
+    lacking = [commit["at"] for commit in history(lake, SOURCE) if commit["version"] > window.since]
     upserts = net.where("_op = 'upsert'")
     return Changes(
         mode="changes",
@@ -139,6 +142,7 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
         deletes=totals["deletes"],
         skipped=totals["skipped"],
         vanished=totals["vanished"],
+        moved=lambda: _moved(folded),
         held=0,
         batches=lambda: _stream(upserts, count=totals["upserts"], columns=INDEX_SCHEMA.names),
         frame=upserts,
@@ -201,7 +205,8 @@ def difference(context: Context, store: Store, window: Window, *, model: str) ->
         inserts=inserts,
         deletes=deletes,
         skipped=ids.num_rows - deletes - (upserts - inserts),
-        vanished=deletes,
+        # What new rows stand for was replaced, as by a document that was renamed.
+        vanished=max(deletes - inserts, 0),
         held=ids.num_rows,
         batches=batches,
         frame=frame,
@@ -217,6 +222,19 @@ def rows_of(context: Context, ids: pa.Array, *, model: str, version: int) -> Ite
         found = batch.filter(pc.is_in(batch.column("chunk_id"), ids))
         if found.num_rows:
             yield found
+
+
+def _moved(folded: DataFrame) -> int:
+    """Rows of documents that vanish whose texts come in under other documents, as when a folder was renamed."""
+    from pyspark.sql import functions as F
+
+    kept = F.max((F.col("_op") == "upsert").cast("int")).alias("is_kept")
+    vanished = folded.groupBy("document_id").agg(kept).where("is_kept = 0")
+    gone = folded.where("_op = 'delete'").join(vanished, "document_id", "left_semi").groupBy("text_hash")
+    new = folded.where("_op = 'upsert' AND _before IS NULL").groupBy("text_hash")
+    both = gone.agg(F.count("*").alias("gone")).join(new.agg(F.count("*").alias("new")), "text_hash")
+    row = both.agg(F.sum(F.least("gone", "new")).alias("moved")).first()
+    return int(row["moved"] or 0) if row is not None else 0
 
 
 def _stream(rows: DataFrame, *, count: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

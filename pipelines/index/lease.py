@@ -29,6 +29,8 @@ class Lease:
         self._holder = holder(context.run_id)
         self._seconds = context.settings.index.lease_seconds
         self._stop = threading.Event()
+        self._lost_to_another = False
+        self._last_failure = ""
         self.fence = 0
         self.was_clean = self._may_have_written = False
 
@@ -65,10 +67,21 @@ class Lease:
 
     def check(self) -> None:
         """To be called before each writing. Raises RefusedError where the lease has run out: another may have it."""
-        if time.monotonic() - self._renewed > self._seconds:
+        silent = time.monotonic() - self._renewed
+        if self._lost_to_another:
             raise RefusedError(
-                f"sync-index: this run was silent for more than {self._seconds:g} s, so that another may write to "
-                f"{self._name} by now. It stops here; nothing was committed. Run again."
+                f"sync-index: another run took the lease on the index {self._name} and may write to it now. This one "
+                "stops here; nothing was committed. Run again."
+            )
+        if silent > self._seconds:
+            why = (
+                f"its lease could not be renewed for {silent:.0f} s ({self._last_failure})"
+                if self._last_failure
+                else f"this process stood still for {silent:.0f} s"
+            )
+            raise RefusedError(
+                f"sync-index: {why}, longer than index.lease_seconds ({self._seconds:g}), so another run may write "
+                f"to {self._name} by now. This one stops here; nothing was committed. Run again."
             )
         self._may_have_written = True
 
@@ -95,21 +108,33 @@ class Lease:
         change(self._context.lake, give_back)
 
     def _renew(self) -> None:
-        while not self._stop.wait(self._seconds / 3):
+        pause = self._seconds / 3
+        while not self._stop.wait(pause):
             until = self._context.now() + timedelta(seconds=self._seconds)
 
             def prolong(rows: list[IndexState], until=until) -> list[IndexState]:  # type: ignore[no-untyped-def]
                 mine = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
                 if not mine:
-                    raise RefusedError(f"the lease on {self._name} was taken by another run")
+                    raise _TakenError
                 return updated(rows, self._name, lease_until=until)
 
+            before = time.monotonic()
             try:
                 change(self._context.lake, prolong)
-            except Exception:
-                log.warning("the lease on %s was not renewed", self._name, exc_info=True)
-                return  # `check` stops the writer once the time is over
-            self._renewed = time.monotonic()
+            except _TakenError:
+                self._lost_to_another = True
+                return
+            except Exception as error:
+                # It may pass, and the lease still has some of its time: `check` stops the writer once that is over.
+                self._last_failure = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+                log.warning("the lease on %s was not renewed, trying again: %s", self._name, self._last_failure)
+                pause = min(self._seconds / 20, 5.0)
+                continue
+            self._renewed, self._last_failure, pause = before, "", self._seconds / 3
+
+
+class _TakenError(Exception):
+    """The lease has another number by now."""
 
 
 @contextmanager

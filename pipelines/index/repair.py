@@ -13,6 +13,7 @@ from pipelines.index.sync_index import IndexSync
 from pipelines.index_state import IndexState
 from pipelines.stage import Context, Window
 from pipelines.stores import Manifest
+from transformations.errors import RefusedError
 
 
 def repair(context: Context, state: IndexState) -> dict[str, Any]:
@@ -32,6 +33,11 @@ def repair(context: Context, state: IndexState) -> dict[str, Any]:
 
 
 def _changes(sync: IndexSync, found: Audit, manifest: Manifest | None) -> Changes:
+    if manifest != found.manifest:
+        raise RefusedError(
+            f"repair: another run wrote to the index {found.index_name} after it was audited, so that what differs may "
+            "be something else by now. Nothing was changed. Run again."
+        )
     ghosts, doubled = found.ids("ghost"), found.ids("duplicate")
     wanted = [chunk_id for kind, chunk_id in found.differences if kind != "ghost"]
 

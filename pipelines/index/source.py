@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.index_owner import foreign, identity, is_foreign_to
 from pipelines.index_state import IndexState, states
 from pipelines.lakehouse import Lakehouse
 from pipelines.schemas import INDEX_SCHEMA
@@ -38,7 +39,8 @@ def register_source(spark: SparkSession, settings: Settings) -> None:
     from pyspark.sql.pandas.types import from_arrow_schema
 
     alias = settings.index.name
-    known = states(Lakehouse(settings, spark=lambda: spark), alias)
+    lake = Lakehouse(settings, spark=lambda: spark)
+    known, own, root = states(lake, alias), identity(lake), settings.root
 
     class Reader(DataSourceReader):
         def __init__(self, state: IndexState) -> None:
@@ -51,6 +53,9 @@ def register_source(spark: SparkSession, settings: Settings) -> None:
         def read(self, partition: Any) -> Iterator[Any]:
             store = self._state.open(settings)
             try:
+                manifest = store.manifest()
+                if manifest is not None and is_foreign_to(own, manifest):
+                    raise foreign(manifest, state=self._state, root=root)
                 for batch in store.rows():
                     yield from pa.Table.from_batches([batch]).select(_SCHEMA.names).cast(_SCHEMA).to_batches()
             finally:

@@ -6,13 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.dead_letters import open_letters
+from pipelines.index.audit import belongs
 from pipelines.index.sync_index import served_hashes
+from pipelines.index_owner import check_owner
+from pipelines.index_places import forget_place
 from pipelines.index_state import IndexState, change, physical_name, served, states
 from pipelines.models.embedders import embedding_model
-from pipelines.stage import Context
+from pipelines.stage import Context, forget_runs
 from pipelines.stores import Manifest, Store
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.fingerprint import fingerprint
@@ -69,7 +73,9 @@ def swap_back(context: Context) -> dict[str, Any]:
     target = next((state for state in states(context.lake, alias) if state.role == "previous"), None)
     if target is None:
         raise ConfigurationError(f"swap: there is no index that {alias!r} served before; nothing was done")
-    if target.manifest(context.settings) is None:
+    manifest = target.manifest(context.settings)
+    check_owner(context.lake, manifest, state=target)
+    if manifest is None:
         raise ConfigurationError(
             f"swap: the index {target.index_name} is not at {target.uri} any more; nothing was done"
         )
@@ -77,21 +83,42 @@ def swap_back(context: Context) -> dict[str, Any]:
 
 
 def finish(context: Context) -> dict[str, Any]:
-    """Drop the indexes behind the alias that are not served, and their rows of gold.chunk_index."""
+    """Drop the indexes behind the alias that are not served, and those rows of gold.chunk_index that no index serves.
+
+    Raises:
+        ConfigurationError: there is nothing to drop.
+        RefusedError: one of the indexes is another workspace's by now; nothing was dropped.
+    """
     alias, lake = context.settings.index.name, context.lake
     keep = served(lake, alias)
     others = [state for state in states(lake, alias) if keep is None or state.index_name != keep.index_name]
-    if keep is None or not others:
-        raise ConfigurationError(f"swap: behind {alias!r} is no index that is not served; nothing was done")
+    if keep is None:
+        raise ConfigurationError(f"swap: behind {alias!r} is no index that is served; nothing was done")
+    for state in others:
+        check_owner(lake, state.manifest(context.settings), state=state, is_writing=True)
     names = {state.index_name for state in others}
     # First out of the table: an index without its row is garbage, a row without its index would be an alias to nothing.
-    change(lake, lambda rows: [row for row in rows if row.index_name not in names])
+    kept = change(lake, lambda rows: [row for row in rows if row.index_name not in names])
     for state in others:
         store = state.open(context.settings)
         store.drop()
         store.close()
-        lake.delete(SOURCE, {"model": [state.model]})
+        forget_place(lake, state.place)
+    own = {embedding_model(context.settings).label} - {state.model for state in others}  # it may be on its way
+    unused = _unused_models(context, used={state.model for state in kept} | own)
+    if not others and not unused:
+        raise ConfigurationError(f"swap: behind {alias!r} is no index that is not served; nothing was done")
+    for label in unused:
+        # Who comes back to this model later finds that its rows are to be written again.
+        forget_runs(context, "embed-chunks", definitions_like=f" model={label}")
+        lake.delete(SOURCE, {"model": [label]})
     return {"serves": keep.index_name, "dropped": sorted(names)}
+
+
+def _unused_models(context: Context, *, used: set[str]) -> list[str]:
+    """Models whose rows no index serves, behind this alias or another; also those that a finish left when it died."""
+    models = context.lake.read_arrow(SOURCE, columns=["model"])["model"]
+    return sorted(set(pc.unique(models).to_pylist()) - used)
 
 
 def _move(context: Context, target: IndexState) -> dict[str, Any]:
@@ -117,10 +144,11 @@ def check_gates(context: Context, state: IndexState) -> list[Gate]:
     store = state.open(context.settings)
     try:
         manifest, head = store.manifest(), context.lake.head(SOURCE)
+        check_owner(context.lake, manifest, state=state)
         if manifest is None or head is None:
             return [Gate("index", False, f"nothing at {state.uri}")]
         label = manifest.model_label
-        is_current = (manifest.source_id, manifest.version) == (head.table_id, head.version)
+        is_current = manifest.version == head.version and belongs(context.lake, manifest, head=head)
         letters = open_letters(context.lake, model=label)
         missing = {row["chunk_id"] for row in letters if row["index_name"] == state.index_name}
         wanted = served_hashes(context, model=label, version=head.version, without=missing)

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -18,11 +19,15 @@ from pipelines.dead_letters import Failure, open_letters, report, to_retry
 from pipelines.index.changes import Changes, changes_since, difference, everything
 from pipelines.index.lease import Lease, writing
 from pipelines.index.writer import IndexWriter, write_on_executors
-from pipelines.index_state import IndexState, physical_name, register, states
+from pipelines.index_owner import check_owner, options_hash, workspace_id
+from pipelines.index_places import address_of, places
+from pipelines.index_state import IndexState, all_states, physical_name, register, states
+from pipelines.lakehouse import Head
 from pipelines.models.embedders import embedding_model
 from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stage import STAGE_RUNS, Context, Counts, Window
 from pipelines.stores import Manifest, Store
+from pipelines.table_log import commit_id, is_same_history
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.fingerprint import fingerprint
 
@@ -40,15 +45,26 @@ def due(context: Context) -> Window | None:
     model = embedding_model(context.settings)
     name = physical_name(context.settings.index.name, model)
     held = {state.index_name: state for state in states(context.lake, context.settings.index.name)}
-    state = held.get(name) or IndexState(name, "", "shadow", "", "", model.name, model.label, model.dimension)
+    state = held.get(name) or IndexState(
+        name, "", "shadow", "", address_of(context.settings), model.name, model.label, model.dimension
+    )
     manifest = state.manifest(context.settings)
+    if manifest is not None:
+        check_source(context, manifest, state=state)
+    window = lacking(context, manifest, head=head)
+    is_known = name in held and manifest is not None and manifest.options in ("", options_hash(context.settings))
+    return None if is_known and window.since == window.until else window
+
+
+def lacking(context: Context, manifest: Manifest | None, *, head: Head) -> Window:
+    """The versions of the table that an index with this manifest lacks; everything, where it cannot be told by them."""
+    everything = Window(None, head.version, head.table_id)
     # An index that Databricks fills itself knows its table by name only.
-    is_ours = manifest is not None and manifest.source_id in ("", head.table_id)
-    if manifest is None or not is_ours or manifest.version > head.version:
-        return Window(None, head.version, head.table_id)
-    check_source(context, manifest)
-    if manifest.version == head.version and name in held:
-        return None
+    if manifest is None or manifest.source_id not in ("", head.table_id):
+        return everything
+    commit = manifest.commit or None
+    if not is_same_history(context.lake, SOURCE, version=manifest.version, commit=commit, until=head.version):
+        return everything
     return Window(manifest.version, head.version, head.table_id)
 
 
@@ -56,7 +72,7 @@ def run(context: Context, window: Window) -> Counts:
     """Counts: index upserts, deletes, skipped (nothing that is served changed), set_aside, and the rows it then has.
 
     Raises:
-        RefusedError: a mass delete, or another writer has the lease.
+        RefusedError: a mass delete, another writer has the lease, or the index is another workspace's.
         ConfigurationError: the index belongs to another table or was written by a newer lakeloop.
     """
     return IndexSync(context, window, command=STAGE).run(_since_the_manifest)
@@ -64,11 +80,21 @@ def run(context: Context, window: Window) -> Counts:
 
 def _since_the_manifest(sync: IndexSync, manifest: Manifest | None, is_clean: bool) -> Changes:
     context, model = sync.context, sync.model.label
+    # Another host may have written since this was planned: what the index lacks is told now, by who may write.
+    now = lacking(context, manifest, head=context.lake.ensure(SOURCE))
+    # A window that began with nothing compares: the history that it would need may be gone.
+    sync.window = now if sync.window.since is not None else replace(now, since=None)
     if sync.window.since is not None and manifest is not None:
         also = to_retry(context, sync.letters)
         return changes_since(context, sync.window, model=model, is_clean=is_clean, also=also)
     if next((batch for batch in sync.store.ids_with_hashes() if batch.num_rows), None) is None:
         return everything(context, sync.window, model=model)
+    if manifest is None and not sync.is_known_place and context.take_over is None:
+        raise RefusedError(
+            f"sync-index: at {sync.state.uri} is an index {sync.state.index_name} that was never finished, and this "
+            "workspace did not begin it: another one may be filling it now. Nothing was changed. Give this workspace "
+            "another index.name or index.uri; if the other is no more: lakeloop sync-index --take-over unfinished"
+        )
     return difference(context, sync.store, sync.window, model=model)
 
 
@@ -83,6 +109,10 @@ class IndexSync:
     def __init__(self, context: Context, window: Window, *, command: str) -> None:
         self.context, self.window, self.command = context, window, command
         self.model = embedding_model(context.settings)
+        name, uri = physical_name(context.settings.index.name, self.model), address_of(context.settings)
+        address = (name, context.settings.index.store, uri)
+        before = [*places(context.lake), *(state.place for state in all_states(context.lake))]
+        self.is_known_place = address in {place.address for place in before}
         self.state = register(context.lake, context.settings, self.model)
         self.store: Store = self.state.open(context.settings)
         self.letters = open_letters(context.lake, stage=STAGE, index_name=self.state.index_name)
@@ -92,10 +122,9 @@ class IndexSync:
     def run(self, find: Callable[[IndexSync, Manifest | None, bool], Changes]) -> Counts:
         """Apply what `find` (of this, the manifest, and whether the last writing came to its end) says."""
         try:
-            manifest = self.store.manifest()
-            if manifest is not None:
-                check_source(self.context, manifest)
-            with writing(self.context, self.state.index_name, at_least=manifest.fence if manifest else 0) as lease:
+            before = self._manifest_of_ours()
+            with writing(self.context, self.state.index_name, at_least=before.fence if before else 0) as lease:
+                manifest = self._manifest_of_ours()  # who had the lease before may have moved it
                 with self._timed("compare"):
                     changes = find(self, manifest, lease.was_clean)
                 try:
@@ -105,10 +134,20 @@ class IndexSync:
         finally:
             self.store.close()
 
+    def _manifest_of_ours(self) -> Manifest | None:
+        manifest = self.store.manifest()
+        if manifest is not None:
+            # As the table says now: who wrote last is part of what makes an index ours.
+            mine = next(s for s in states(self.context.lake, self.state.alias) if s.index_name == self.state.index_name)
+            check_source(self.context, manifest, state=mine)
+        return manifest
+
     def _apply(self, changes: Changes, manifest: Manifest | None, *, lease: Lease) -> Counts:
         context = self.context
         rows_before = manifest.rows if manifest else changes.held
-        refuse_mass_delete(context, self.state.index_name, deletes=changes.vanished, rows=rows_before)
+        refuse_mass_delete(
+            context, self.state.index_name, deletes=changes.vanished, rows=rows_before, moved=changes.moved
+        )
         writer = IndexWriter(
             self.store,
             dimension=self.model.dimension,
@@ -202,6 +241,10 @@ class IndexSync:
             instruction=model.instruction,
             rows=rows,
             fence=fence,
+            workspace=workspace_id(context.lake),
+            place=str(context.settings.root),
+            commit=commit_id(context.lake, SOURCE, self.window.until) or "",
+            options=options_hash(context.settings),
         )
 
     def _record(self, changes: Changes, counts: Counts, *, writer: IndexWriter, fence: int) -> None:
@@ -247,25 +290,41 @@ def source_name(context: Context) -> str:
     )
 
 
-def check_source(context: Context, manifest: Manifest) -> None:
-    """Raises ConfigurationError where the index was made by another table, or holds vectors of another model."""
+def check_source(context: Context, manifest: Manifest, *, state: IndexState) -> None:
+    """What a writer demands of an index that is there.
+
+    Raises:
+        RefusedError: it is another workspace's.
+        ConfigurationError: it was made by another table, or holds vectors of another model.
+    """
+    check_owner(context.lake, manifest, state=state, is_writing=True, take_over=context.take_over)
     if manifest.source_table != source_name(context):
         raise ConfigurationError(
-            f"sync-index: the index at {context.settings.index_uri} was made by the table {manifest.source_table}, not "
+            f"sync-index: the index at {state.uri} was made by the table {manifest.source_table}, not "
             f"by {source_name(context)}. Nothing was changed. Give this table an index of its own with index.name."
         )
     model = embedding_model(context.settings)
     if manifest.model_label != model.label:
         raise ConfigurationError(
-            f"sync-index: the index at {context.settings.index_uri} holds vectors of {manifest.model_label}, not of "
+            f"sync-index: the index at {state.uri} holds vectors of {manifest.model_label}, not of "
             f"{model.label}. An index never holds two models. Nothing was changed."
         )
 
 
-def refuse_mass_delete(context: Context, name: str, *, deletes: int, rows: int) -> None:
-    """Raises RefusedError where too large a share of an index would vanish, and this is not forced."""
+def refuse_mass_delete(
+    context: Context, name: str, *, deletes: int, rows: int, moved: Callable[[], int] = lambda: 0
+) -> None:
+    """Raises RefusedError where too large a share of an index would vanish, and this is not forced.
+
+    Args:
+        moved: asked only then: how many of the deleted rows say what new ones say, too.
+    """
     limit = context.settings.index.max_delete_ratio
-    if context.force or deletes <= _FEW_ROWS or deletes <= limit * rows:
+
+    def is_allowed(deletes: int) -> bool:
+        return deletes <= _FEW_ROWS or deletes <= limit * rows
+
+    if context.force or is_allowed(deletes) or is_allowed(deletes := deletes - moved()):
         return
     raise RefusedError(
         f"sync-index: {deletes} of {rows} rows would leave the index {name} for good, more than "

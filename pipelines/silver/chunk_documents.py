@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -14,8 +14,13 @@ from pipelines.silver.set_aside import set_aside
 from pipelines.stage import Context, Counts, Window, apply_changes, changed, partitions, stamped, touched
 from transformations.changes import net_changes
 
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
 SOURCE, TARGET, QUARANTINE = "silver.documents", "silver.chunks", "silver.chunks_quarantine"
-_COMPARE = ["path", "title", "ordinal", "heading_path", "text", "text_hash", "token_count", "format", "source"]
+COMPARE = [
+    *("path", "title", "ordinal", "heading_path", "text", "embed_text", "text_hash", "token_count", "format", "source")
+]
 
 
 def run(context: Context, window: Window) -> Counts:
@@ -23,20 +28,14 @@ def run(context: Context, window: Window) -> Counts:
     lake, (max_tokens, max_characters) = context.lake, chunk_limits(context.settings)
     lake.ensure(TARGET)
     documents, keys = changed(context, SOURCE, window=window, key="document_id")
-    if context.settings.refine.near_duplicates == "serve_one":
-        documents = documents.where("is_representative")
     with context.progress.step("chunk-documents"):
-        columns = ["document_id", "path", "title", "text", "format", "source"]
-        cut_batches = chunk_batches(
-            embedding_model(context.settings), max_tokens=max_tokens, max_characters=max_characters
-        )
-        cut = documents.select(*columns).transform(partitions).mapInArrow(cut_batches, _CHUNKS_DDL)
+        pieces = cut(context, documents)
         keys = keys.persist()
         try:
             judged = judge(
                 context,
                 TARGET,
-                cut,
+                pieces,
                 rules=(*chunk_rules(max_tokens=max_tokens, max_characters=max_characters), is_known_to_the_model()),
                 window=window,
                 source=SOURCE,
@@ -47,10 +46,21 @@ def run(context: Context, window: Window) -> Counts:
             set_aside(context, QUARANTINE, judged.refused, count=count, scope=keys, window=window, same="chunk_id")
             current = touched(context, TARGET, keys, window=window, key="document_id")
             desired = stamped(context, judged.valid, window=window).select(*lake.spec(TARGET).columns)
-            counts = apply_changes(context, TARGET, net_changes(current, desired, key="chunk_id", compare=_COMPARE))
+            counts = apply_changes(context, TARGET, net_changes(current, desired, key="chunk_id", compare=COMPARE))
             return {**counts, "set_aside": count}
         finally:
             keys.unpersist()
+
+
+def cut(context: Context, documents: DataFrame) -> DataFrame:
+    """The chunks of `documents` (rows of silver.documents), good and bad."""
+    if context.settings.refine.near_duplicates == "serve_one":
+        documents = documents.where("is_representative")
+    rows = documents.select("document_id", "path", "title", "text", "format", "source").transform(partitions)
+    max_tokens, max_characters = chunk_limits(context.settings)
+    model = embedding_model(context.settings)
+    batches = chunk_batches(model, max_tokens=max_tokens, max_characters=max_characters)
+    return rows.mapInArrow(batches, _CHUNKS_DDL)
 
 
 _CHUNKS_DDL = (

@@ -40,7 +40,7 @@ STORES = {
     "databricks_delta_sync": "pipelines.stores.databricks:DeltaSyncStore",
 }
 
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 FILTER_COLUMNS = ("document_id", "path", "format", "source")
 
 
@@ -54,6 +54,9 @@ class Manifest:
         fingerprint: order-independent hash over all rows (transformations/fingerprint.py).
         model, revision, dimension, instruction: of the vectors; an index never holds two kinds.
         rows: how many.
+        workspace: identity of the workspace that wrote it; place: its folder, for people.
+        commit: identity of the commit that `version` is: a table put back from a copy has others of the same numbers.
+        options: what `index.options` were, as a hash.
         fence: number of the lease under which it was written; it only grows.
         format: of this manifest; a newer one than ours is refused.
     """
@@ -68,6 +71,10 @@ class Manifest:
     rows: int
     instruction: str = ""
     fence: int = 0
+    workspace: str = ""
+    place: str = ""
+    commit: str = ""
+    options: str = ""
     format: int = MANIFEST_FORMAT
 
     @property
@@ -185,13 +192,21 @@ def open_store(settings: Settings, *, dimension: int, name: str | None = None) -
     if index.store not in STORES:
         raise ConfigurationError.unknown_name("store", index.store, STORES)
     module, cls = STORES[index.store].split(":")
-    store: Store = getattr(import_module(module), cls)(
-        settings.index_uri,
-        name=name or index.name,
-        dimension=dimension,
-        secret=index.secret.get_secret_value() if index.secret else None,
-        options=index.options,
-    )
+    adapter = getattr(import_module(module), cls)
+    try:
+        store: Store = adapter(
+            settings.index_uri,
+            name=name or index.name,
+            dimension=dimension,
+            secret=index.secret.get_secret_value() if index.secret else None,
+            options=index.options,
+        )
+    except (ValueError, TypeError) as error:
+        given = ", ".join(f"{key}: {value}" for key, value in index.options.items())
+        raise ConfigurationError(
+            f"index.options of {index.store} ({given or 'none are given'}) are not valid: {error}. Its module "
+            f"{module} says what each of them takes."
+        ) from error
     return store
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.forget import forget
+from pipelines.index_places import Place, forget_place, note
 from pipelines.plan import plan
 from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.settings import Settings
@@ -84,3 +85,41 @@ def test_a_plan_names_the_limits_that_would_stop_the_run(tmp_path: Path, spark):
         path.unlink()
     first, *_ = plan(new_context(settings)).refused_by
     assert "9 of 9 documents are gone" in first
+
+
+def test_every_place_that_ever_held_a_document_is_cleared_or_named_in_the_receipt(tmp_path: Path, spark):
+    first = settings_for(tmp_path, uri="first-place")
+    _texts(first)
+    run_stages(new_context(first), stages=DOCUMENT_STAGES)
+    settings, other = settings_for(tmp_path), settings_for(tmp_path, name="other")
+    faiss = settings_for(tmp_path, store="faiss", uri="by-faiss")
+    for each in (faiss, settings, other):
+        run_stages(new_context(each), stages=DOCUMENT_STAGES)
+    lake = new_context(settings).lake
+    gone = Place("chunks_12345678", "chunks", "chroma", "http://127.0.0.1:9", settings.embedding.model, 64)
+    note(lake, [gone])
+    (settings.landing_path / "private.md").unlink()
+    receipt = forget(new_context(settings), "private.md")
+
+    files = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert [p for p in files if SECRET.encode() in p.read_bytes()] == []
+    for place in ("first-place", "by-faiss", "index"):
+        assert any(str(tmp_path / place) in line for line in receipt["remains"]), place
+    (line,) = receipt["not_cleared"]
+    assert "NOT CLEARED index chunks_12345678 (chroma, http://127.0.0.1:9)" in line
+    command = f"lakeloop forget {receipt['document_id']} --only-index --set index.store=chroma"
+    assert command in line
+    # The command does what it says, once there is somebody to answer.
+    dead = settings_for(tmp_path, store="chroma", uri="http://127.0.0.1:9")
+    again = forget(new_context(dead), receipt["document_id"], only_index=True)
+    assert again["not_cleared"] == [line]
+    with pytest.raises(ConfigurationError, match="no index of this workspace was ever at"):
+        forget(new_context(settings_for(tmp_path, uri="nowhere")), receipt["document_id"], only_index=True)
+    forget_place(lake, gone)
+    assert forget(new_context(settings), "private.md")["not_cleared"] == [], "again, by its path"
+
+    # The other index goes on, with what is left.
+    for each in (settings, other, first):
+        run_stages(new_context(each), stages=DOCUMENT_STAGES)
+        result = verify(new_context(each))
+        assert result.is_equal, result.differences

@@ -114,3 +114,25 @@ def test_two_aliases_over_one_table_have_watermarks_of_their_own(tmp_path: Path,
     assert sync(first)["sync-index"]["upserts"] == 1
     assert all_equal(first)
     assert all_equal(second)
+
+
+def test_back_to_an_earlier_model_after_finish_and_another_index_over_the_table_keeps_its_rows(tmp_path: Path, spark):
+    old, new = settings_for(tmp_path), settings_for(tmp_path, model="Other")
+    second = settings_for(tmp_path, name="second")
+    deliver(old, CHUNKS)
+    sync(old)
+    sync(new)
+    swap(new_context(new))
+    finish(new_context(new))
+    assert sync(old)["sync-index"]["rows"] == len(CHUNKS), "the earlier model is filled again"
+    assert all(gate["is_passed"] for gate in swap(new_context(old))["gates"])
+    assert roles(old) == {"Free": "served", "Other": "previous"}
+    assert all_equal(old)
+
+    sync(second)
+    swap_back(new_context(old))
+    finish(new_context(new))  # drops the first index of Free; the second one serves it on
+    assert roles(new) == {"Other": "served"}
+    assert sync(second) == {}
+    assert all_equal(second)
+    assert sum(len(batch) for batch in Searcher(second).rows()) == len(CHUNKS)
