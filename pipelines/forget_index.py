@@ -75,7 +75,8 @@ def _clear(context: Context, place: Place, store: Store, keys: Collection[str], 
     if is_foreign(context.lake, manifest) or is_elsewhere:
         why = f"it belongs to the workspace {manifest.workspace} in {manifest.place}: forget the document there"
         return Cleared(place.index_name, 0, False, f"NOT CLEARED {name}: {why}")
-    lease = writing(context, place.index_name, at_least=manifest.fence) if place.index_name in mine else nullcontext()
+    is_in_use = place.address in mine.values()
+    lease = writing(context, place.index_name, at_least=manifest.fence) if is_in_use else nullcontext()
     with lease as held:
         rows = _delete(store, manifest, keys, lease=held)
         said = store.forget()

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stage import Context, Window, held_if_few
 from pipelines.stores import Store
-from pipelines.table_log import history
 from transformations.changes import fold_changes, net_changes
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
         F.coalesce(F.sum(F.when(F.col("is_kept") == 0, F.col("deletes"))), F.lit(0)).alias("vanished"),
     ).first()
     assert totals is not None
-    lacking = [commit["at"] for commit in history(lake, SOURCE) if commit["version"] > window.since]
+    lacking = [commit["at"] for commit in lake.history(SOURCE) if commit["version"] > window.since]
     upserts = net.where("_op = 'upsert'")
     return Changes(
         mode="changes",
