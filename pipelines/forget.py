@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 
 from pipelines.bronze.ingest_documents import document_id, look
 from pipelines.forget_index import Cleared, clear_place, places_to_clear
-from pipelines.index_places import address_of
 from pipelines.run import DOCUMENT_STAGES, advance, only_writer
 from pipelines.stage import Context
 from transformations.errors import ConfigurationError, RefusedError
@@ -91,7 +90,7 @@ def _forget(context: Context, keys: Collection[str], paths: Collection[str]) -> 
 
 
 def _only_index(context: Context, keys: Collection[str]) -> dict[str, Any]:
-    here = (context.settings.index.store, address_of(context.settings))
+    here = (context.settings.index.store, context.settings.index_uri)
     found = [place for place in places_to_clear(context) if (place.store, place.uri) == here]
     if not found:
         raise ConfigurationError(

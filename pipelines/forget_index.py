@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.index.lease import Lease, writing
 from pipelines.index_owner import is_foreign
-from pipelines.index_places import Place, address_of, forget_place, kept, places
+from pipelines.index_places import Place, forget_place, kept, places
 from pipelines.index_state import all_states
 from pipelines.stage import Context
 from pipelines.stores import Manifest, Store
@@ -35,7 +35,7 @@ def places_to_clear(context: Context) -> list[Place]:
     """Every index that this workspace ever wrote, wherever it was; those of the settings first."""
     found = {place.address: place for place in places(context.lake)}
     found |= {state.place.address: state.place for state in all_states(context.lake)}
-    alias, here = context.settings.index.name, (context.settings.index.store, address_of(context.settings))
+    alias, here = context.settings.index.name, (context.settings.index.store, context.settings.index_uri)
     return sorted(found.values(), key=lambda p: (p.alias != alias, (p.store, p.uri) != here, p.address))
 
 

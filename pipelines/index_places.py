@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.lakehouse import Lakehouse
 from pipelines.settings import Settings
@@ -20,7 +19,7 @@ TABLE = "ops.index_places"
 
 @dataclass(frozen=True)
 class Place:
-    """One index at one address: `uri` is a server's without its password, or a folder as an absolute path."""
+    """One index at one address: `uri` is a server's address, or a folder as an absolute path."""
 
     index_name: str
     alias: str
@@ -36,20 +35,11 @@ class Place:
     def open(self, settings: Settings) -> Store:
         """The store of this index. The secret is that of the settings only where it is their own address."""
         index = settings.index
-        if (index.store, address_of(settings)) != (self.store, self.uri):
+        if (index.store, settings.index_uri) != (self.store, self.uri):
             known = index.options if index.store == self.store else {}
             index = index.model_copy(update={"store": self.store, "uri": self.uri, "secret": None, "options": known})
             settings = settings.model_copy(update={"index": index})
         return open_store(settings, dimension=self.dimension, name=self.index_name)
-
-
-def address_of(settings: Settings) -> str:
-    """Where the settings' index is, without a password."""
-    parts = urlsplit(settings.index_uri) if "://" in settings.index_uri else None
-    if parts is None or not parts.password:
-        return settings.index_uri
-    user = f"{parts.username}@" if parts.username else ""
-    return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
 
 
 def kept(settings: Settings, uri: str) -> str:

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pipelines.index_owner import check_owner
-from pipelines.index_places import Place, address_of, kept, note, told
+from pipelines.index_places import Place, kept, note, told
 from pipelines.lakehouse import Lakehouse
 from pipelines.models.embedders import EmbeddingModel, model_named
 from pipelines.settings import Settings
@@ -143,7 +143,7 @@ def change(lake: Lakehouse, update: Callable[[list[IndexState]], list[IndexState
 def register(lake: Lakehouse, settings: Settings, model: EmbeddingModel) -> IndexState:
     """The state of `model`'s index behind the settings' alias: a new one is its shadow, the first one is served."""
     alias = settings.index.name
-    name, store, uri = physical_name(alias, model), settings.index.store, address_of(settings)
+    name, store, uri = physical_name(alias, model), settings.index.store, settings.index_uri
     known = next((state for state in states(lake, alias) if state.index_name == name), None)
     # Before anything is written there: what is forgotten later is sought in every place that was ever written.
     note(lake, [*([known.place] if known else []), Place(name, alias, store, uri, model.name, model.dimension)])

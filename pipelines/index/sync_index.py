@@ -20,7 +20,7 @@ from pipelines.index.changes import Changes, changes_since, difference, everythi
 from pipelines.index.lease import Lease, writing
 from pipelines.index.writer import IndexWriter, write_on_executors
 from pipelines.index_owner import check_owner, options_hash, workspace_id
-from pipelines.index_places import address_of, places
+from pipelines.index_places import places
 from pipelines.index_state import IndexState, all_states, physical_name, register, states
 from pipelines.lakehouse import Head
 from pipelines.models.embedders import embedding_model
@@ -46,7 +46,7 @@ def due(context: Context) -> Window | None:
     name = physical_name(context.settings.index.name, model)
     held = {state.index_name: state for state in states(context.lake, context.settings.index.name)}
     state = held.get(name) or IndexState(
-        name, "", "shadow", "", address_of(context.settings), model.name, model.label, model.dimension
+        name, "", "shadow", "", context.settings.index_uri, model.name, model.label, model.dimension
     )
     manifest = state.manifest(context.settings)
     if manifest is not None:
@@ -109,7 +109,7 @@ class IndexSync:
     def __init__(self, context: Context, window: Window, *, command: str) -> None:
         self.context, self.window, self.command = context, window, command
         self.model = embedding_model(context.settings)
-        name, uri = physical_name(context.settings.index.name, self.model), address_of(context.settings)
+        name, uri = physical_name(context.settings.index.name, self.model), context.settings.index_uri
         address = (name, context.settings.index.store, uri)
         before = [*places(context.lake), *(state.place for state in all_states(context.lake))]
         self.is_known_place = address in {place.address for place in before}
