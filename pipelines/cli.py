@@ -222,14 +222,20 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question with its sources; the call is logged and traced. No Spark."""
-    from pipelines.inference.ask import Answerer
+    from pipelines.inference.ask import Answerer, NotLoggedError
 
+    unlogged: NotLoggedError | None = None
     with Answerer(settings_of(config, overrides)) as answerer:
-        answer = answerer.answer(question)
+        try:
+            answer = answerer.answer(question)
+        except NotLoggedError as error:
+            answer, unlogged = error.answer, error
     note = "quoted from the best source" if answer.is_quoted else "grounded in the sources"
     sources = [f"  [{i}] {s.path} › {' › '.join(s.heading_path)}" for i, s in enumerate(answer.sources, 1)]
     text = "\n".join([answer.text, "", f"({note}; {answer.seconds:.1f} s, trace {answer.trace_id})", *sources])
     say({**vars(answer), "sources": [vars(s) for s in answer.sources]}, text, as_json)
+    if unlogged is not None:
+        raise unlogged
 
 
 @app.command()

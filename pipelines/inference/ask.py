@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import os
 import time
 import uuid
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from pipelines.models.tracking import connect
 from pipelines.session import get_spark
 from pipelines.settings import Settings
 from pipelines.stores import Hit, Manifest
-from transformations.errors import ConfigurationError
+from transformations.errors import ConfigurationError, LakeloopError
 from transformations.filters import Filter
 from transformations.grounding import Grounding, finished, judge, quote
 
@@ -86,6 +87,18 @@ class Response:
     error: ModelCallError | None = None
 
 
+class NotLoggedError(LakeloopError):
+    """There is an answer, and the log lacks it."""
+
+    def __init__(self, answer: Answer, error: Exception) -> None:
+        super().__init__(
+            f"the answer was given, but {INFERENCE_LOG} lacks its row (request {answer.request_id}): "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}. See that the table can be written, and ask "
+            "again."
+        )
+        self.answer = answer
+
+
 class Answerer:
     """Answers questions; a context manager that holds the models, the index and the prompt open.
 
@@ -121,14 +134,21 @@ class Answerer:
         """Answer `question` and log the call.
 
         Raises:
-            ConfigurationError: the question is empty or too long.
+            ConfigurationError: the question is empty or too long, or the log cannot be written: nothing was asked.
             ModelCallError: the language model failed; the call is logged with the error.
+            NotLoggedError: there is an answer, and its row could not be written; the error has the answer.
         """
         problem = question_problem(question)
         if problem:
             raise ConfigurationError(problem)
+        _check_writable(self._lake)
         response = self.respond(new_call(question, request_id=request_id, batch_run_id=batch_run_id))
-        self._lake.append_arrow(INFERENCE_LOG, [response.row])
+        try:
+            self._lake.append_arrow(INFERENCE_LOG, [response.row])
+        except Exception as error:
+            if response.answer is None:
+                raise
+            raise NotLoggedError(response.answer, error) from error
         if response.answer is None:
             assert response.error is not None
             raise response.error
@@ -295,6 +315,19 @@ def new_call(
         client_request_id=client_request_id,
         batch_run_id=batch_run_id,
     )
+
+
+def _check_writable(lake: Lakehouse) -> None:
+    """Raises ConfigurationError where a row of the log could not be written, before anything is asked."""
+    if not lake.is_local:
+        return
+    folder = lake.folder(INFERENCE_LOG)
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"{there} cannot be written, and no answer goes unlogged: nothing was asked. Work on a copy of the "
+            "workspace that you may write, or look things up with lakeloop search, which writes nothing."
+        )
 
 
 def question_problem(question: str) -> str | None:

@@ -9,8 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
+from pipelines.redaction import redacted
 from pipelines.settings import Settings
 from transformations.errors import ConfigurationError, MissingDependencyError
+
+_PROBE_SECONDS = 10.0
 
 
 def connect(settings: Settings) -> ModuleType:
@@ -26,6 +29,8 @@ def connect(settings: Settings) -> ModuleType:
     # the last second to a kill, and wait a second at every exit.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
+    # Seven, the default, make a call wait for minutes where the server went away meanwhile.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     # SQLAlchemy warns about how MLflow uses it, which nobody here can act on.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -39,6 +44,7 @@ def connect(settings: Settings) -> ModuleType:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         uri = settings.tracking_uri
+        _check_reachable(uri)
         try:
             mlflow.set_tracking_uri(uri)
             if uri.startswith("databricks"):
@@ -50,6 +56,21 @@ def connect(settings: Settings) -> ModuleType:
                 f"mlflow.experiment): {type(error).__name__}: {' '.join(str(error).split())[:300]}"
             ) from error
     return mlflow
+
+
+def _check_reachable(uri: str) -> None:
+    """Raises ConfigurationError where no server answers: MLflow itself would go on trying for minutes."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS)  # whatever it answers, it is there
+    except (requests.RequestException, ValueError) as error:
+        raise ConfigurationError(
+            f"no MLflow server answers at {redacted(uri)} (mlflow.tracking_uri): {redacted(str(error))[:300]}. Start "
+            "the server, correct the address, or remove the setting to use the workspace's own mlflow.db."
+        ) from None
 
 
 def _choose_experiment(mlflow: ModuleType, settings: Settings) -> None:

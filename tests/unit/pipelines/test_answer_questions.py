@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +19,10 @@ import pytest
 
 from pipelines.index_state import register, served
 from pipelines.inference import answer_questions as stage
-from pipelines.inference.ask import Answerer
+from pipelines.inference.ask import Answerer, NotLoggedError
 from pipelines.inference.search import Searcher, search
 from pipelines.lakehouse import Lakehouse
+from pipelines.models import tracking
 from pipelines.models.embedders import embedding_model
 from pipelines.models.language import ModelCallError
 from pipelines.models.prompts import answer_prompt, neutral
@@ -240,6 +243,40 @@ def test_ask_logs_a_failed_call_and_says_what_failed(context):
         with pytest.raises(ConfigurationError, match="2001 characters"):
             answerer.answer("a" * 2001)
     assert [r["status_code"] for r in log_of(context)] == [500]
+
+
+def test_an_answer_that_cannot_be_logged_is_given_with_what_failed(context, monkeypatch):
+    def full(table: str, rows: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Answerer(context.settings, lake=context.lake, searcher=OneHit()) as answerer:
+        monkeypatch.setattr(context.lake, "append_arrow", full)
+        with pytest.raises(NotLoggedError, match=r"lacks its row .*No space left.*ask again") as lost:
+            answerer.answer("What does capsys return?")
+    assert lost.value.answer.text
+
+
+def test_nothing_is_asked_where_the_log_cannot_be_written(context, model, monkeypatch):
+    with Answerer(context.settings, lake=context.lake, searcher=OneHit()) as answerer:
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(ConfigurationError, match=r"cannot be written, and no answer goes unlogged"):
+            answerer.answer("What does capsys return?")
+    assert log_of(context) == []
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_a_tracking_server_that_does_not_answer_is_named_at_once_and_without_its_password(
+    tmp_path: Path, monkeypatch, is_silent: bool
+):
+    monkeypatch.setattr(tracking, "_PROBE_SECONDS", 0.3)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if is_silent:
+            server.listen()
+        uri = f"http://ada:hunter2@127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConfigurationError, match=r"no MLflow server answers at http://ada:\*\*\*@127") as refused:
+            tracking.connect(Settings(root=tmp_path, mlflow={"tracking_uri": uri}))
+    assert "hunter2" not in str(refused.value)
 
 
 def test_a_source_cannot_open_a_question_or_a_turn_of_its_own(context, model):
