@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 
-def quarantine_changes(current: DataFrame, refused: DataFrame, *, key: str, same: str, now: datetime) -> DataFrame:
+def quarantine_changes(
+    current: DataFrame, refused: DataFrame, *, key: str, same: Sequence[str], now: datetime
+) -> DataFrame:
     """What the quarantine needs to know after a batch.
 
     Args:
         current: the quarantine's rows in the scope of the batch, one a key.
         refused: the batch's refused rows, with the quarantine's columns except `attempts` and `replayed_at`.
         key: the key column.
-        same: the column that tells whether it is the very row refused before (then nothing is written).
+        same: the columns that tell whether it is the very row refused before (then nothing is written).
         now: UTC instant for `replayed_at`.
 
     Returns:
@@ -29,10 +34,11 @@ def quarantine_changes(current: DataFrame, refused: DataFrame, *, key: str, same
     before = current.select(*[F.col(c).alias(f"_was_{c}") for c in current.columns])
     joined = refused.join(before, F.col(key) == F.col(f"_was_{key}"), "full_outer")
     is_open = F.col(f"_was_{key}").isNotNull() & F.col("_was_replayed_at").isNull()
+    is_same = reduce(and_, (F.col(c).eqNullSafe(F.col(f"_was_{c}")) for c in same))
     op = (
         F.when(F.col(f"_was_{key}").isNull(), "insert")
         .when(F.col(key).isNull() & is_open, "update")
-        .when(F.col(key).isNotNull() & ~(is_open & F.col(same).eqNullSafe(F.col(f"_was_{same}"))), "update")
+        .when(F.col(key).isNotNull() & ~(is_open & is_same), "update")
     )
 
     def value(column: str) -> object:

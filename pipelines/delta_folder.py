@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _FIRST, _LAST = -(2**63) // 1000 + 1, (2**63 - 1) // 1000
 # A merge rewrites each file that it changes a row of, so that large files make small edits dear.
 _FILE_BYTES = 16 * 1024 * 1024
+# What a process holds of a table at once where its rows are few.
+FEW_BYTES = 64 * 1024 * 1024
+_PAGE_BYTES = 1024 * 1024
 # Files whose instants were looked at; a file of a table never changes.
 _sound: set[str] = set()
 
@@ -107,6 +110,28 @@ def complete(delta: DeltaTable, schema: pa.Schema) -> None:
         delta.alter.add_columns(Schema.from_arrow(pa.schema(lacking)).fields)
 
 
+def few(delta: DeltaTable, *, where: Mapping[str, Sequence[str]]) -> list[pa.Table] | None:
+    """The same, all at once; None where they are more than a process should hold, however few the rows are."""
+    found: list[pa.Table] = []
+    for rows in scan(delta, where=where):
+        found.append(rows)
+        if sum(part.nbytes for part in found) > FEW_BYTES:
+            return None
+    return found
+
+
+def files_between(folder: Path, *, after: int | None, until: int) -> list[str]:
+    """The Parquet files at version `until`, without those that were there at `after`."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    known: set[str] = set()
+    if after is not None:
+        with suppress(DeltaError):  # the log forgets: then any file may be new
+            known = set(DeltaTable(str(folder), version=after).file_uris())
+    return [file for file in DeltaTable(str(folder), version=until).file_uris() if file not in known]
+
+
 def append(folder: Path, rows: pa.Table) -> None:
     """Append the rows in one commit."""
     from deltalake import write_deltalake
@@ -171,6 +196,9 @@ def writing(schema: pa.Schema) -> WriterProperties:
     from deltalake import ColumnProperties, WriterProperties
 
     if not any(_has(field.type, _is_inexact) for field in schema):
+        if any(pa.types.is_binary(field.type) for field in schema):
+            # Of a table of files each page is one large value: no reader holds thousands of them at once.
+            return WriterProperties(compression="SNAPPY", write_batch_size=1, data_page_size_limit=_PAGE_BYTES)
         return WriterProperties(compression="SNAPPY")
     # A path inside a struct cannot be named here.
     plain = [f.name for f in schema if not pa.types.is_nested(f.type) and not _is_inexact(f.type)]

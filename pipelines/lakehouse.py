@@ -296,7 +296,9 @@ class Lakehouse:
         if delta is None or self._misreads(delta, table, schema):
             return self.read(table).where(_column(key).isin(list(values)))
         with self._watching(table):
-            found = list(delta_folder.scan(delta, where={key: values})) if values else []
+            found = delta_folder.few(delta, where={key: values}) if values else []
+        if found is None:
+            return self.read(table).where(_column(key).isin(list(values)))
         return self.frame(pa.concat_tables([schema.empty_table(), *(typed(rows, schema) for rows in found)]))
 
     def frame(self, rows: pa.Table) -> DataFrame:

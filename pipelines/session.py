@@ -58,6 +58,12 @@ _LOCAL_CONF = {
     "spark.ui.retainedTasks": "1000",
     "spark.ui.showConsoleProgress": "false",
     "spark.driver.maxResultSize": "0",
+    # Rows are counted nowhere by their size, and a row may be a document: what goes to a Python worker at once, and
+    # what a scan decodes at once, are bounded.
+    "spark.sql.execution.arrow.maxBytesPerBatch": "16m",
+    "spark.sql.parquet.columnarReaderBatchSize": "1024",
+    # What is held for a stage is held as it is: to compress it, Spark copies every text once more.
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
 }
 # Where all of Spark is on this machine. Another machine's executors would look for the driver on their own.
 _ON_THIS_MACHINE = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}

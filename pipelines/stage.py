@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from pipelines.lakehouse import FEW_ROWS, Lakehouse
+from pipelines.lakehouse import FEW_BYTES, FEW_ROWS, Lakehouse
 from pipelines.progress import Progress
 from pipelines.settings import Settings
 from pipelines.table_log import commit_id, is_same_history
@@ -24,7 +26,7 @@ from transformations.changes import fold_changes
 from transformations.errors import LakeloopError
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 log = logging.getLogger(__name__)
 STAGE_RUNS = "ops.stage_runs"
@@ -296,12 +298,16 @@ def is_lost_history(error: Exception) -> bool:
 
 def apply_changes(context: Context, table: str, changes: DataFrame) -> dict[str, int]:
     """Merge net changes into `table`; no commit where there are none. Returns rows by operation."""
+    from pyspark.sql import functions as F
+
     changes = changes.persist()
     try:
         counts = {"insert": 0, "update": 0, "delete": 0}
-        counts.update({row["_op"]: row["count"] for row in changes.groupBy("_op").count().collect()})
+        found = changes.groupBy("_op").agg(F.count("*").alias("rows"), _text_bytes(changes).alias("bytes")).collect()
+        counts.update({row["_op"]: row["rows"] for row in found})
         if any(counts.values()):
-            context.lake.merge(table, changes, rows=sum(counts.values()))
+            is_small = sum(row["bytes"] or 0 for row in found) <= FEW_BYTES
+            context.lake.merge(table, changes, rows=sum(counts.values()) if is_small else None)
         return counts
     finally:
         changes.unpersist()
@@ -341,13 +347,28 @@ def stamped(context: Context, rows: DataFrame, *, window: Window) -> DataFrame:
 
 def held_if_few(context: Context, rows: DataFrame) -> DataFrame:
     """`rows` as a frame that holds them, where they are few: each later step then costs nothing but its own work."""
+    from pyspark.sql import functions as F
+
     rows = rows.persist()
-    found = rows.limit(FEW_ROWS + 1).toArrow()
-    if found.num_rows > FEW_ROWS:
+    first = rows.limit(FEW_ROWS + 1)
+    # Few rows may still be more than this process should hold: only what has long texts is asked for their size.
+    sized = first.agg(F.count("*"), _text_bytes(rows)).first() if "text" in rows.columns else None
+    found = first.toArrow() if sized is None or (sized[0] <= FEW_ROWS and (sized[1] or 0) <= FEW_BYTES) else None
+    if found is None or found.num_rows > FEW_ROWS:
         context.persisted.append(rows)
         return rows
     rows.unpersist()
     return context.lake.frame(found)
+
+
+def _text_bytes(rows: DataFrame) -> Column:
+    """The bytes of all texts of some rows: what they weigh, where they weigh much."""
+    from pyspark.sql import functions as F
+    from pyspark.sql import types as T
+
+    texts = [f.name for f in rows.schema.fields if isinstance(f.dataType, T.StringType | T.BinaryType)]
+    weights = [F.coalesce(F.octet_length(F.col(f"`{name}`")), F.lit(0)).cast("bigint") for name in texts]
+    return F.sum(reduce(add, weights, F.lit(0).cast("bigint")))
 
 
 def touched(context: Context, table: str, keys: DataFrame, *, window: Window, key: str) -> DataFrame:

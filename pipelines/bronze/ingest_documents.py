@@ -30,7 +30,7 @@ from transformations.errors import ConfigurationError, RefusedError
 
 log = logging.getLogger(__name__)
 TABLE, LOOKS = "bronze.documents", "ops.file_looks"
-_BATCH_BYTES = 64 * 1024 * 1024
+_BATCH_BYTES = 32 * 1024 * 1024
 # An edit so soon after the last look could leave no trace in the file's time. File systems keep times as coarse as 2 s;
 # one that tells fractions of a second is off by a tick of the kernel's clock.
 _COARSEST_CLOCK, _FINE_CLOCK = timedelta(seconds=2), timedelta(milliseconds=50)
@@ -188,7 +188,7 @@ def run(context: Context, window: Window) -> Counts:
 
 def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
     """The documents below `folder`, sorted by path. Links are not followed (they loop, and they lead outside), pipes
-    and devices are not read (they block); names that begin with a dot are passed over.
+    and devices are not read (they block); names that begin with a dot or `~$` are passed over.
     """
     found: list[Found] = []
     passed_over = 0
@@ -201,7 +201,7 @@ def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
         except FileNotFoundError:
             continue  # it was there a moment ago: its files are gone
         for entry in entries:
-            if entry.name.startswith("."):
+            if entry.name.startswith((".", "~$")):  # an Office program's mark that it holds a file open
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)

@@ -43,7 +43,7 @@ def run(context: Context, window: Window) -> Counts:
                 key="chunk_id",
             )
             count = judged.refused_rows
-            set_aside(context, QUARANTINE, judged.refused, count=count, scope=keys, window=window, same="chunk_id")
+            set_aside(context, QUARANTINE, judged.refused, count=count, scope=keys, window=window, same=["chunk_id"])
             current = touched(context, TARGET, keys, window=window, key="document_id")
             desired = stamped(context, judged.valid, window=window).select(*lake.spec(TARGET).columns)
             counts = apply_changes(context, TARGET, net_changes(current, desired, key="chunk_id", compare=COMPARE))

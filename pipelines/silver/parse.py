@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.schemas.spec import LONG, STRING, TIMESTAMP
+from pipelines.silver import contents
 from pipelines.silver.parser_process import PARSER, Limits, ParserProcess
 
 __all__ = ["PARSED_DDL", "Limits", "parse_batches"]
@@ -16,41 +18,58 @@ PARSED_DDL = (
     "_ingested_at timestamp, title string, text string, format string, encoding string, "
     "metadata map<string, string>, reason string"
 )
-_KEPT = ["document_id", "path", "source", "content_hash", "size", "modified_at", "_ingested_at"]
-_PARSED = pa.schema(
-    [(name, pa.string()) for name in ("title", "text", "format", "encoding")]
-    + [("metadata", pa.map_(pa.string(), pa.string())), ("reason", pa.string())]
+_KEPT = pa.schema(
+    [(name, STRING) for name in ("document_id", "path", "source", "content_hash")]
+    + [("size", LONG), ("modified_at", TIMESTAMP), ("_ingested_at", TIMESTAMP)]
 )
+_PARSED = pa.schema(
+    [
+        *_KEPT,
+        *((name, STRING) for name in ("title", "text", "format", "encoding")),
+        ("metadata", pa.map_(STRING, STRING)),
+        ("reason", STRING),
+    ]
+)
+# What is handed back at once: so many rows at most, and texts of so many characters or one longer one.
+_BATCH_ROWS, _BATCH_CHARACTERS = 1000, 4_000_000
 
 
 def parse_batches(
-    limits: Limits, *, parser: str = PARSER
+    limits: Limits, *, files: Sequence[str] | None = None, parser: str = PARSER
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function for `mapInArrow`: rows of bronze.documents → the columns of `PARSED_DDL`, row by row.
 
-    Each task has one process that parses, started with its first document and gone with the task.
+    Each task has one process that parses, started with its first document and gone with the task. What it holds is one
+    document, and the texts of a batch.
 
     Args:
-        limits: for each document; beyond them its `reason` begins `timed_out`, `out_of_memory` or `crashed`.
+        limits: for each document; beyond them its `reason` begins `timed_out`, `out_of_memory`, `crashed` or
+            `too_large`.
+        files: the Parquet files that have the bytes; None where each row has its own in `content`.
         parser: see `ParserProcess`.
     """
 
     def parse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        rows: list[dict[str, Any]] = []
+        characters = 0
         with ParserProcess(limits, parser=parser) as process:
-            for batch in batches:
-                rows = zip(*(batch.column(c) for c in ("path", "content", "_rescued")), strict=True)
-                columns = pa.RecordBatch.from_pylist([_parsed(process, *row) for row in rows], schema=_PARSED)
-                yield pa.RecordBatch.from_arrays(
-                    [*(batch.column(name) for name in _KEPT), *columns.columns], names=[*_KEPT, *_PARSED.names]
-                )
+            for row, content in contents.of_rows(batches) if files is None else contents.of_files(batches, files):
+                rows.append({name: row[name] for name in _KEPT.names} | _parsed(process, row, content))
+                del content
+                characters += len(rows[-1].get("text") or "")
+                if len(rows) >= _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
+                    yield pa.RecordBatch.from_pylist(rows, schema=_PARSED)
+                    rows, characters = [], 0
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows, schema=_PARSED)
 
     return parse
 
 
-def _parsed(process: ParserProcess, path: pa.Scalar, content: pa.Scalar, rescued: pa.Scalar) -> dict[str, Any]:
-    if rescued.is_valid:
-        return {"reason": rescued.as_py()}
-    document = process.parse(content.as_py() or b"", path=path.as_py())
+def _parsed(process: ParserProcess, row: contents.Row, content: bytes | None) -> dict[str, Any]:
+    if row["_rescued"] is not None:
+        return {"reason": row["_rescued"]}
+    document = process.parse(content or b"", path=row["path"])
     return {
         "title": document.title,
         "text": document.text,

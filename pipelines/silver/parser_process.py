@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -24,6 +25,9 @@ from transformations.errors import ConfigurationError, LakeloopError, MissingDep
 
 PARSER = "transformations.documents:parse_document"
 _START_SECONDS = 300
+_MB = 1024 * 1024
+# What JSON escapes of a text takes up to six times its bytes; beside it stand title, metadata and names of fields.
+_MAX_GROWTH, _REST_OF_REPLY = 6, _MB
 _END_SECONDS = 5
 # What the process needs of its environment; secrets are not among it.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
@@ -36,14 +40,28 @@ class Limits:
     Attributes:
         timeout_seconds: wall-clock time, from when its parser is loaded.
         memory_mb: memory of the process, the parsers' libraries included.
+        max_text_mb: the text that it gives, in UTF-8.
     """
 
     timeout_seconds: float
     memory_mb: int
+    max_text_mb: int = 16
 
     @classmethod
     def of(cls, settings: ParseSettings) -> Limits:
-        return cls(settings.timeout_seconds, settings.memory_mb)
+        return cls(settings.timeout_seconds, settings.memory_mb, settings.max_text_mb)
+
+    def allow_more_than(self, reason: str) -> bool:
+        """Whether a document that was refused for `reason` met a limit that is higher now, so that it may do better."""
+        now = {"timeout_seconds": self.timeout_seconds, "memory_mb": self.memory_mb, "max_text_mb": self.max_text_mb}
+        if not reason.startswith(_REASONS_OF_LIMITS):
+            return False
+        return any(now[name] > float(value) for name, value in _LIMIT.findall(reason))
+
+
+# A refusal for a limit ends with the limits that it was given: "(parse.timeout_seconds 60)".
+_REASONS_OF_LIMITS = ("timed_out", "out_of_memory", "crashed", "too_large")
+_LIMIT = re.compile(r"parse\.(timeout_seconds|memory_mb|max_text_mb) ([0-9.]+(?:e[+-]?[0-9]+)?)")
 
 
 class _Silent(Exception):
@@ -52,6 +70,10 @@ class _Silent(Exception):
 
 class _Ended(Exception):
     """The process is no more."""
+
+
+class _TooLarge(Exception):
+    """The reply is of more bytes than are taken."""
 
 
 class ParserProcess:
@@ -90,19 +112,31 @@ class ParserProcess:
             self._wait_until_ready(process, path)
             deadline = time.monotonic() + self._limits.timeout_seconds
             (size,) = REPLY.unpack(self._receive(process, REPLY.size, deadline))
+            if size > _MAX_GROWTH * self._limits.max_text_mb * _MB + _REST_OF_REPLY:
+                raise _TooLarge(size)
             reply = json.loads(self._receive(process, size, deadline + self._limits.timeout_seconds))
         except _Silent:
             self.close()
-            limit = f"no result after {self._limits.timeout_seconds:g} s, the limit of parse.timeout_seconds"
-            return ParsedDocument.refused(path, f"timed_out: {limit}")
+            return self._refused(path, "timed_out: no result in time", "timeout_seconds")
         except _Ended:
-            return ParsedDocument.refused(path, f"crashed: the process that parsed it ended by {self._how_it_ended()}")
+            how = f"crashed: the process that parsed it ended by {self._how_it_ended()}"
+            return self._refused(path, how, "timeout_seconds", "memory_mb")
+        except _TooLarge as error:
+            self.close()
+            return self._refused(path, f"too_large: {error} bytes are what came of it", "max_text_mb")
         document = ParsedDocument(**reply)
+        size = len(document.text.encode())
+        if size > self._limits.max_text_mb * _MB:
+            return self._refused(path, f"too_large: it has {size} bytes of text", "max_text_mb")
         if (document.error or "").startswith("out_of_memory"):
             self.close()  # what is left of its memory is in pieces
-            limit = f"more than {self._limits.memory_mb} MB, the limit of parse.memory_mb"
-            return ParsedDocument.refused(path, f"out_of_memory: {limit}")
+            return self._refused(path, "out_of_memory: the parser wanted more than it may have", "memory_mb")
         return document
+
+    def _refused(self, path: str, reason: str, *limits: str) -> ParsedDocument:
+        """A refusal with the limits that the document was given: where they are raised, it is tried again."""
+        said = ", ".join(f"parse.{name} {getattr(self._limits, name):g}" for name in limits)
+        return ParsedDocument.refused(path, f"{reason} ({said})")
 
     def close(self) -> None:
         """Kill the process, and what it started. Called again, it does nothing."""

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
+
 from expectations.documents import document_rules
 from pipelines.quality import judge
 from pipelines.silver.cluster import COLUMNS as CLUSTER_COLUMNS
 from pipelines.silver.cluster import with_clusters
+from pipelines.silver.contents import KEY
 from pipelines.silver.describe import DESCRIBED_DDL, PersonalData, describe_batches
 from pipelines.silver.parse import Limits, parse_batches
 from pipelines.silver.set_aside import set_aside
 from pipelines.stage import Context, Counts, Window, apply_changes, held_if_few, partitions, touched
+from pipelines.stage import due as due_by_arrivals
 from transformations.changes import net_changes
 from transformations.history import VALIDITY, history_changes
 
@@ -35,7 +39,6 @@ def run(context: Context, window: Window) -> Counts:
     """Counts: documents insert, update, delete, and set_aside (refused in this window, and not repaired since)."""
 
     lake, refine = context.lake, context.settings.refine
-    describe = describe_batches(parse_batches(Limits.of(context.settings.parse)), personal_data=PersonalData.of(refine))
     rules = document_rules(
         languages=refine.languages,
         language_level=refine.other_languages,
@@ -43,10 +46,18 @@ def run(context: Context, window: Window) -> Counts:
     )
     for table in (TARGET, HISTORY):
         lake.ensure(table)
-    arrivals = _arrivals(context, window)
+    again = refused_for_limits(context)
+    arrivals = _arrivals(context, window, again=again)
     with context.progress.step("refine-documents"):
-        contents = arrivals.where("op <> 'delete' AND _ingested_at = _first_at").drop("op", "_is_last", "_first_at")
-        described = contents.transform(partitions).mapInArrow(describe, DESCRIBED_DDL)
+        first = arrivals.where("op <> 'delete' AND _ingested_at = _first_at").drop("op", "_is_last", "_first_at")
+        files = None
+        if lake.is_local:
+            files = lake.files(SOURCE, after=None if again else window.since, until=window.until)
+        else:
+            first = first.join(_contents(context, window, again=again), list(KEY))
+        parse = parse_batches(Limits.of(context.settings.parse), files=files)
+        describe = describe_batches(parse, personal_data=PersonalData.of(refine))
+        described = first.transform(partitions).mapInArrow(describe, DESCRIBED_DDL)
         judged = judge(
             context,
             TARGET,
@@ -57,7 +68,6 @@ def run(context: Context, window: Window) -> Counts:
             stage="refine-documents",
             key="document_id",
         )
-        arrivals = arrivals.drop("content")
         if window.since is None:
             context.persisted.append(arrivals.persist())
         keys = arrivals.select("document_id").distinct().persist()
@@ -66,7 +76,7 @@ def run(context: Context, window: Window) -> Counts:
         if judged.refused_rows:
             refused = _of_last_arrivals(refused, arrivals)
         count = refused.count() if judged.refused_rows else 0
-        set_aside(context, QUARANTINE, refused, count=count, scope=keys, window=window, same="content_hash")
+        set_aside(context, QUARANTINE, refused, count=count, scope=keys, window=window, same=["content_hash", "reason"])
 
         changes = history_changes(
             touched(context, HISTORY, keys, window=window, key="document_id"),
@@ -87,26 +97,63 @@ def run(context: Context, window: Window) -> Counts:
         return {**counts, "set_aside": count}
 
 
-def _arrivals(context: Context, window: Window) -> DataFrame:
-    """The window's arrivals, one a document and instant, with `_is_last` (of its document, in the window) and
-    `_first_at`: when the same document first arrived with the same content.
-    """
-    from pyspark.sql import Window as Rows
+def due(context: Context) -> Window | None:
+    """The arrivals that were not read; an empty window where only refused documents are tried again. Needs no JVM."""
+    from pipelines.run import stage_named
+
+    window = due_by_arrivals(stage_named("refine-documents"), context)
+    arrived = context.lake.head(SOURCE)
+    if window is not None or arrived is None or not refused_for_limits(context):
+        return window
+    return Window(arrived.version, arrived.version, arrived.table_id)
+
+
+def refused_for_limits(context: Context) -> list[str]:
+    """The documents that were refused for a limit of parsing which has been raised since."""
+    limits = Limits.of(context.settings.parse)
+    rows = context.lake.read_arrow(QUARANTINE, columns=["document_id", "reason", "replayed_at"])
+    rows = rows.filter(pc.and_(pc.is_null(rows["replayed_at"]), pc.is_valid(rows["reason"])))
+    told = zip(rows["document_id"].to_pylist(), rows["reason"].to_pylist(), strict=True)
+    return sorted(document for document, reason in told if limits.allow_more_than(reason))
+
+
+def _rows(context: Context, window: Window, *, columns: list[str], again: list[str]) -> DataFrame:
+    """The rows of the window, and all rows of the documents that are tried again."""
     from pyspark.sql import functions as F
 
     lake = context.lake
     if window.since is None:
-        rows = lake.read(SOURCE, version=window.until)
-    else:
-        # A row that `forget` removed is in the feed as well, and is no arrival.
-        rows = lake.read_changes(SOURCE, after=window.since, until=window.until).where("_change_type = 'insert'")
+        return lake.read(SOURCE, version=window.until).select(*columns)
+    is_again = F.col("document_id").isin(again)
+    older = lake.read(SOURCE, version=window.until).where(is_again).select(*columns) if again else None
+    if window.since == window.until:
+        return older if older is not None else lake.read(SOURCE).limit(0).select(*columns)
+    # A row that `forget` removed is in the feed as well, and is no arrival.
+    rows = lake.read_changes(SOURCE, after=window.since, until=window.until).where("_change_type = 'insert'")
+    rows = rows.select(*columns)
+    return rows if older is None else rows.where(~is_again).unionByName(older)
+
+
+def _contents(context: Context, window: Window, *, again: list[str]) -> DataFrame:
+    """The bytes of the window's files, where Spark alone can read the table: a big row is in no sort and no cache."""
+    return _rows(context, window, columns=[*KEY, "content"], again=again)
+
+
+def _arrivals(context: Context, window: Window, *, again: list[str]) -> DataFrame:
+    """The window's arrivals, one a document and instant, with `_is_last` (of its document, in the window) and
+    `_first_at`: when the same document first arrived with the same content. Their bytes stay where they are.
+    """
+    from pyspark.sql import Window as Rows
+    from pyspark.sql import functions as F
+
+    columns = [c for c in context.lake.spec(SOURCE).columns if c != "content"]
+    rows = _rows(context, window, columns=columns, again=again)
     newest_first = Rows.partitionBy("document_id").orderBy(
         F.desc("_ingested_at"), F.desc("content_hash"), F.desc("_rescued"), F.desc("path")
     )
     same_content = Rows.partitionBy("document_id", "content_hash", "_rescued")
     rows = (
-        rows.select(*lake.spec(SOURCE).columns)
-        .withColumn("_next_at", F.lag("_ingested_at").over(newest_first))
+        rows.withColumn("_next_at", F.lag("_ingested_at").over(newest_first))
         .where("_next_at IS NULL OR _next_at > _ingested_at")
         .withColumn("_is_last", F.isnull("_next_at"))
         .withColumn("_first_at", F.min("_ingested_at").over(same_content))

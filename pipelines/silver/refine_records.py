@@ -148,7 +148,7 @@ def _set_aside(
         last,
         scope=scope,
         window=window,
-        same="content_hash",
+        same=["content_hash"],
         count=count,
         scope_key="record_id",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
@@ -20,7 +21,7 @@ def set_aside(
     *,
     scope: DataFrame,
     window: Window,
-    same: str,
+    same: Sequence[str],
     count: int | None = None,
     scope_key: str = "document_id",
 ) -> int:
@@ -29,7 +30,7 @@ def set_aside(
     Args:
         refused: rows with the quarantine's columns, `failed_rules` among them; persisted by the caller.
         scope: the values of `scope_key` that were judged: an open row of theirs that is not refused now is closed.
-        same: the column that tells whether it is the very row refused before.
+        same: the columns that tell whether it is the very row refused before.
         count: how many rows are refused, where that is known.
 
     Returns:

@@ -76,7 +76,7 @@ def test_a_quarantine_counts_attempts_closes_what_is_repaired_and_leaves_the_res
         [("same", "h1", ["r"]), ("again", "h2", ["s"]), ("relapsed", "h1", ["r"]), ("first", "h1", ["r"])],
         "id string, hash string, failed_rules array<string>",
     )
-    changes = quarantine_changes(current, refused, key="id", same="hash", now=NOW).collect()
+    changes = quarantine_changes(current, refused, key="id", same=["hash"], now=NOW).collect()
     found = {r["id"]: (r["_op"], r["attempts"], r["replayed_at"] is not None, r["failed_rules"]) for r in changes}
     assert found == {
         "first": ("insert", 1, False, ["r"]),

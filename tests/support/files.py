@@ -53,6 +53,49 @@ def xlsx(rows: list[list[object]]) -> bytes:
     return stream.getvalue()
 
 
+def workbook(cells: str, *, texts: str = "", after: str = "", main: str = "xl/workbook.xml", **members: bytes) -> bytes:
+    """A workbook of one sheet, whose rows are the given XML; `texts` are shared ones, `after` follows the rows."""
+    kinds = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+    of = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    s = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    package = "http://schemas.openxmlformats.org/package/2006/relationships"
+    folder, name = main.rsplit("/", 1)
+    types = [(main, "sheet.main"), ("xl/worksheets/sheet1.xml", "worksheet"), ("xl/sharedStrings.xml", "sharedStrings")]
+    types += [("xl/styles.xml", "styles")] if "xl/styles.xml" in members else []
+    overrides = "".join(f'<Override PartName="/{part}" ContentType="{kinds}.{kind}+xml"/>' for part, kind in types)
+    rels = "".join(
+        f'<Relationship Id="r{n}" Type="{of}/{kind}" Target="/{part}"/>'
+        for n, (part, kind) in enumerate([(t[0], t[1]) for t in types[1:]], 1)
+    )
+    parts: dict[str, bytes] = {
+        "[Content_Types].xml": (
+            f'<Types xmlns="{_TYPES}"><Default Extension="rels" ContentType="application/vnd.openxmlformats-package.'
+            f'relationships+xml"/><Default Extension="xml" ContentType="application/xml"/>{overrides}</Types>'
+        ).encode(),
+        "_rels/.rels": (
+            f'<Relationships xmlns="{package}"><Relationship Id="r1" Type="{of}/officeDocument" Target="{main}"/>'
+            "</Relationships>"
+        ).encode(),
+        main: (
+            f'<workbook xmlns="{s}" xmlns:r="{of}"><sheets><sheet name="Sheet" sheetId="1" r:id="r1"/></sheets>'
+            "</workbook>"
+        ).encode(),
+        f"{folder}/_rels/{name}.rels": f'<Relationships xmlns="{package}">{rels}</Relationships>'.encode(),
+        "xl/worksheets/sheet1.xml": (
+            f'<worksheet xmlns="{s}"><sheetData>{cells}</sheetData>{after}</worksheet>'.encode()
+        ),
+        "xl/sharedStrings.xml": f'<sst xmlns="{s}">{texts}</sst>'.encode(),
+        **members,
+    }
+    return archive(parts)
+
+
+def repeated(text: str, *, cells: int) -> bytes:
+    """A workbook of a few kB whose one shared text stands in many cells."""
+    rows = "".join(f'<row r="{n}"><c r="A{n}" t="s"><v>0</v></c></row>' for n in range(1, cells + 1))
+    return workbook(rows, texts=f"<si><t>{text}</t></si>")
+
+
 def pptx(title: str, *paragraphs: str) -> bytes:
     from pptx import Presentation
 

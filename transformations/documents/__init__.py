@@ -64,7 +64,7 @@ _PARSERS: dict[str, tuple[str, str]] = {
     "email": ("transformations.documents.email", "parse_email"),
     "csv": ("transformations.documents.delimited", "parse_csv"),
 }
-_MAX_REASON = 200
+_MAX_REASON, _MAX_TITLE = 200, 1000
 _MAX_METADATA, _MAX_METADATA_KEY, _MAX_METADATA_VALUE = 32, 64, 1000
 
 
@@ -156,7 +156,7 @@ def parse_document(content: bytes, *, path: str) -> ParsedDocument:
     markdown = normalise_text(without_data(_storable(extract.markdown)))
     if not markdown.strip():
         return ParsedDocument.refused(path, f"empty: no text is left after parsing as {format_}", encoding=encoding)
-    title = " ".join(_storable(extract.title).split()) if extract.title else None
+    title = " ".join(_storable(extract.title or "").split())[:_MAX_TITLE]
     return ParsedDocument(title or None, markdown, format_, encoding, None, _bounded(extract.metadata))
 
 

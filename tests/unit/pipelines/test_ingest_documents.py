@@ -193,3 +193,9 @@ def test_a_name_in_another_unicode_form_does_not_displace_the_document_that_is_t
     (settings.landing_path / composed).write_text("Back again.")
     assert _ingest(settings) == {"new": 1, "set_aside": 1}
     assert _known(settings)["files", decomposed] == "upsert"
+
+
+def test_the_mark_of_an_office_program_that_holds_a_file_open_is_no_document(settings: Settings):
+    for name in ("report.docx", "~$report.docx", "~report.docx"):
+        (settings.landing_path / name).write_bytes(b"x")
+    assert _ingest(settings) == {"new": 2}

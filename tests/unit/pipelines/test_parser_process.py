@@ -27,10 +27,16 @@ def hostile() -> Iterator[ParserProcess]:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"!sleep", "timed_out: no result after 1 s, the limit of parse.timeout_seconds"),
-        (SEGFAULT, "crashed: the process that parsed it ended by SIGSEGV"),
-        (b"!exit", "crashed: the process that parsed it ended by exit status 3"),
-        (b"!allocate", "out_of_memory: more than 512 MB, the limit of parse.memory_mb"),
+        (b"!sleep", "timed_out: no result in time (parse.timeout_seconds 1)"),
+        (
+            SEGFAULT,
+            "crashed: the process that parsed it ended by SIGSEGV (parse.timeout_seconds 1, parse.memory_mb 512)",
+        ),
+        (
+            b"!exit",
+            "crashed: the process that parsed it ended by exit status 3 (parse.timeout_seconds 1, parse.memory_mb 512)",
+        ),
+        (b"!allocate", "out_of_memory: the parser wanted more than it may have (parse.memory_mb 512)"),
     ],
 )
 def test_a_document_that_ends_the_process_comes_back_with_the_reason_and_the_next_is_parsed(
@@ -94,7 +100,9 @@ def test_a_document_that_inflates_beyond_the_memory_limit_is_out_of_memory_and_t
     within_the_archive_limits = files.docx((paragraph * 400_000).decode())
     with ParserProcess(Limits(120, 300)) as process:
         reason = process.parse(within_the_archive_limits, path="a.docx").error or ""
-        assert reason.startswith(("out_of_memory: more than 300 MB", "too_large"))
+        assert reason.startswith(
+            ("out_of_memory: the parser wanted more than it may have (parse.memory_mb 300)", "too_large")
+        )
         assert process.parse(files.docx(), path="a.docx").text == "Some text."
 
 
@@ -123,3 +131,32 @@ def test_a_parser_that_cannot_be_loaded_is_no_property_of_the_document(monkeypat
         pytest.raises(LakeloopError, match=r"the process that parses ended before it was given 'a.md'.*try: "),
     ):
         process.parse(b"a", path="a.md")
+
+
+def test_what_a_document_gives_is_bounded_too_and_a_higher_limit_lets_it_be_tried_again():
+    """A workbook of a few kB whose one long text stands in many cells."""
+    workbook = files.repeated("w " * 500_000, cells=10)
+    assert len(workbook) < 20_000
+    with ParserProcess(Limits(60, 1024, 4)) as process:
+        reason = process.parse(workbook, path="a.xlsx").error or ""
+        assert reason.startswith("too_large: it has ")
+        assert reason.endswith(" bytes of text (parse.max_text_mb 4)")
+    with ParserProcess(Limits(60, 1024, 16)) as process:
+        assert process.parse(workbook, path="a.xlsx").error is None
+    assert [Limits(60, 1024, mb).allow_more_than(reason) for mb in (3, 4, 5)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("timed_out: no result in time (parse.timeout_seconds 60)", True),
+        ("timed_out: no result in time (parse.timeout_seconds 90.5)", False),
+        ("out_of_memory: the parser wanted more than it may have (parse.memory_mb 512)", True),
+        ("out_of_memory: the parser wanted more than it may have (parse.memory_mb 1e+06)", False),
+        ("crashed: … ended by SIGKILL (parse.timeout_seconds 90, parse.memory_mb 512)", True),
+        ("too_large: 60000000 bytes, ingest.max_file_mb is 50", False),
+        ("unparseable: it says parse.memory_mb 1", False),
+    ],
+)
+def test_a_limit_that_is_higher_than_the_one_of_a_refusal_allows_more(reason: str, expected: bool):
+    assert Limits(90, 1024, 16).allow_more_than(reason) is expected

@@ -1,0 +1,77 @@
+"""Rows that name arrivals in; the same rows with the bytes of their files, one at a time, out.
+
+The bytes of documents never go through the JVM where tables are folders: Spark hands over names, and the Python worker
+that parses reads each file's bytes from the table's own Parquet files, when it is that file's turn. So what a run needs
+of memory follows the largest file times the workers, and neither the number of files nor what Spark may use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from transformations.errors import LakeloopError
+
+# One row of these columns is one arrival.
+KEY = ("document_id", "_ingested_at", "content_hash")
+_READ_BYTES = 1 << 20
+Row = Mapping[str, Any]
+
+
+def of_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Row, bytes | None]]:
+    """Each row of batches that have the bytes themselves, in the column `content`."""
+    for batch in batches:
+        content = batch.column("content")
+        named = batch.select([name for name in batch.schema.names if name != "content"])
+        for place, row in enumerate(named.to_pylist()):
+            yield row, content[place].as_py()
+
+
+def of_files(batches: Iterable[pa.RecordBatch], files: Sequence[str]) -> Iterator[tuple[Row, bytes | None]]:
+    """Each row of `batches`, its bytes looked for in Parquet files of bronze.documents; none for what was set aside.
+
+    A row that is in none of the files was forgotten since it arrived, and is left out.
+
+    Raises:
+        LakeloopError: a file cannot be read.
+    """
+    wanted: dict[tuple[Any, ...], Row] = {}
+    for batch in batches:
+        for row in batch.to_pylist():
+            if row["_rescued"] is not None:
+                yield row, None
+            else:
+                wanted[_key(row)] = row
+    for file in files:
+        if wanted:
+            yield from _found(file, wanted)
+
+
+def _found(file: str, wanted: dict[tuple[Any, ...], Row]) -> Iterator[tuple[Row, bytes]]:
+    """The rows of one file that are wanted, which then are wanted no longer."""
+    import pyarrow.parquet as pq
+
+    try:
+        # Unbuffered, a whole column of a row group would be in memory.
+        with pq.ParquetFile(file, buffer_size=_READ_BYTES) as parquet:
+            for group in range(parquet.num_row_groups):
+                keys = parquet.read_row_group(group, columns=list(KEY)).to_pylist()
+                places = {place: key for place, row in enumerate(keys) if (key := _key(row)) in wanted}
+                if not places:
+                    continue
+                rows = parquet.iter_batches(batch_size=1, row_groups=[group], columns=["content"])
+                for place, batch in zip(range(max(places) + 1), rows, strict=False):
+                    if place in places and (row := wanted.pop(places[place], None)) is not None:
+                        yield row, batch.column(0)[0].as_py()
+    except (OSError, pa.ArrowException) as error:
+        raise LakeloopError(
+            f"refine-documents: {Path(file).name}, a file of bronze.documents, cannot be read ({type(error).__name__}: "
+            f"{error}). Put it back from a copy, or ask what the table lacks: lakeloop verify"
+        ) from None
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in KEY)
