@@ -138,7 +138,7 @@ def _texts(tokens: Sequence[Token], start: int, end: int, lines: Sequence[str]) 
     if token.type in ("bullet_list_open", "ordered_list_open"):
         for item in (t for t in tokens[start:end] if t.type == "list_item_open" and t.level == 1):
             text = _source(item, lines)
-            if len(text.split(maxsplit=1)) > 1 or not re.fullmatch(r"\s*(?:[-*+]|\d+[.)])", text):
+            if re.search(r"[^\s*+-]", text):  # "2007." opens a list, and is a word all the same
                 yield "list", text
     elif token.type == "table_open":
         yield from (("table_row", row) for row in named_rows(token.meta["rows"]))
