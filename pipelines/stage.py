@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from pipelines.lakehouse import FEW_BYTES, FEW_ROWS, Lakehouse
+from pipelines.delta_folder import FEW_BYTES
+from pipelines.lakehouse import FEW_ROWS, Lakehouse
 from pipelines.progress import Progress
 from pipelines.settings import Settings
 from pipelines.table_log import commit_id, is_same_history

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 
 from expectations.documents import document_rules
+from pipelines.delta_folder import files_between
 from pipelines.quality import judge
 from pipelines.silver.cluster import COLUMNS as CLUSTER_COLUMNS
 from pipelines.silver.cluster import with_clusters
@@ -52,7 +53,8 @@ def run(context: Context, window: Window) -> Counts:
         first = arrivals.where("op <> 'delete' AND _ingested_at = _first_at").drop("op", "_is_last", "_first_at")
         files = None
         if lake.is_local:
-            files = lake.files(SOURCE, after=None if again else window.since, until=window.until)
+            since = None if again else window.since
+            files = files_between(lake.folder(SOURCE), after=since, until=window.until)
         else:
             first = first.join(_contents(context, window, again=again), list(KEY))
         parse = parse_batches(Limits.of(context.settings.parse), files=files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import warnings
 import zipfile
 from io import BytesIO
@@ -9,49 +10,67 @@ from typing import Any
 
 import mammoth
 import mammoth.html
+from lxml import etree
 from markitdown import StreamInfo
-from markitdown.converter_utils.docx.pre_process import pre_process_docx
 from markitdown.converters import HtmlConverter
 
 from transformations.documents.archive import open_archive, properties
+from transformations.documents.docx_html import marked
+from transformations.documents.docx_parts import frame_texts, prepare
 from transformations.documents.extract import Extract, RefusedDocumentError
+from transformations.documents.ooxml import main_part
+from transformations.documents.plain import escape_block_start, escape_inline
 
+_USUAL = "word/document.xml"
 # Word has no text in these, and they may be most of a file.
-_NO_TEXT = ("word/media/", "word/embeddings/", "word/fonts/", "word/vbaProject.bin", "docProps/thumbnail")
+_NO_TEXT = ("media/", "embeddings/", "fonts/", "vbaProject.bin")
+_STYLES = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh"
 
 
 def parse_docx(content: bytes) -> Extract:
     """Return the title that the file's properties give, its text, and its metadata.
 
-    Headings, lists, tables, footnotes and equations (as LaTeX) are kept; a picture is its alternative text.
+    First what its headers and footers say, each text once; then headings, lists, tables, footnotes, equations (as
+    LaTeX), text boxes, the figures of charts, the texts of diagrams, and each comment behind the paragraph that it is
+    of. A picture is its alternative text.
 
     Raises:
         RefusedDocumentError: see `open_archive`; `unparseable` where it is an archive and no Word document.
     """
     with open_archive(content) as archive:
-        if "word/document.xml" not in archive.namelist():
-            raise RefusedDocumentError("unparseable: an archive without word/document.xml is no Word document")
+        main = main_part(archive, _USUAL)
+        if main is None or not main.endswith(".xml"):
+            raise RefusedDocumentError(f"unparseable: an archive without {_USUAL} is no Word document")
         title, metadata = properties(archive)
-        slim = _without_pictures(archive)
-    html = mammoth.convert_to_html(pre_process_docx(slim), convert_image=_alternative_text, style_map=_STYLES).value
+        framed = [escape_block_start(escape_inline(text)) for text in frame_texts(archive, main)]
+        slim = _prepared(archive, main)
+    html = mammoth.convert_to_html(slim, convert_image=_alternative_text, style_map=_STYLES).value
+    html, marks = marked(html)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # too deeply nested for Markdown: the text alone, which is what we want
         markdown = HtmlConverter().convert(BytesIO(html.encode()), StreamInfo(charset="utf-8")).markdown
-    return Extract(title, markdown, metadata)
-
-
-_STYLES = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh"
+    for mark, meant in marks.items():
+        markdown = markdown.replace(mark, meant)
+    return Extract(title, "\n\n".join([*framed, markdown]), metadata)
 
 
 def _alternative_text(image: Any) -> list[Any]:
     return [mammoth.html.text(image.alt_text)] if image.alt_text else []
 
 
-def _without_pictures(archive: zipfile.ZipFile) -> BytesIO:
+def _prepared(archive: zipfile.ZipFile, main: str) -> BytesIO:
+    """The document with all of its text where mammoth looks for it, and without its pictures."""
+    folder = posixpath.dirname(main)
+    texts = {main, *(posixpath.join(folder, name) for name in ("footnotes.xml", "endnotes.xml"))}
     slim = BytesIO()
     with zipfile.ZipFile(slim, "w") as target:
         for name in dict.fromkeys(archive.namelist()):
-            if not name.startswith(_NO_TEXT):
-                target.writestr(name, archive.read(name))
+            if name.startswith("docProps/thumbnail") or name.removeprefix(f"{folder}/").startswith(_NO_TEXT):
+                continue
+            part = archive.read(name)
+            try:
+                target.writestr(name, prepare(part, archive, name) if name in texts else part)
+            except etree.XMLSyntaxError as error:
+                raise RefusedDocumentError(f"unparseable: {name}: {error}") from None
     slim.seek(0)
     return slim

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pypdfium2
+import pypdfium2.raw as raw
 
 from transformations.documents.extract import Extract, RefusedDocumentError
 from transformations.documents.page_lines import heading_key, paragraphs
@@ -25,8 +29,9 @@ _MAX_FIRST_LINE = 80
 def parse_pdf(content: bytes) -> Extract:
     """Return the title, the text and the metadata (author, subject, keywords, created_at, pages, attachments).
 
-    Each paragraph is one line. A line that is an entry of the outline is a heading of its level. Lines that most
-    pages begin or end with (running heads, page numbers) are dropped. The title is the metadata's, otherwise the
+    Each paragraph is one line. A line that is an entry of the outline is a heading of its level. Page numbers are
+    dropped, and what most pages begin or end with is told once. Values of form fields and the texts of annotations are
+    paragraphs at the end of their page. The title is the metadata's, otherwise the
     outline's first entry, otherwise a short first line.
 
     Raises:
@@ -45,13 +50,18 @@ def parse_pdf(content: bytes) -> Extract:
 
 
 def _extract(document: pypdfium2.PdfDocument) -> Extract:
-    pages = [list(_lines(document, number)) for number in range(len(document))]
-    if not any(pages):
+    # Fields of a form are read by the part of PDFium that fills them in.
+    form = _form(document)
+    read = [_page(document, number, form) for number in range(len(document))]
+    pages = [lines for lines, _ in read]
+    asides = {number: beside for number, (_, beside) in enumerate(read) if beside}
+    if not any(pages) and not asides:
         raise RefusedDocumentError(
             f"empty: none of {len(pages)} pages has text; text in pictures is not read, scanned pages need OCR first"
         )
     outline = list(_outline(document))
-    found = list(paragraphs(pages, headings={(page, heading_key(title)): level for title, level, page in outline}))
+    levels = {(page, heading_key(title)): level for title, level, page in outline}
+    found = list(paragraphs(pages, headings=levels, asides=asides))
     fields = document.get_metadata_dict()
     first = found[0][0] if found and len(found[0][0]) <= _MAX_FIRST_LINE else None
     written = fields["Title"].strip()
@@ -69,19 +79,66 @@ def _extract(document: pypdfium2.PdfDocument) -> Extract:
     )
 
 
-def _lines(document: pypdfium2.PdfDocument, number: int) -> Iterator[str]:
-    """The lines of one page; a page that PDFium cannot load has none."""
+def _form(document: pypdfium2.PdfDocument) -> Any:
+    with suppress(pypdfium2.PdfiumError):
+        if document.get_formtype() != raw.FORMTYPE_NONE:
+            document.init_forms()
+    return document.formenv
+
+
+def _page(document: pypdfium2.PdfDocument, number: int, form: Any) -> tuple[list[str], list[str]]:
+    """The lines of one page, and what stands beside them; a page that PDFium cannot load has none."""
     try:
         page = document[number]
     except pypdfium2.PdfiumError:
-        return
+        return [], []
     text_page = page.get_textpage()
-    text = _UNSEEN.sub("", text_page.get_text_bounded())
+    lines = list(_lines(text_page.get_text_bounded()))
+    beside = list(_beside(page.raw, form.raw if form else None))
     text_page.close()
     page.close()
-    for line in re.split(r"[\r\n]+|(?<=\ufffe)", text):
+    return lines, beside
+
+
+def _lines(text: str) -> Iterator[str]:
+    for line in re.split(r"[\r\n]+|(?<=\ufffe)", _UNSEEN.sub("", text)):
         if line.strip():
             yield " ".join(line.split())
+
+
+def _beside(page: Any, form: Any) -> Iterator[str]:
+    """Values of form fields, as "name: value", and the texts of annotations: they are no part of a page's own text."""
+    seen = set()
+    for index in range(max(raw.FPDFPage_GetAnnotCount(page), 0)):
+        annotation = raw.FPDFPage_GetAnnot(page, index)
+        if not annotation:
+            continue
+        kind = raw.FPDFAnnot_GetSubtype(annotation)
+        if kind == raw.FPDF_ANNOT_WIDGET and form:
+            name = _utf16(raw.FPDFAnnot_GetFormFieldAlternateName, form, annotation) or _utf16(
+                raw.FPDFAnnot_GetFormFieldName, form, annotation
+            )
+            value = _utf16(raw.FPDFAnnot_GetFormFieldValue, form, annotation)
+            text = f"{name}: {value}" if name and value and value != "Off" else value if value != "Off" else ""
+        elif kind in (raw.FPDF_ANNOT_POPUP, raw.FPDF_ANNOT_WIDGET):  # a pop-up shows the text of another annotation
+            text = ""
+        else:
+            text = _utf16(raw.FPDFAnnot_GetStringValue, annotation, b"Contents")
+        raw.FPDFPage_CloseAnnot(annotation)
+        if text and (kind, text) not in seen:  # one field may stand in several places
+            seen.add((kind, text))
+            yield text
+
+
+def _utf16(function: Any, *arguments: Any) -> str:
+    """What a function of PDFium writes as UTF-16 into a buffer, on one line."""
+    size = function(*arguments, None, 0)
+    if size <= 2:
+        return ""
+    buffer = (ctypes.c_ushort * (size // 2 + 1))()
+    function(*arguments, buffer, size)
+    text = bytes(buffer)[: size // 2 * 2].decode("utf-16-le", "replace").rstrip("\0")
+    return " ".join(_UNSEEN.sub("", text).split())
 
 
 def _outline(document: pypdfium2.PdfDocument) -> Iterator[tuple[str, int, int]]:

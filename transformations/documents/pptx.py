@@ -1,47 +1,71 @@
-"""PowerPoint slides in, their title and their text as Markdown out: each slide a section, with its notes."""
+"""PowerPoint slides in, their title and their text as Markdown out: each slide a section, with notes and comments."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from io import BytesIO
-from itertools import zip_longest
 from typing import Any
 
 import pptx
+from lxml import etree
 
 from transformations.documents.archive import open_archive, properties
 from transformations.documents.extract import Extract, RefusedDocumentError
+from transformations.documents.ooxml import (
+    DGM,
+    A,
+    R,
+    chart_rows,
+    chart_titles,
+    comment_line,
+    diagram_texts,
+    main_part,
+    paragraph_texts,
+    parse_part,
+    related,
+)
 from transformations.documents.plain import escape_block_start, escape_inline
-from transformations.documents.table import markdown_table
+from transformations.documents.table import markdown_table, markdown_tables, spread
 
-_A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
-_C = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
+_P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
+_P188 = "{http://schemas.microsoft.com/office/powerpoint/2018/8/main}"
+_M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
+_USUAL = "ppt/presentation.xml"
 
 
 def parse_pptx(content: bytes) -> Extract:
     """Return the title that the file's properties give, the slides in order, and the metadata (`slides` among it).
 
     A slide is a heading (its title, or "Slide 3") and its shapes from top to bottom: paragraphs, lists, tables, the
-    figures of charts, the alternative text of pictures; then its notes.
+    figures of charts, the texts of diagrams, the alternative text of pictures; then its notes and its comments.
 
     Raises:
         RefusedDocumentError: see `open_archive`; `unparseable` where it is an archive and no presentation.
     """
     with open_archive(content) as archive:
-        if "ppt/presentation.xml" not in archive.namelist():
-            raise RefusedDocumentError("unparseable: an archive without ppt/presentation.xml is no presentation")
+        if (main := main_part(archive, _USUAL)) is None:
+            raise RefusedDocumentError(f"unparseable: an archive without {_USUAL} is no presentation")
         title, metadata = properties(archive)
-    slides = pptx.Presentation(BytesIO(content)).slides
-    blocks = [block for number, slide in enumerate(slides, 1) for block in _slide(slide, number)]
+        authors = _authors(archive, main)
+        slides = pptx.Presentation(BytesIO(content)).slides
+        blocks: list[str] = []
+        for number, slide in enumerate(slides, 1):
+            part = str(slide.part.partname).lstrip("/")
+            comments = [text for _, root in related(archive, part, "comments") for text in _comments(root, authors)]
+            blocks += _slide(slide, number, comments)
     return Extract(title, "\n\n".join(blocks), {**metadata, "slides": len(slides)})
 
 
-def _slide(slide: Any, number: int) -> Iterator[str]:
+def _slide(slide: Any, number: int, comments: list[str]) -> Iterator[str]:
     heading = slide.shapes.title
     name = " ".join(heading.text_frame.text.split()) if heading is not None else ""
     blocks = [block for shape in _in_order(slide.shapes) if shape != heading for block in _shape(shape)]
+    # Forms of which a newer program shows one: python-pptx knows neither.
+    for choice in slide._element.xpath("./p:cSld/p:spTree//*[local-name() = 'AlternateContent']/*[1]"):
+        blocks += [_line(text) for text in _texts(choice)]
     notes = slide.notes_slide.notes_text_frame if slide.has_notes_slide else None
     blocks += list(_paragraphs(notes)) if notes is not None else []
+    blocks += [_line(comment) for comment in comments]
     if name or blocks:
         yield f"# {escape_inline(name) or f'Slide {number}'}"
     yield from blocks
@@ -56,21 +80,70 @@ def _shape(shape: Any) -> Iterator[str]:
         for inner in _in_order(shape.shapes):
             yield from _shape(inner)
     elif getattr(shape, "has_table", False):
-        yield markdown_table([cell.text for cell in row.cells] for row in shape.table.rows)
+        yield markdown_tables(_table(shape.table))
     elif getattr(shape, "has_chart", False):
         yield from _chart(shape.chart.part._element)
     elif shape.has_text_frame:
         yield from _paragraphs(shape.text_frame)
+    elif diagrams := list(shape._element.iter(f"{DGM}relIds")):
+        yield from (_line(text) for diagram in diagrams for text in _diagram(shape.part, diagram.get(f"{R}dm", "")))
     else:
         pictured = shape._element.xpath(".//p:cNvPr/@descr")
-        yield from (_line(text) for text in pictured[:1] if text.strip())
+        yield from (_line(text) for text in [*paragraph_texts(shape._element), *pictured[:1]] if text.strip())
+
+
+def _table(table: Any) -> list[list[str]]:
+    """The rows of a table, its merged cells told as in `spread`."""
+    cells = [list(row.cells) for row in table.rows]
+    spans = [
+        (top, left, cell.span_height, cell.span_width)
+        for top, row in enumerate(cells)
+        for left, cell in enumerate(row)
+        if cell.is_merge_origin
+    ]
+    return spread([[escape_inline(cell.text) for cell in row] for row in cells], spans)
+
+
+def _diagram(part: Any, id_: str) -> list[str]:
+    try:
+        return list(diagram_texts(parse_part(part.related_part(id_).blob)))
+    except (KeyError, etree.XMLSyntaxError):
+        return []
+
+
+def _texts(element: Any) -> Iterator[str]:
+    for paragraph in element.iter(f"{A}p"):
+        text = "".join(t.text or "" for t in paragraph.iter(f"{A}t", f"{_M}t"))
+        if text.strip():
+            yield text
+
+
+def _authors(archive: Any, main: str) -> dict[str, str]:
+    """Id -> name of those who comment, as older and newer programs write them."""
+    found = {}
+    for _, root in related(archive, main, "commentAuthors", "authors"):
+        for author in root.iter(f"{_P}cmAuthor", f"{_P188}author"):
+            found[author.get("id", "")] = author.get("name", "")
+    return found
+
+
+def _comments(root: Any, authors: dict[str, str]) -> Iterator[str]:
+    for comment in root.iter(f"{_P}cm", f"{_P188}cm", f"{_P188}reply"):
+        own = [child for child in comment if child.tag in (f"{_P}text", f"{_P188}txBody")]
+        text = " ".join("".join(child.itertext()) for child in own)
+        if text.strip():
+            yield comment_line(
+                text, authors.get(comment.get("authorId", "")), comment.get("dt") or comment.get("created")
+            )
 
 
 def _paragraphs(frame: Any) -> Iterator[str]:
     """The paragraphs of a text frame; those that are indented or carry a bullet are list items."""
     items: list[str] = []
     for paragraph in frame.paragraphs:
-        text = escape_inline(" ".join(paragraph.text.split()))
+        # An equation stands in a paragraph as a form of its own, which python-pptx passes over.
+        maths = "".join(t.text or "" for t in paragraph._p.iter(f"{_M}t"))
+        text = escape_inline(" ".join(f"{paragraph.text} {maths}".split()))
         if not text:
             continue
         marks = paragraph._p.xpath("./a:pPr/a:buChar | ./a:pPr/a:buAutoNum")
@@ -86,20 +159,10 @@ def _paragraphs(frame: Any) -> Iterator[str]:
 
 
 def _chart(chart: Any) -> Iterator[str]:
-    """The title and the figures of a chart, read from its XML: python-pptx does not know all kinds of charts."""
-    yield from (_line("".join(t.text or "" for t in title.iter(f"{_A}t"))) for title in chart.iter(f"{_C}title"))
-    rows: dict[str, list[str]] = {}
-    names = [""]
-    for series in chart.iter(f"{_C}ser"):
-        names.append(" ".join(_values(series, "tx")))
-        for category, value in zip_longest(_values(series, "cat"), _values(series, "val"), fillvalue=""):
-            rows.setdefault(category, []).append(value)
-    if rows:
-        yield markdown_table([names, *([category, *values] for category, values in rows.items())])
-
-
-def _values(series: Any, part: str) -> list[str]:
-    return [v.text or "" for found in series.iter(f"{_C}{part}") for v in found.iter(f"{_C}v")]
+    """The titles and the figures of a chart, read from its XML: python-pptx does not know all kinds of charts."""
+    yield from (_line(title) for title in chart_titles(chart))
+    if rows := chart_rows(chart):
+        yield markdown_table(rows)
 
 
 def _line(text: str) -> str:

@@ -1,70 +1,98 @@
-"""An Excel workbook in, its sheets as Markdown tables out: values as they were last computed, never formulas."""
+"""An Excel workbook in, its sheets as Markdown tables out: values as they were last computed and as they are shown."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, time
-from io import BytesIO
+from typing import Any
 
 import openpyxl
 
 from transformations.documents.archive import open_archive, properties
 from transformations.documents.extract import Extract, RefusedDocumentError
+from transformations.documents.number_format import general, shown
+from transformations.documents.ooxml import main_part
 from transformations.documents.plain import escape_inline
-from transformations.documents.table import markdown_table
+from transformations.documents.table import markdown_tables, spread
+from transformations.documents.xlsx_parts import Extras, drawn_texts, extras_of, sheets_of, with_plain_styles
+
+_USUAL = "xl/workbook.xml"
 
 
 def parse_xlsx(content: bytes) -> Extract:
     """Return the title that the file's properties give, a section for each sheet, and the metadata (`sheets` in it).
 
-    A blank row ends a table; blank columns are dropped. Hidden sheets are kept.
+    A blank row ends a table; blank columns are dropped. A number has the signs and zeros of its format, and all of its
+    digits. A formula stands for itself where no value was ever computed. Then come the texts of drawings, the figures
+    of charts and the comments. Hidden sheets are kept.
 
     Raises:
         RefusedDocumentError: see `open_archive`; `unparseable` where it is an archive and no workbook.
     """
-    with open_archive(content) as archive:
-        if "xl/workbook.xml" not in archive.namelist():
-            raise RefusedDocumentError("unparseable: an archive without xl/workbook.xml is no workbook")
-        title, metadata = properties(archive)
-    with warnings.catch_warnings():
+    with open_archive(content) as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of extensions that openpyxl leaves out; none of them is text
-        workbook = openpyxl.load_workbook(BytesIO(content), read_only=True, data_only=True, keep_links=False)
-        blocks = []
-        for sheet in workbook.worksheets:
-            sheet.reset_dimensions()  # what a file says of its size may be wrong, or a million rows
-            tables = [markdown_table(table) for table in _tables(sheet.iter_rows(values_only=True))]
-            blocks += [f"# {escape_inline(sheet.title)}", *tables] if tables else []
-        names = ", ".join(workbook.sheetnames)
+        if (main := main_part(archive, _USUAL)) is None:
+            raise RefusedDocumentError(f"unparseable: an archive without {_USUAL} is no workbook")
+        title, metadata = properties(archive)
+        plain = with_plain_styles(archive, content, main)
+        workbook = openpyxl.load_workbook(plain, read_only=True, data_only=True, keep_links=False)
+        read = {sheet.title: sheet for sheet in workbook.worksheets}
+        blocks: list[str] = []
+        names = []
+        for name, part, _ in sheets_of(archive, main):
+            names.append(name)
+            told = []
+            if name in read:
+                read[name].reset_dimensions()  # what a file says of its size may be wrong, or a million rows
+                told = [markdown_tables(t) for t in _tables(read[name].iter_rows(), extras_of(archive, part))]
+            told += drawn_texts(archive, part)
+            blocks += [f"# {escape_inline(name)}", *told] if told else []
         workbook.close()
-    return Extract(title, "\n\n".join(blocks), {**metadata, "sheets": names})
+    return Extract(title, "\n\n".join(blocks), {**metadata, "sheets": ", ".join(names)})
 
 
-def _tables(rows: Iterable[Sequence[object]]) -> Iterator[list[list[str]]]:
+def _tables(rows: Iterable[Sequence[Any]], extras: Extras) -> Iterator[list[list[str]]]:
     """Runs of rows that are not blank, without the columns that are blank in all of them."""
     block: list[list[str]] = []
-    for row in rows:
-        cells = [_text(value) for value in row]
+    number = 0
+    for number, row in enumerate(rows, 1):
+        cells = [_text(cell) for cell in row]
+        if extras.formulas:
+            for at, text in enumerate(cells):
+                cells[at] = text or extras.formulas.get((number, at + 1), "")
         if any(cells):
             block.append(cells)
         elif block:
-            yield _without_blank_columns(block)
+            yield _table(block, number - len(block), extras)
             block = []
     if block:
-        yield _without_blank_columns(block)
+        yield _table(block, number - len(block) + 1, extras)
 
 
-def _without_blank_columns(rows: list[list[str]]) -> list[list[str]]:
+def _table(rows: list[list[str]], first: int, extras: Extras) -> list[list[str]]:
+    """Rows of equal columns; `first` is the number of the first."""
     width = max(map(len, rows))
     used = [at for at in range(width) if any(at < len(row) and row[at] for row in rows)]
+    if extras.merged:
+        spans = [
+            (top, left - 1, down, wide)
+            for top in range(len(rows))
+            for left, down, wide in extras.merged.get(first + top, ())
+            if left <= len(rows[top])
+        ]
+        rows = spread([row + [""] * (width - len(row)) for row in rows], spans)
     return [[row[at] if at < len(row) else "" for at in used] for row in rows]
 
 
-def _text(value: object) -> str:
+def _text(cell: Any) -> str:
+    value = cell.value
     if value is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.15g}"
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, int | float):
+        return shown(value, cell.number_format or "General") if value == value else general(value)
     if isinstance(value, datetime) and value.time() == time():
         value = value.date()
     return str(value).strip()

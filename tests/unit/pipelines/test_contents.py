@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipelines.delta_folder import files_between
 from pipelines.lakehouse import Lakehouse
 from pipelines.settings import Settings
 from pipelines.silver.contents import of_files, of_rows
@@ -55,7 +56,7 @@ def test_each_row_finds_its_own_bytes_in_whatever_file_they_are(lake: Lakehouse)
     for rows in deliveries:
         lake.append_arrow(TABLE, rows)
     version = lake.head(TABLE).version  # type: ignore[union-attr]
-    files = lake.files(TABLE, after=None, until=version)
+    files = files_between(lake.folder(TABLE), after=None, until=version)
     assert len(files) == 3
     wanted = [row for rows in deliveries for row in rows if row["document_id"] not in ("d3", "d19")]
     found = {
@@ -63,7 +64,7 @@ def test_each_row_finds_its_own_bytes_in_whatever_file_they_are(lake: Lakehouse)
     }
     assert found == {(row["document_id"], row["_ingested_at"]): row["content"] for row in wanted}
     # The files of a window hold its arrivals and no others; what was forgotten meanwhile is left out.
-    last = lake.files(TABLE, after=version - 1, until=version)
+    last = files_between(lake.folder(TABLE), after=version - 1, until=version)
     assert len(last) == 1
     assert {row["document_id"] for row, _ in of_files(named(wanted, lake), last)} == {
         *(row["document_id"] for row in deliveries[2] if row in wanted),
@@ -79,7 +80,7 @@ def test_each_row_finds_its_own_bytes_in_whatever_file_they_are(lake: Lakehouse)
 def test_what_is_handed_back_at_once_is_bounded(lake: Lakehouse):
     lake.append_arrow(TABLE, [arrival(f"d{n}", b"word " * 300_000) for n in range(12)])
     rows = [arrival(f"d{n}", b"word " * 300_000) for n in range(12)]
-    files = lake.files(TABLE, after=None, until=1)
+    files = files_between(lake.folder(TABLE), after=None, until=1)
     batches = list(parse_batches(Limits(60, 512), files=files)(iter(named(rows, lake))))
     assert [batch.num_rows for batch in batches] == [3, 3, 3, 3]
     assert sorted(name for batch in batches for name in batch["document_id"].to_pylist()) == sorted(

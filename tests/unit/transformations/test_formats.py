@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support import files
 from transformations.documents import FORMATS, parse_document
@@ -40,22 +42,78 @@ def test_a_pdf_without_text_an_encrypted_one_half_a_one_and_a_picture_are_refuse
     assert half.error is None or half.error.startswith(("unparseable", "empty"))
 
 
-def test_lines_of_pages_become_paragraphs_with_whole_words_and_without_running_heads() -> None:
+def test_lines_of_pages_become_paragraphs_with_whole_words_and_without_page_numbers() -> None:
     full = "This line is as long as the others of its page are,"
     pages = [
-        ["The book 1", "Chapter one", full, f"and its last word is bro{WORD_BREAK}", "ken. End.", "(1) An item", full],
-        ["The book 2", "which goes on. A state-of" + WORD_BREAK, "the-art well" + WORD_BREAK, "known well-known", full],
-        ["The book 3", "and ends."],
+        [
+            "The book",
+            "Chapter one",
+            full,
+            f"and its last word is bro{WORD_BREAK}",
+            "ken. End.",
+            "(1) An item",
+            full,
+            "1",
+        ],
+        [
+            "The book",
+            "which goes on. A state-of" + WORD_BREAK,
+            "the-art well" + WORD_BREAK,
+            "known well-known",
+            full,
+            "2",
+        ],
+        ["The book", "and ends.", "Page 3 of 4"],
+        ["The book", "Last.", "- 4 -"],
     ]
     found = list(paragraphs(pages, headings={(0, "chapterone"): 1}))
     assert found == [
+        ("The book", 0),
         ("Chapter one", 1),
         (f"{full} and its last word is broken. End.", 0),
         ("(1) An item", 0),
         (f"{full} which goes on. A state-of-the-art well-known well-known", 0),
         (f"{full} and ends.", 0),
+        ("Last.", 0),
     ]
     assert without_running_heads([["1", "a"], ["2", "b"]]) == [["1", "a"], ["2", "b"]]
+
+
+LINES = st.lists(st.sampled_from(["Invoice 7", "0 0 0", "1", "2", "3", "Total", "a b", "iv", "Page 2"]), max_size=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(LINES, max_size=7))
+def test_no_line_of_a_pdf_is_lost_but_for_numbers_of_pages(pages: list[list[str]]) -> None:
+    said = {line for page in pages for line in page}
+    kept = without_running_heads(pages)
+    told = " ".join(text for text, _ in paragraphs(pages, headings={})).split()
+    assert all(line for page, lines in zip(pages, kept, strict=True) if page for line in lines)
+    for line in said - {line for page in kept for line in page}:
+        assert line in ("1", "2", "3", "iv", "Page 2")
+    assert sorted(" ".join(line for page in kept for line in page).split()) == sorted(told)
+
+
+def test_what_differs_on_each_page_is_kept_in_its_place() -> None:
+    """A number of an invoice, a row of a table and the one line of a slide are no page numbers."""
+    invoices = [[f"Invoice {1000 + n}", f"Customer {n} pays.", f"Total: {40 + 17 * n} EUR"] for n in range(4)]
+    rows = [[f"{40 * page + n} {3 * n} {5 * n}" for n in range(40)] for page in range(4)]
+    slides = [[f"Slide {n}"] for n in range(1, 6)]
+    numbers = [[str(n)] for n in range(1, 6)]
+    for pages in (invoices, rows, slides, numbers):
+        assert without_running_heads(pages) == pages
+        told = " ".join(text for text, _ in paragraphs(pages, headings={}))
+        assert told == " ".join(line for page in pages for line in page)
+
+
+def test_a_form_and_annotations_of_a_pdf_are_told(shared_data: Path) -> None:
+    file = shared_data / "faults" / "documents" / "f06_form.pdf"
+    if not file.is_file():
+        pytest.skip(f"no {file}")
+    text = parse_document(file.read_bytes(), path="a.pdf").text
+    assert text.split("\n\n") == [
+        *("Name of the applicant:", "applicant: Berta Lindqvist", "Reviewer: check the sum.", "Free text on the page")
+    ]
 
 
 def test_a_word_document_gives_headings_tables_and_properties() -> None:
@@ -186,12 +244,21 @@ def test_a_message_of_messages_without_end_is_no_crash() -> None:
         (b"a;b\n1;2,5\n", ["| a | b |", "| 1 | 2,5 |"]),
         (b"a\tb\n1\t\n", ["| a | b |", "| 1 |  |"]),
         (b'a,b\n1,"two\nlines"\n3,4,5\n', ["| a | b |  |", "| 1 | two lines |  |", "| 3 | 4 | 5 |"]),
+        (b"name, of all;n\nx;1\ny;2\n", ["| name, of all | n |", "| x | 1 |", "| y | 2 |"]),
+        (b"a\tb, c, d\n1\t2\n3\t4, 5\n", ["| a | b, c, d |", "| 1 | 2 |", "| 3 | 4, 5 |"]),
+        (b"a;b\n1,5;2,5\n2,5;3,5\n", ["| a | b |", "| 1,5 | 2,5 |", "| 2,5 | 3,5 |"]),
+        (b"name,\nx,1\ny,2\n", ["| name |  |", "| x | 1 |", "| y | 2 |"]),
     ],
 )
 def test_csv_becomes_a_table(content: bytes, rows: list[str]) -> None:
     header, rule, *others = parse_document(content, path="a.csv").text.split("\n")
     assert [header, *others] == rows
     assert set(rule) == set("| -")
+
+
+def test_lines_above_a_table_of_a_csv_are_its_title() -> None:
+    text = parse_document(b"Report, 2024\n\nname;n\nx;1\ny;2\n", path="a.csv").text
+    assert text == "Report, 2024\n\n| name | n |\n| --- | --- |\n| x | 1 |\n| y | 2 |"
 
 
 @pytest.mark.parametrize("content", [b'a,b\n1,"open\n2,3\n', b'a,b\n1,"shut"again\n'])

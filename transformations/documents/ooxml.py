@@ -1,0 +1,130 @@
+"""Parts of an Office file in; what Word, Excel and PowerPoint have in common out: relations, charts, diagrams."""
+
+from __future__ import annotations
+
+import posixpath
+import zipfile
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from lxml import etree
+
+from transformations.documents.extract import RefusedDocumentError
+
+A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
+C = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
+DGM = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}"
+R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
+_RELATIONSHIP = "{http://schemas.openxmlformats.org/package/2006/relationships}Relationship"
+# Points of a diagram that draw and hold no text of the author's.
+_DRAWN_POINTS = frozenset({"pres", "parTrans", "sibTrans"})
+_MAX_PARTS = 10_000
+
+
+class Relation(NamedTuple):
+    """Where a part leads: the last word of the relation's type, and the other part's name ("" for a web address)."""
+
+    kind: str
+    part: str
+
+
+def parse_part(content: bytes) -> Any:
+    """The root of a part. Entities are not resolved, and nothing is fetched."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
+    root = etree.fromstring(content, parser)
+    for element in list(root.iter(etree.Entity)):
+        raise RefusedDocumentError(f"unparseable: it refers to the entity {element.name!r}, which no Office file does")
+    return root
+
+
+def relations(archive: zipfile.ZipFile, part: str) -> dict[str, Relation]:
+    """Id -> relation of a part; of the whole file where `part` is ""."""
+    folder, name = posixpath.split(part)
+    try:
+        root = parse_part(archive.read(posixpath.join(folder, "_rels", f"{name}.rels")))
+    except (KeyError, etree.XMLSyntaxError):
+        return {}
+    found = {}
+    for relation in list(root.iter(_RELATIONSHIP))[:_MAX_PARTS]:
+        target = relation.get("Target", "")
+        is_outside = relation.get("TargetMode") == "External"
+        path = "" if is_outside else posixpath.normpath(posixpath.join("/", folder, unquote(target))).lstrip("/")
+        found[relation.get("Id", "")] = Relation(posixpath.basename(relation.get("Type", "")), path)
+    return found
+
+
+def main_part(archive: zipfile.ZipFile, usual: str) -> str | None:
+    """The part that the file says is its main one, whatever its name; else the usual one where that is there."""
+    names = set(archive.namelist())
+    told = (r.part for r in relations(archive, "").values() if r.kind == "officeDocument" and r.part in names)
+    return next(told, usual if usual in names else None)
+
+
+def related(archive: zipfile.ZipFile, part: str, *kinds: str) -> Iterator[tuple[str, Any]]:
+    """Name and root of each part of such a kind that `part` leads to; one that is broken or gone is passed over."""
+    for relation in relations(archive, part).values():
+        if relation.kind in kinds and relation.part:
+            try:
+                yield relation.part, parse_part(archive.read(relation.part))
+            except (KeyError, etree.XMLSyntaxError):
+                continue
+
+
+def paragraph_texts(element: Any) -> Iterator[str]:
+    """The text of each paragraph of a drawing that has any."""
+    for paragraph in element.iter(f"{A}p"):
+        text = "".join(t.text or "" if t.tag == f"{A}t" else "\n" for t in paragraph.iter(f"{A}t", f"{A}br"))
+        if text.strip():
+            yield " ".join(text.split())
+
+
+def comment_line(text: str, author: str | None, at: str | None) -> str:
+    """A comment as a paragraph says it."""
+    told = ", ".join(filter(None, ((author or "").strip(), (at or "")[:19])))
+    return f"Comment ({told}): {' '.join(text.split())}" if told else f"Comment: {' '.join(text.split())}"
+
+
+def diagram_texts(model: Any) -> Iterator[str]:
+    """The texts of a diagram (SmartArt), in the order of its data."""
+    for point in model.iter(f"{DGM}pt"):
+        if point.get("type") not in _DRAWN_POINTS:
+            text = " ".join(paragraph_texts(point))
+            if text:
+                yield text
+
+
+def chart_titles(chart: Any) -> list[str]:
+    """The titles of a chart and of its axes."""
+    titles = (" ".join("".join(t.text or "" for t in title.iter(f"{A}t")).split()) for title in chart.iter(f"{C}title"))
+    return [title for title in titles if title]
+
+
+def chart_rows(chart: Any) -> list[list[str]]:
+    """The figures of a chart: a row for each category (or x), a column for each series; the first row names them."""
+    rows: dict[tuple[int, str], list[str]] = {}
+    names = [""]
+    series_of_chart = list(chart.iter(f"{C}ser"))
+    for place, series in enumerate(series_of_chart):
+        names.append(" ".join(_values(series, "tx")))
+        categories = _values(series, "cat") or _values(series, "xVal")
+        values = _values(series, "val") or _values(series, "yVal")
+        seen: dict[str, int] = {}
+        for category, value in zip_longest(categories, values, fillvalue=""):
+            seen[category] = seen.get(category, 0) + 1  # a category may come twice
+            row = rows.setdefault((seen[category], category), [""] * len(series_of_chart))
+            row[place] = value
+    return [names, *([category, *values] for (_, category), values in rows.items())] if rows else []
+
+
+def _values(series: Any, part: str) -> list[str]:
+    for found in series.findall(f"{C}{part}"):
+        points = list(found.iter(f"{C}pt"))
+        levels = list(found.iter(f"{C}lvl"))
+        if len(levels) > 1:  # categories in levels: the innermost names the point
+            points = list(levels[0].iter(f"{C}pt"))
+        return ["".join(v.text or "" for v in point.iter(f"{C}v")) for point in points] or [
+            v.text or "" for v in found.iter(f"{C}v")
+        ]
+    return []
