@@ -33,7 +33,12 @@ class Relation(NamedTuple):
 def parse_part(content: bytes) -> Any:
     """The root of a part. Entities are not resolved, and nothing is fetched."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
-    root = etree.fromstring(content, parser)
+    try:
+        root = etree.fromstring(content, parser)
+    except etree.XMLSyntaxError as error:
+        if not error.lineno:  # no place: libxml2 was refused memory
+            raise MemoryError from error
+        raise
     for element in list(root.iter(etree.Entity)):
         raise RefusedDocumentError(f"unparseable: it refers to the entity {element.name!r}, which no Office file does")
     return root
