@@ -64,7 +64,19 @@ def main_part(archive: zipfile.ZipFile, usual: str) -> str | None:
     """The part that the file says is its main one, whatever its name; else the usual one where that is there."""
     names = set(archive.namelist())
     told = (r.part for r in relations(archive, "").values() if r.kind == "officeDocument" and r.part in names)
-    return next(told, usual if usual in names else None)
+    part = next(told, usual if usual in names else None)
+    kind = usual.rpartition("/")[2].removesuffix(".xml")  # its root is called so: document, workbook, presentation
+    return part if part is None or _root_name(archive, part) in (kind, None) else None
+
+
+def _root_name(archive: zipfile.ZipFile, part: str) -> str | None:
+    """The name of a part's root; None where it has none: whoever reads all of it says why."""
+    try:
+        with archive.open(part) as stream:
+            _, root = next(iter(etree.iterparse(stream, events=("start",), resolve_entities=False, no_network=True)))
+            return str(etree.QName(root).localname)
+    except (etree.XMLSyntaxError, StopIteration, OSError, ValueError, zipfile.BadZipFile):
+        return None
 
 
 def related(archive: zipfile.ZipFile, part: str, *kinds: str) -> Iterator[tuple[str, Any]]:
