@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import re
 
+from transformations.printable import printable
+
 HIDDEN = "***"
 # What stands for nothing in particular ("1", "on") would be hidden everywhere.
 _SHORTEST = 4
 _secrets: set[str] = set()
 _PASSWORD = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/@:'\"]*):[^\s/@'\"]+@")
-# C0 but tab and newline, DEL and C1; the marks that turn the direction of writing; and half surrogate pairs.
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def note_secret(value: str) -> None:
@@ -29,11 +29,6 @@ def redacted(text: str) -> str:
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return _PASSWORD.sub(rf"\g<before>:{HIDDEN}@", text) if "://" in text else text
-
-
-def printable(text: str) -> str:
-    """`text` with each character that steers a terminal written as an escape, as in \\x1b."""
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
 
 
 def safe(text: str) -> str:

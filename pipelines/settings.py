@@ -166,6 +166,17 @@ class AnswerSettings(_Section):
     min_grounded_ratio: float = Field(
         0.6, ge=0, le=1, description="share of an answer's content words that its sources must contain"
     )
+    min_score: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="a question whose best chunk scores less is not told of; none: as measured for all-minilm-l6-v2",
+    )
+    judge_url: str | None = Field(
+        None, description="OpenAI-compatible server that is asked whether the sources say an answer; none: code judges"
+    )
+    judge_model: str = Field("judge", description="the judge's name at that server")
+    judge_api_key: SecretStr | None = Field(None, description="as ${NAME}: the name of an environment variable")
 
 
 class MlflowSettings(_Section):
@@ -303,7 +314,7 @@ def _named_section(annotation: Any) -> type[BaseModel] | None:
 
 def _resolve_references(merged: dict[str, Any]) -> dict[str, Any]:
     """Replace each `${NAME}` by that environment variable; a secret never stands in the file itself."""
-    for section_name, key in (("language_model", "api_key"), ("index", "secret")):
+    for section_name, key in (("language_model", "api_key"), ("index", "secret"), ("answers", "judge_api_key")):
         section = merged.get(section_name)
         value = section.get(key) if isinstance(section, dict) else None
         if value is not None and not is_reference(value):

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from pipelines.inference.ask import Answerer, Search, current_user, new_call
 from pipelines.inference.log_row import INFERENCE_LOG
 from pipelines.inference.questions import heading_questions, read_questions
+from pipelines.models.tracking import drop_unlogged_traces
 from pipelines.stage import Context, Counts, Window
 
 __all__ = ["add_questions", "heading_questions", "read_questions", "run"]
@@ -113,6 +114,7 @@ def run(context: Context, window: Window | None, *, searcher: Search | None = No
         Answerer(context.settings, lake=context.lake, searcher=searcher) as answerer,
         context.progress.step("answering questions", total=len(waiting)) as step,
     ):
+        _drop_unlogged_traces(context, waiting)
         try:
             for request in waiting:
                 response = answerer.respond(
@@ -143,6 +145,21 @@ def run(context: Context, window: Window | None, *, searcher: Search | None = No
             if rows:
                 context.lake.append_arrow(INFERENCE_LOG, rows)
     return counts
+
+
+def _drop_unlogged_traces(context: Context, waiting: Sequence[Mapping[str, Any]]) -> None:
+    """What a killed run traced and did not log is asked again, and traced again: its first trace goes."""
+    logged = set(context.lake.read_arrow(INFERENCE_LOG, columns=["request_id"])["request_id"].to_pylist())
+    now = context.now()
+    dropped = drop_unlogged_traces(
+        context.settings,
+        logged=logged,
+        unanswered={request["request_id"] for request in waiting},
+        since=min((r["requested_at"] for r in waiting if r["requested_at"]), default=now),
+        now=now,
+    )
+    if dropped:
+        log.info("%d traces of calls that a killed run did not log were deleted", dropped)
 
 
 def _waiting(context: Context) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """A question in; an answer with its sources out, logged and traced. No Spark where tables are folders.
 
-    question ─ search ─ the best chunks ─ language model ─ is every sentence supported?
-                                                             ├─ yes: the model's answer
-                                                             └─ no:  the best passage, as a quotation
+    question ─ search ─ are the best chunks about it? ─ language model ─ do they support its answer?
+                         └─ no: the sources do not tell                   ├─ yes: the model's answer
+                                                                          └─ no:  the best passage, as a quotation,
+                                                                                  or: the sources do not tell
 
 Each call is one row of inference.inference_log and one trace in MLflow, whether it succeeds or not.
 """
@@ -23,10 +24,12 @@ from typing import Any, Protocol
 
 from pipelines.inference.log_row import INFERENCE_LOG, STATUS_OK, Call, log_row
 from pipelines.inference.search import Searcher
+from pipelines.inference.sources import Source, is_off_topic, shown_of, sources_of
 from pipelines.lakehouse import Lakehouse
+from pipelines.models.judge import Judge, Verdict, judge_of
 from pipelines.models.language import Completion, LanguageModel, ModelCallError, language_model
 from pipelines.models.prompts import STOP, answer_prompt
-from pipelines.models.tracking import connect
+from pipelines.models.tracking import OURS, connect
 from pipelines.session import get_spark
 from pipelines.settings import Settings
 from pipelines.stores import Hit, Manifest
@@ -37,6 +40,7 @@ from transformations.grounding import Grounding, finished, judge, quote
 log = logging.getLogger(__name__)
 
 MAX_QUESTION_CHARS = 2_000
+NOT_TOLD = "The sources do not tell."
 _NOTHING_FOUND = "The index holds nothing to answer from."
 _STATUS_BAD_REQUEST = 400
 # What MLflow gives instead of raising.
@@ -123,6 +127,7 @@ class Answerer:
         self._prompt = answer_prompt(self._settings)
         self._mlflow = connect(self._settings)
         self.model: LanguageModel = self._stack.enter_context(language_model(self._settings))
+        self._judge: Judge | None = self._stack.enter_context(judge_of(self._settings))
         return self
 
     def __exit__(
@@ -162,26 +167,34 @@ class Answerer:
         completion: Completion | None = None
         messages: list[dict[str, str]] = []
         error: ModelCallError | None = None
+        verdict: Verdict | None = None
         text, grounding, is_quoted, model_seconds = "", Grounding(False, 0.0, "nothing was found"), False, 0.0
         with self._mlflow.start_span("answer_question", span_type="CHAIN") as root:
             root.set_inputs({"question": call.question})
             self._mlflow.update_current_trace(
-                client_request_id=call.request_id, tags={"prompt_uri": self._prompt.uri, "requester": call.requester}
+                client_request_id=call.request_id, tags={OURS: self._prompt.uri, "requester": call.requester}
             )
             try:
                 problem = question_problem(call.question)
                 if problem:
                     raise ModelCallError(problem, status_code=_STATUS_BAD_REQUEST)
                 hits = self._retrieve(call.question)
-                shown = self._shown(hits)
-                if shown:
+                sources = sources_of(hits[: self._settings.answers.context_chunks])
+                if is_off_topic(hits, self._settings.answers, model=manifest.model):
+                    text, grounding = NOT_TOLD, Grounding(False, 0.0, "no chunk is about the question")
+                elif any(source.text for source in sources):
+                    shown = shown_of(sources, chars=self.model.source_chars)
                     messages = self._prompt.messages(call.question, sources=shown)
                     model_started = time.monotonic()
                     try:
                         completion = self._complete(messages)
                     finally:
                         model_seconds = time.monotonic() - model_started
-                    text, grounding, is_quoted = self._checked(call.question, completion, shown=shown, hits=hits)
+                    text, grounding, is_quoted, verdict = self._checked(
+                        call.question, completion, sources=sources, shown=shown
+                    )
+                elif hits:
+                    text, grounding = NOT_TOLD, Grounding(False, 0.0, "the sources only play turns of a chat")
                 else:
                     text = _NOTHING_FOUND
                 root.set_outputs({"answer": text, "is_grounded": grounding.is_grounded, "is_quoted": is_quoted})
@@ -201,7 +214,10 @@ class Answerer:
             call,
             status_code=error.status_code if error else STATUS_OK,
             request=request,
-            response=_error_response(error) if error else _response(text, grounding, is_quoted, completion, hits),
+            response=_error_response(error)
+            if error
+            else _response(text, grounding, is_quoted, completion, hits)
+            | ({"judge": vars(verdict)} if verdict else {}),
             model=(self.model.name, self.model.version),
             prompt=self._prompt,
             manifest=manifest,
@@ -244,20 +260,6 @@ class Answerer:
             )
         return hits
 
-    def _shown(self, hits: Sequence[Hit]) -> list[tuple[str, str]]:
-        """(title, text) of the chunks that the model gets to read, cut to what it can."""
-        chosen = hits[: self._settings.answers.context_chunks]
-        left = self.model.source_chars
-        shown = []
-        for place, hit in enumerate(chosen):
-            text = hit.text
-            if left is not None:
-                # What a short source leaves goes to those behind it.
-                text = _cut(text, left // (len(chosen) - place))
-                left -= len(text)
-            shown.append((" > ".join(hit.heading_path) or hit.title or hit.path, text))
-        return shown
-
     def _complete(self, messages: list[dict[str, str]]) -> Completion:
         with self._mlflow.start_span(self.model.name, span_type="CHAT_MODEL") as span:
             span.set_inputs({"messages": messages, **self._call_options()})
@@ -276,25 +278,29 @@ class Answerer:
         }
 
     def _checked(
-        self, question: str, completion: Completion, *, shown: list[tuple[str, str]], hits: Sequence[Hit]
-    ) -> tuple[str, Grounding, bool]:
-        """The text to give, what the check found, and whether the text is a quotation."""
-        said = finished(completion.text)
+        self, question: str, completion: Completion, *, sources: Sequence[Source], shown: Sequence[tuple[str, str]]
+    ) -> tuple[str, Grounding, bool, Verdict | None]:
+        """The text to give, what the check found, whether the text is a quotation, and what a judge said."""
+        said = finished(completion.text, is_cut=completion.is_cut)
+        verdict = None
         grounding = judge(
             said,
             question=question,
-            sources=[f"{title}\n\n{text}" for title, text in shown],
+            sources=[f"{source.title}\n\n{source.text}" for source in sources],
             min_ratio=self._settings.answers.min_grounded_ratio,
+            is_judged_elsewhere=self._judge is not None,
         )
+        if grounding.is_grounded and self._judge is not None:
+            verdict = self._judge.ask(question, answer=said, sources=shown)
+            if not verdict.says_so:
+                grounding = Grounding(False, grounding.ratio, "the judge model does not say that the sources say so")
         if grounding.is_grounded:
-            return said, grounding, False
-        quotation = quote(question, sources=[text for _, text in shown])
+            return said, grounding, False, verdict
+        quotation = quote(question, sources=[source.text for source in sources])
         if quotation is None:
-            return _NOTHING_FOUND, grounding, False
-        hit = hits[quotation.source]
-        place = " › ".join([hit.path, *hit.heading_path[-1:]])
+            return NOT_TOLD, grounding, False, verdict
         lines = "\n".join(f"> {line}".rstrip() for line in quotation.text.splitlines())
-        return f"Quoted from {place}:\n\n{lines}", grounding, True
+        return f"Quoted from {sources[quotation.source].place}:\n\n{lines}", grounding, True, verdict
 
 
 def new_call(
@@ -345,15 +351,6 @@ def current_user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-def _cut(text: str, chars: int) -> str:
-    if len(text) <= chars:
-        return text
-    kept = text[:chars]
-    # Whole lines, unless that loses most of it.
-    end = kept.rfind("\n")
-    return kept[:end] if end > chars // 2 else kept
 
 
 def _response(

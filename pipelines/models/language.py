@@ -48,12 +48,14 @@ class Completion:
         input_tokens: of the prompt; 0 where the server does not say.
         output_tokens: of the answer; 0 where the server does not say.
         model: as the server names it.
+        is_cut: whether it would have gone on, had it been allowed more tokens.
     """
 
     text: str
     input_tokens: int
     output_tokens: int
     model: str
+    is_cut: bool = False
 
 
 class LanguageModel:
@@ -108,6 +110,7 @@ class LanguageModel:
             input_tokens=usage.prompt_tokens if usage else 0,
             output_tokens=usage.completion_tokens if usage else 0,
             model=reply.model or self.name,
+            is_cut=getattr(choices[0], "finish_reason", None) == "length" if choices else False,
         )
 
     def check_reachable(self) -> None:

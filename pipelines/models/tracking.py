@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +16,12 @@ from pipelines.settings import Settings
 from transformations.errors import ConfigurationError, MissingDependencyError
 
 _PROBE_SECONDS = 10.0
+log = logging.getLogger(__name__)
+
+# The tag by which a trace of an answer is known.
+OURS = "prompt_uri"
+_PAGE = 100
+_LONGEST_CALL = timedelta(hours=1)
 
 
 def connect(settings: Settings) -> ModuleType:
@@ -71,6 +79,51 @@ def _check_reachable(uri: str) -> None:
             f"no MLflow server answers at {redacted(uri)} (mlflow.tracking_uri): {redacted(str(error))[:300]}. Start "
             "the server, correct the address, or remove the setting to use the workspace's own mlflow.db."
         ) from None
+
+
+def drop_unlogged_traces(
+    settings: Settings, *, logged: Collection[str], unanswered: Collection[str], since: datetime, now: datetime
+) -> int:
+    """Delete our traces of calls that never came into the log: their process was killed in between. Returns how many.
+
+    A trace and a row of the log then stand for one another. The questions are asked again, or nobody got the answer.
+
+    Args:
+        settings: whose experiment.
+        logged: request ids of the log.
+        unanswered: request ids that are about to be asked (again); only this run asks them.
+        since: older traces are not looked at.
+        now: a call that is neither logged nor ours to ask may still be going on, for `_LONGEST_CALL`.
+    """
+    mlflow = connect(settings)
+    client = mlflow.MlflowClient()
+    experiment = mlflow.get_experiment_by_name(settings.mlflow.experiment)
+    dropped: list[str] = []
+    token: str | None = None
+    try:
+        while True:
+            page = client.search_traces(
+                locations=[experiment.experiment_id],
+                filter_string=f"attributes.timestamp_ms >= {int(since.timestamp() * 1000)}",
+                max_results=_PAGE,
+                page_token=token,
+                include_spans=False,
+            )
+            for trace in page:
+                request_id, is_ours = trace.info.client_request_id, OURS in trace.info.tags
+                began = datetime.fromtimestamp(trace.info.request_time / 1000, now.tzinfo)
+                is_over = request_id in unanswered or now - began > _LONGEST_CALL
+                if is_ours and request_id is not None and request_id not in logged and is_over:
+                    dropped.append(trace.info.trace_id)
+            token = page.token
+            if not token:
+                break
+        for start in range(0, len(dropped), _PAGE):
+            client.delete_traces(experiment.experiment_id, trace_ids=dropped[start : start + _PAGE])
+    except mlflow.MlflowException as error:
+        log.warning("traces of calls that were never logged could not be deleted: %s", error)
+        return 0
+    return len(dropped)
 
 
 def _choose_experiment(mlflow: ModuleType, settings: Settings) -> None:

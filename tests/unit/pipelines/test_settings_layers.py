@@ -171,7 +171,7 @@ def test_nothing_that_is_printed_steers_a_terminal(text: str):
 
 
 def test_an_escape_can_be_read_as_one():
-    assert safe("a\x1b[31mred\x9b0m\x07\r\u202ecod.exe") == r"a\x1b[31mred\x9b0m\x07\r\u202ecod.exe"
+    assert safe("a\x1b[31mred\x9b0m\x07\r\u202ecod.exe") == r"a\x1b[31mred\x9b0m\x07\x0d\u202ecod.exe"
 
 
 def test_what_libraries_tell_goes_to_the_file_and_not_to_the_screen(tmp_path: Path):

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.grounding import Grounding, content_stems, finished, judge, quote, split_sentences
+from transformations.answer_spans import Reading
+from transformations.grounding import Grounding, finished, judge, quote, split_sentences, split_spans
+from transformations.roles import has_reversed_roles
+from transformations.stems import content_stems
 
 CAPTURE = (
     "Accessing captured output\n\n"
@@ -117,12 +120,80 @@ def test_a_fenced_block_is_one_sentence():
         ("The answer is: Use capsys.", "Use capsys."),
         ("### Source 4: Capturing\nUse capsys.", "Use capsys."),
         ("You can use the following command:", ""),
-        ("never ends", ""),
+        ("291 episodes", "291 episodes"),
+        ("Short answer: Conrad", "Conrad"),
+        ("the answer to", ""),
         ("", ""),
     ],
 )
 def test_an_answer_is_kept_up_to_its_last_whole_sentence(written, kept):
     assert finished(written) == kept
+
+
+def test_a_phrase_that_was_cut_off_is_not_kept():
+    assert finished("291 episodes", is_cut=True) == ""
+
+
+NOBEL = (
+    "The first Nobel Prize in Physics was awarded in 1901 to Wilhelm Conrad Röntgen, of Germany, who received 150,782 "
+    "SEK. John Bardeen is the only laureate to win the prize twice, in 1956 and 1972. Two women have won the prize: "
+    "Marie Curie and Maria Goeppert-Mayer. As of 2017, the prize has been awarded to 206 individuals."
+)
+KNOWN = [
+    ("who got the first nobel prize in physics", "Wilhelm Conrad Röntgen", "John Bardeen"),
+    ("when was the first nobel prize in physics awarded", "1901", "1956"),
+    ("who is the only laureate to win the prize twice", "John Bardeen", "Wilhelm Conrad Röntgen"),
+]
+
+
+@pytest.mark.parametrize("form", ["{}", "The answer is {}.", "It is {}.", "Answer: {}"])
+@pytest.mark.parametrize(("question", "right", "wrong"), KNOWN)
+def test_a_short_answer_is_judged_by_where_it_stands(question, right, wrong, form):
+    assert judge(form.format(right), question=question, sources=[NOBEL], min_ratio=0.6).is_grounded
+    reading = Reading(question, NOBEL, tuple(split_spans(NOBEL)))
+    assert reading.support(right) > reading.support(wrong)
+
+
+def test_an_answer_that_stands_nowhere_or_only_repeats_the_question_is_refused():
+    question = KNOWN[0][0]
+    for wrong in ("Albert Einstein", "The answer is 1999.", "physics", "The answer is the Nobel Prize."):
+        assert not judge(wrong, question=question, sources=[NOBEL], min_ratio=0.6).is_grounded
+
+
+@pytest.mark.parametrize(
+    ("said", "is_reversed"),
+    [
+        ("Beta acquired Alpha for 5 million dollars in 2001.", True),
+        ("Alpha acquired Beta for 5 million dollars in 2001.", False),
+        ("Beta was acquired by Alpha for 5 million dollars.", False),
+        ("Alpha was acquired by Beta for 5 million dollars.", True),
+    ],
+)
+def test_who_did_what_to_whom_must_be_as_the_source_says(said, is_reversed):
+    source = "The markets were calm. In 2001 Alpha acquired Beta for 5 million dollars. Nobody else was interested."
+    found = judge(said, question="What happened in 2001?", sources=[source], min_ratio=0.6)
+    assert (found.reason == "the answer exchanges who did what to whom") is is_reversed
+    assert has_reversed_roles(said, source) is is_reversed
+
+
+def test_names_that_only_stand_in_a_list_may_come_in_any_order():
+    assert not has_reversed_roles("Beta, Alpha and Gamma agreed.", "Alpha, Beta and Gamma agreed.")
+
+
+def test_a_quotation_never_begins_in_the_middle_of_a_row():
+    table = (
+        "| Option | What it does |\n| --- | --- |\n| -x | Stops. Then it reports the failure. |\n| -v | Tells more. |"
+    )
+    for source in (f"Options are listed.\n\n{table}\n\nThe end.", table + "\n" + "| -z | Nothing at all. |\n" * 40):
+        quotation = quote("What reports the failure and stops?", sources=[source])
+        assert quotation is not None
+        assert all(line.startswith("|") and line.endswith("|") for line in quotation.text.splitlines())
+        assert "reports the failure" in quotation.text
+        assert quotation.text.startswith("| Option |")
+
+
+def test_a_source_that_has_nothing_of_the_question_is_not_quoted():
+    assert quote("Who painted the ceiling of the chapel?", sources=[CAPTURE]) is None
 
 
 def test_one_word_in_its_forms_has_one_stem_and_an_identifier_stays_whole():

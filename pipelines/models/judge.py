@@ -1,0 +1,67 @@
+"""A question, an answer and its sources in; whether a judge model says that the sources say it, out.
+
+Code cannot tell every answer that stands in a source from one that answers the question. Where that matters, a larger
+model is asked, with its own versioned prompt. Its verdict is logged with the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipelines.models.language import LanguageModel, ModelCallError, language_model
+from pipelines.models.prompts import Prompt, judge_prompt
+from pipelines.settings import LanguageModelSettings, Settings
+
+_MAX_TOKENS = 8
+_VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge said; `says_so` is None where it gave neither yes nor no."""
+
+    says_so: bool | None
+    text: str
+    model: str
+    prompt_uri: str
+
+
+class Judge:
+    """A judge model, ready to be asked."""
+
+    def __init__(self, model: LanguageModel, prompt: Prompt) -> None:
+        self._model, self._prompt = model, prompt
+
+    def ask(self, question: str, *, answer: str, sources: Sequence[tuple[str, str]]) -> Verdict:
+        """Whether the sources (title, text) say that `answer` is the answer; a call that fails is no verdict."""
+        messages = self._prompt.messages(question, sources=sources, answer=answer)
+        try:
+            text = self._model.complete(messages, max_tokens=_MAX_TOKENS).text
+        except ModelCallError as error:
+            return Verdict(None, str(error), self._model.name, self._prompt.uri)
+        found = _VERDICT.match(text)
+        return Verdict(found[1].lower() == "yes" if found else None, text, self._model.name, self._prompt.uri)
+
+
+@contextmanager
+def judge_of(settings: Settings) -> Iterator[Judge | None]:
+    """The settings' judge; None where they name none.
+
+    Raises:
+        LakeloopError: its server cannot be reached.
+    """
+    chosen = settings.answers
+    if chosen.judge_url is None:
+        yield None
+        return
+    served = LanguageModelSettings(
+        base_url=chosen.judge_url,
+        model=chosen.judge_model,
+        api_key=chosen.judge_api_key,
+        timeout_seconds=settings.language_model.timeout_seconds,
+    )
+    with language_model(settings.model_copy(update={"language_model": served})) as model:
+        yield Judge(model, judge_prompt(settings))
