@@ -6,6 +6,7 @@ gives. Only what differs is written, and embeddings come from the cache.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from importlib import import_module
@@ -17,6 +18,7 @@ from pipelines.run import STAGES, advance, instances_of, only_writer
 from pipelines.stage import Context, Stage, Window, run_stage
 from transformations.errors import ConfigurationError
 
+log = logging.getLogger(__name__)
 # What is recorded as it happened cannot be computed again.
 _RECORDS = {
     "ingest-documents": "it holds what arrived: the next lakeloop run compares it with the landing folder",
@@ -61,6 +63,9 @@ def _names(stage: Stage) -> set[str]:
 
 
 def _rebuilt(stage: Stage, one: Stage, context: Context) -> StageOutcome:
+    for table in filter(None, (one.target, *one.also)):
+        if (done := context.lake.mend(table)) is not None:
+            log.warning("rebuild: %s was damaged: %s", table, done)
     head = context.lake.head(one.source)
     if head is None:
         raise ConfigurationError(
