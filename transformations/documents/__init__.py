@@ -19,7 +19,8 @@ from transformations.errors import MissingDependencyError
 from transformations.text import normalise_text, without_data
 
 Format: TypeAlias = Literal[
-    "rst", "markdown", "html", "text", "pdf", "docx", "pptx", "xlsx", "asciidoc", "email", "csv"
+    "rst", "markdown", "html", "text", "pdf", "docx", "pptx", "xlsx", "asciidoc", "email", "csv",
+    "notebook", "epub", "opendocument", "rtf", "json", "xml",
 ]  # fmt: skip
 FORMATS: tuple[Format, ...] = get_args(Format)
 _FORMATS: dict[str, Format] = {
@@ -29,6 +30,7 @@ _FORMATS: dict[str, Format] = {
     ".mdx": "markdown",
     ".html": "html",
     ".htm": "html",
+    ".xhtml": "html",
     ".pdf": "pdf",
     ".docx": "docx",
     ".docm": "docx",
@@ -42,12 +44,18 @@ _FORMATS: dict[str, Format] = {
     ".eml": "email",
     ".csv": "csv",
     ".tsv": "csv",
+    ".ipynb": "notebook",
+    ".epub": "epub",
+    ".odt": "opendocument",
+    ".rtf": "rtf",
+    ".json": "json",
+    ".xml": "xml",
 }
 SUFFIXES: tuple[str, ...] = tuple(_FORMATS)
 # A parser of text is given it decoded and in the form of `normalise_text`, a parser of bytes the file as it is.
 TextParser: TypeAlias = Callable[[str], Extract]
 BytesParser: TypeAlias = Callable[[bytes], Extract]
-_OF_BYTES = frozenset({"pdf", "docx", "pptx", "xlsx", "email"})
+_OF_BYTES = frozenset({"pdf", "docx", "pptx", "xlsx", "email", "notebook", "epub", "opendocument", "rtf", "xml"})
 # format (and suffix, where it matters) -> module and function. Imported on first use: a job that reads Markdown only
 # needs neither docutils nor trafilatura.
 _PARSERS: dict[str, tuple[str, str]] = {
@@ -63,6 +71,12 @@ _PARSERS: dict[str, tuple[str, str]] = {
     "asciidoc": ("transformations.documents.asciidoc", "parse_asciidoc"),
     "email": ("transformations.documents.email", "parse_email"),
     "csv": ("transformations.documents.delimited", "parse_csv"),
+    "notebook": ("transformations.documents.pandoc", "parse_notebook"),
+    "epub": ("transformations.documents.pandoc", "parse_epub"),
+    "opendocument": ("transformations.documents.pandoc", "parse_odt"),
+    "rtf": ("transformations.documents.pandoc", "parse_rtf"),
+    "json": ("transformations.documents.data_text", "parse_json"),
+    "xml": ("transformations.documents.data_text", "parse_xml"),
 }
 _MAX_REASON, _MAX_TITLE = 200, 1000
 _MAX_METADATA, _MAX_METADATA_KEY, _MAX_METADATA_VALUE = 32, 64, 1000

@@ -40,7 +40,7 @@ def parse_part(content: bytes) -> Any:
             raise MemoryError from error
         raise
     for element in list(root.iter(etree.Entity)):
-        raise RefusedDocumentError(f"unparseable: it refers to the entity {element.name!r}, which no Office file does")
+        raise RefusedDocumentError(f"unparseable: it refers to the entity {element.name!r}, which is not resolved")
     return root
 
 

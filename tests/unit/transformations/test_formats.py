@@ -12,6 +12,7 @@ from transformations.documents import FORMATS, parse_document
 from transformations.documents.archive import MAX_INFLATED_BYTES
 from transformations.documents.page_lines import WORD_BREAK, paragraphs, without_running_heads
 
+MORE = [".ipynb", ".epub", ".odt", ".rtf", ".json", ".xml"]
 SUFFIXES = [".pdf", ".docx", ".docm", ".pptx", ".xlsx", ".xlsm", ".adoc", ".eml", ".csv", ".tsv", ".html", ".rst"]
 
 
@@ -280,4 +281,4 @@ def test_metadata_is_bounded_and_every_format_has_a_suffix() -> None:
     document = parse_document(f"---\n{fields}\n---\ntext".encode(), path="a.md")
     assert len(document.metadata) == 32
     assert {len(value) for value in document.metadata.values()} == {1000}
-    assert {format_of(f"a{suffix}") for suffix in [*SUFFIXES, ".md", ".txt"]} == set(FORMATS)
+    assert {format_of(f"a{suffix}") for suffix in [*SUFFIXES, *MORE, ".md", ".txt"]} == set(FORMATS)
