@@ -247,8 +247,9 @@ class Lakehouse:
             with self._watching(table):
                 return delta_folder.delete(delta, where, self.spec(table).schema)
         condition = reduce(and_, [_column(column).isin(list(of)) for column, of in where.items()])
-        row = self._spark_table(table).delete(condition)
-        return int(row.first()[0]) if row is not None else 0
+        if rows := self.read(table).where(condition).count():  # what the delete itself returns was seen to be 0
+            self._spark_table(table).delete(condition)
+        return rows
 
     def purge(self, table: str) -> str:
         """Remove all files of older versions: what was deleted is no longer on disk. Returns what remains.
@@ -305,6 +306,8 @@ class Lakehouse:
         """Rows in memory as a frame."""
         from pyspark.sql.pandas.types import from_arrow_schema
 
+        if any(chunk.offset for column in rows.columns for chunk in column.chunks):
+            rows = rows.take(pa.array(range(rows.num_rows)))  # pyarrow casts, as Spark asks, no slice of a struct
         # Spark takes an empty Arrow table with a list among its columns for an error.
         return self.spark.createDataFrame(rows if rows.num_rows else [], from_arrow_schema(rows.schema))
 

@@ -44,7 +44,7 @@ STAGES: tuple[Stage, ...] = (
         "silver.documents",
         "pipelines.silver.refine_documents",
         lambda s: (
-            f"4 {s.refine.model_dump_json(exclude={'near_duplicates'})} clusters={s.refine.near_duplicates != 'off'}"
+            f"5 {s.refine.model_dump_json(exclude={'near_duplicates'})} clusters={s.refine.near_duplicates != 'off'}"
         ),
         also=("silver.documents_history", "silver.documents_quarantine"),
     ),

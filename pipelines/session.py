@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,7 +222,7 @@ def _launch(conf: Mapping[str, str], *, output: Path) -> Any:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.writelines(f"{_property(key)}={_property(value)}\n" for key, value in conf.items())
         os.environ["PYSPARK_SUBMIT_ARGS"] = f"--properties-file {shlex.quote(name)} {before or 'pyspark-shell'}"
-        with output.open("ab") as sink:
+        with output.open("ab") as sink, _interrupted_later():
             return launch_gateway(popen_kwargs={"stdout": sink, "stderr": sink})  # type: ignore[no-untyped-call]
     finally:
         os.unlink(name)
@@ -227,6 +230,22 @@ def _launch(conf: Mapping[str, str], *, output: Path) -> Any:
             os.environ.pop("PYSPARK_SUBMIT_ARGS", None)
         else:
             os.environ["PYSPARK_SUBMIT_ARGS"] = before
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: a Java whose Python goes away while it starts would stay for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            raise KeyboardInterrupt
 
 
 def _property(text: str) -> str:

@@ -48,8 +48,8 @@ class IngestSettings(_Section):
 
     source: str = Field("files", description="name of the source; part of every document_id")
     include: tuple[str, ...] = Field(
-        tuple(f"*{suffix}" for suffix in (*SUFFIXES, ".txt")),
-        description="file name patterns; every other file is left alone",
+        tuple(f"*{suffix}" for suffix in (*SUFFIXES, ".txt") if suffix not in (".json", ".xml")),
+        description="file name patterns; other files are passed over. *.json and *.xml are read where they are added",
     )
     max_file_mb: int = Field(50, ge=1, description="a larger file is set aside, its content is not read")
     max_delete_ratio: float = Field(

@@ -94,7 +94,8 @@ def test_the_master_of_spark_submit_is_used_and_one_without_delta_is_refused(tmp
         found.append(json.loads(done.stdout.splitlines()[-1]))
     with_delta, without = found
     assert with_delta.pop("master") == "local[1]"
-    assert with_delta == {"same": True, "spark.sql.shuffle.partitions": "7", "spark.sql.codegen.wholeStage": "true"}
+    assert with_delta.pop("spark.sql.codegen.wholeStage") != "false"
+    assert with_delta == {"same": True, "spark.sql.shuffle.partitions": "7"}
     assert without["error"].startswith(
         "spark-submit started a Spark without Delta. Give it: --packages io.delta:delta-"
     )
