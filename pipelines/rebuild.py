@@ -32,13 +32,24 @@ def rebuild(context: Context, name: str) -> Outcome:
     """Compute a stage's tables anew, then run what reads them.
 
     Args:
-        name: a stage, as in chunk-documents, or a table, as in silver.chunks.
+        name: a stage, as in chunk-documents, or a table, as in silver.chunks. Of a damaged table that only records
+            what happened, what is left is kept.
 
     Raises:
-        ConfigurationError: no stage or table of that name, or it records what cannot be computed.
+        ConfigurationError: no stage or table of that name; or it records what cannot be computed, and is not damaged.
     """
     start = time.monotonic()
+    with only_writer(context.settings):
+        is_mended = context.lake.is_declared(name) and _mended(context, name)
     found = [(stage, one, each) for stage, one, each in _all(context) if _OTHER_NAMES.get(name, name) in _names(one)]
+    if is_mended and (not found or found[0][0].command in _RECORDS):
+        with only_writer(context.settings):
+            outcome = advance(context, stages=STAGES)
+        return Outcome(context.run_id, outcome.stages, time.monotonic() - start)
+    if not found and context.lake.is_declared(name):
+        raise ConfigurationError(
+            f"rebuild: {name} records what happened, and no file of it is damaged. Nothing was done."
+        )
     if not found:
         known = {alias for _, one, _ in _all(context) for alias in _names(one)} | set(_OTHER_NAMES)
         raise ConfigurationError.unknown_name("stage or table", name, known)
@@ -62,10 +73,17 @@ def _names(stage: Stage) -> set[str]:
     return {name for name in (stage.command, stage.target, *stage.also) if name}
 
 
+def _mended(context: Context, table: str) -> bool:
+    """Whether the table was damaged; what is left of it can be read from here on."""
+    done = context.lake.mend(table)
+    if done is not None:
+        log.warning("rebuild: %s was damaged: %s", table, done)
+    return done is not None
+
+
 def _rebuilt(stage: Stage, one: Stage, context: Context) -> StageOutcome:
     for table in filter(None, (one.target, *one.also)):
-        if (done := context.lake.mend(table)) is not None:
-            log.warning("rebuild: %s was damaged: %s", table, done)
+        _mended(context, table)
     head = context.lake.head(one.source)
     if head is None:
         raise ConfigurationError(

@@ -13,15 +13,18 @@ from deltalake import DeltaTable
 from pipelines.damage import damaged
 from pipelines.lakehouse import Lakehouse
 from pipelines.progress import Progress
+from pipelines.rebuild import rebuild
+from pipelines.run import new_context
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings
 from pipelines.stage import STAGE_RUNS, Context, Stage, due
-from transformations.errors import DamagedTableError
+from transformations.errors import ConfigurationError, DamagedTableError
 
 TABLE = "silver.chunks"
 ROWS = 5
 LOGS = {
-    "ops.file_looks", "ops.index_state", "ops.index_runs", "ops.dead_letters", "ops.forget_receipts",
+    "ops.file_looks", "ops.index_places", "ops.index_state", "ops.index_runs", "ops.dead_letters",
+    "ops.forget_receipts",
     "ops.training_sets", "monitoring.embedding_drift_metrics", "monitoring.quality_metrics",
 }  # fmt: skip
 
@@ -147,3 +150,18 @@ def test_every_table_has_a_remedy(tmp_path: Path):
         assert str(found).endswith(f"lakeloop rebuild {table}")
         is_log = table.startswith(("inference.", "feedback.")) or table in LOGS
         assert ("keep the rest" in str(found)) == is_log, table
+
+
+def test_what_is_left_of_a_damaged_record_of_what_happened_is_kept_by_its_remedy(tmp_path: Path):
+    table = "ops.file_looks"
+    (tmp_path / "landing").mkdir()
+    context = new_context(Settings(root=tmp_path))
+    for path in ("a.md", "b.md"):
+        context.lake.append_arrow(table, [{"path": path}])
+    with pytest.raises(ConfigurationError, match="no file of it is damaged"):
+        rebuild(context, table)
+    _cut(sorted(context.lake.folder(table).glob("*.parquet"))[0])
+    with pytest.raises(DamagedTableError, match=f"lakeloop rebuild {table}"):
+        context.lake.read_arrow(table)
+    rebuild(context, table)
+    assert context.lake.read_arrow(table).num_rows == 1

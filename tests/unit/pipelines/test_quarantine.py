@@ -73,7 +73,7 @@ def fill(context: Context) -> None:
         ]
         + [rule | {"rule": "is_even", "kind": "row", "is_kept": False, "computed_at": T0, "failed_rows": 1}],
     )
-    for name in ("old.doc", "more/x.odt", "more/y.odt", ".hidden/z.odt", "~$lock.docx", "read.md", "Makefile"):
+    for name in ("old.doc", "more/x.wpd", "more/y.wpd", ".hidden/z.wpd", "~$lock.docx", "read.md", "Makefile"):
         file = context.settings.landing_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -113,8 +113,8 @@ def test_status_counts_all_of_it_and_names_the_kinds_passed_over(context):
         "silver.records_orders_quarantine": 1,
     }
     assert (facts["dead_letters"], facts["broken_table_rules"]) == (1, 1)
-    assert facts["passed_over"] == {".odt": 2, ".doc": 1, "without a suffix": 1}
-    assert "2 .odt, 1 .doc" in text
+    assert facts["passed_over"] == {".wpd": 2, ".doc": 1, "without a suffix": 1}
+    assert "2 .wpd, 1 .doc" in text
     assert "lakeloop quarantine" in text
 
 
@@ -128,7 +128,7 @@ def test_the_command_prints_nothing_that_a_terminal_would_obey(context, capsys, 
     assert printable(said) == said
     assert "empty\\x1b]0;owned\\x07\\x1b[2J\\u202e: no text" in said
     assert "since 2026-03-01 09:00:00 UTC, 2 attempts" in said
-    assert "2 .odt (as more/x.odt)" in said
+    assert "2 .wpd (as more/x.wpd)" in said
     main(["quarantine", "--limit", "2"])
     assert "and 5 more: --limit 7" in capsys.readouterr().out
     main(["quarantine", "--json", "--table", "silver.documents_quarantine", "--limit", "1"])
