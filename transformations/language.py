@@ -22,7 +22,8 @@ _LOOKED_AT = 16_000
 _CLASSIFIED = 4_000
 # What stands in prose and is in no language: inline code, the targets of links, addresses, tags.
 _NO_PROSE = re.compile(
-    r"`+[^`]*`+|\]\([^)\s]*\)|<[^<>\s][^<>]*>|\b\w+://\S+|\bwww\.\S+|[^\s@]{1,64}@\S+", re.IGNORECASE
+    r"`+[^`]*`+|\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)|<[^<>\s][^<>]*>|\b\w+://\S+|\bwww\.\S+|[^\s@]{1,64}@\S+",
+    re.IGNORECASE,
 )
 _LETTER = re.compile(r"[^\W\d_]")
 

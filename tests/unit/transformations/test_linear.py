@@ -81,6 +81,8 @@ def test_twice_the_text_takes_about_twice_the_time(name: str) -> None:
         slow = _seconds(work, make(4_000))
         if slow > 0.25:
             quick = min(_seconds(work, make(250)) for _ in range(3))
+            if slow >= 100 * quick:  # a first call may load something, and a busy machine stumbles
+                slow = min(_seconds(work, make(4_000)) for _ in range(3))
             assert slow < 100 * quick, f"{name} of {of}: {quick} s, and of sixteen times as many {slow} s"
 
 
