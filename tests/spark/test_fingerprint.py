@@ -21,7 +21,7 @@ def test_spark_and_python_hash_a_row_alike(spark):
         row = {name: generator.choice(words) for name in ROW_FIELDS}
         row["heading_path"] = generator.choice([None, [generator.choice(words) for _ in range(generator.randrange(3))]])
         rows.append(row)
-    alike = dict.fromkeys(ROW_FIELDS, "x")
+    alike: dict[str, object] = dict.fromkeys(ROW_FIELDS, "x") | {"heading_path": ["x"]}
     paths = [None, [], [""], [None], ["", ""], ["\x1e"], ["\x00"], ["\x1c4"], ["\x1c5"], ["a\x1fa"], ["a", "a"]]
     rows += [alike | {"heading_path": path} for path in paths]
     rows += [

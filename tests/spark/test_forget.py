@@ -65,7 +65,7 @@ def test_a_plan_tells_what_a_run_then_does_and_a_forgotten_document_is_on_no_dis
     assert [p for p in files if SECRET.encode() in p.read_bytes()] == []
     (row,) = new_context(settings).lake.read_arrow("ops.forget_receipts").to_pylist()
     assert row["receipt_id"] == receipt["receipt_id"]
-    assert any("logs and the backups" in line for line in receipt["remains"])
+    assert any("the backups of all of this" in line for line in receipt["remains"])
     result = verify(new_context(settings))
     assert result.is_equal, result.differences
     assert run_stages(new_context(settings), stages=DOCUMENT_STAGES).stages == ()
