@@ -27,6 +27,22 @@ def values_hash(rows: DataFrame, columns: Sequence[str]) -> Column:
     return F.sha2(F.concat(*[canonical(F.col(f"`{c}`"), rows.schema[c].dataType) for c in columns]), 256)
 
 
+def said_hash(rows: DataFrame, columns: Sequence[str]) -> Column:
+    """64 hexadecimal digits for what a row says: the names and values of those of `columns` that are not null.
+
+    A column that a table gains changes it for no row that says nothing there.
+    """
+    from pyspark.sql import functions as F
+
+    parts = [
+        F.when(F.col(f"`{c}`").isNull(), F.lit("")).otherwise(
+            F.concat(_measured("k", F.lit(c)), canonical(F.col(f"`{c}`"), rows.schema[c].dataType))
+        )
+        for c in sorted(columns)
+    ]
+    return F.sha2(F.concat(*parts) if parts else F.lit(""), 256)
+
+
 def canonical(column: Column, of: DataType) -> Column:
     """The text of a value of the type `of`; never null."""
     from pyspark.sql import functions as F

@@ -14,7 +14,7 @@ from pipelines.quality import judge
 from pipelines.records import ARRIVAL, RecordSource, evolved, follow, of_keys, record_source, write_anew
 from pipelines.silver.set_aside import set_aside
 from pipelines.stage import STAGE_RUNS, Context, Counts, Window, apply_changes
-from transformations.canonical import values_hash
+from transformations.canonical import said_hash, values_hash
 from transformations.changes import net_changes
 from transformations.history import history, history_changes
 from transformations.records import recovered
@@ -90,7 +90,7 @@ def _identified(rows: DataFrame, source: RecordSource) -> DataFrame:
     which = [*source.settings.key, *source.settings.order_by]
     all_of_it = [*source.contract.columns, "_rescued", *([] if source.settings.format == "delta" else ["_op"])]
     has_all = F.expr(" AND ".join(f"`{column}` IS NOT NULL" for column in which))
-    change = F.when(has_all, values_hash(rows, which)).otherwise(values_hash(rows, all_of_it))
+    change = F.when(has_all, values_hash(rows, which)).otherwise(said_hash(rows, all_of_it))
     return rows.withColumn("_record_id", change.substr(1, 32))
 
 
@@ -137,7 +137,7 @@ def _set_aside(
         "failed_rules",
         reason.alias("reason"),
         # Refused for other rules is another refusal.
-        values_hash(refused, [*said, "failed_rules"]).alias("content_hash"),
+        said_hash(refused, [*said, "failed_rules"]).alias("content_hash"),
         *place,
     )
     rank = F.struct("_ingested_at", "_source_version", "_offset", "content_hash")

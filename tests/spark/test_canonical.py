@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformations.canonical import canonical, values_hash
+from transformations.canonical import canonical, said_hash, values_hash
 
 # Values of one type each, all different; of types of one line, a value stands in one of them only.
 DIFFERENT = {
@@ -105,3 +105,12 @@ def test_rows_share_a_hash_only_where_they_are_equal(spark):
 def test_a_row_without_columns_has_a_hash_too(spark, columns):
     frame = spark.createDataFrame([("x",)], "a string")
     assert len(frame.select(values_hash(frame, columns)).first()[0]) == 64
+
+
+def test_what_a_row_says_does_not_change_with_a_column_where_it_says_nothing(spark):
+    rows = spark.sql("SELECT 'x' AS a, CAST(NULL AS string) AS b UNION ALL SELECT NULL, 'x' UNION ALL SELECT 'x', ''")
+    wider = rows.selectExpr("*", "CAST(NULL AS bigint) AS `A.c`", "CAST(NULL AS string) AS `0`")
+    before = [row["h"] for row in rows.select(said_hash(rows, rows.columns).alias("h")).collect()]
+    after = [row["h"] for row in wider.select(said_hash(wider, wider.columns).alias("h")).collect()]
+    assert before == after
+    assert len(set(before)) == 3
