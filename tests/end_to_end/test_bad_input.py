@@ -77,7 +77,7 @@ def test_bad_files_are_set_aside_the_rest_is_served_and_a_later_good_run_is_exac
         "picture.pdf": ["is_parseable"],
     }
     if twins == 2:  # some file systems hold one name for both forms
-        expected[unicodedata.normalize("NFC", "café.md")] = ["has_unique_path"]
+        expected[unicodedata.normalize("NFD", "café.md")] = ["has_unique_path"]
     try:
         Path(os.fsdecode(os.fsencode(landing) + b"/latin-\xe9.md")).write_text("# Latin\n\nName.\n", encoding="utf-8")
         expected["latin-\\xe9.md"] = ["has_valid_path"]
