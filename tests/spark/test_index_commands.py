@@ -36,6 +36,7 @@ def lakeloop(tmp_path: Path, spark, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.long
 def test_the_life_of_an_index_on_the_command_line(lakeloop, tmp_path: Path):
     import lance
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from deltalake import DeltaTable
 
 from pipelines.index.audit import audit
@@ -19,6 +20,8 @@ from pipelines.status import describe
 from pipelines.verify import verify
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, runs, settings_for, sync
 from tests.support.embedders import counted
+
+pytestmark = pytest.mark.long
 
 CHUNKS = [chunk(document, place) for document in range(6) for place in range(10)]
 

@@ -106,6 +106,7 @@ def test_one_delivery_with_every_name_and_one_failing_source_beside_it(tmp_path,
     assert run(settings) == {}
 
 
+@pytest.mark.long
 def test_the_repeated_hour_of_autumn_in_a_process_of_another_zone(tmp_path, spark, monkeypatch):
     """05:30Z and 06:30Z are both half past one in New York, on 3 November 2024."""
     monkeypatch.setenv("TZ", "America/New_York")

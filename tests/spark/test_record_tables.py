@@ -15,6 +15,8 @@ import pytest
 
 from tests.support.recorded import now, refused, rows, run, settings_for
 
+pytestmark = pytest.mark.long
+
 PEOPLE = {
     "format": "delta",
     "location": "./people",
@@ -86,7 +88,6 @@ def test_keys_that_change_and_rows_that_share_one(tmp_path, spark):
     assert run(settings) == {}
 
 
-@pytest.mark.long
 def test_a_key_that_is_narrowed_has_the_table_read_anew(tmp_path, spark):
     settings = settings_for(tmp_path, people={**PEOPLE, "key": ["id", "value"]})
     table = Table(spark, tmp_path / "people")
@@ -101,7 +102,6 @@ def test_a_key_that_is_narrowed_has_the_table_read_anew(tmp_path, spark):
     assert run(settings) == {}
 
 
-@pytest.mark.long
 def test_backups_and_other_tables_put_in_its_place(tmp_path, spark):
     settings = settings_for(tmp_path, people=PEOPLE)
     table = Table(spark, tmp_path / "people")
@@ -143,7 +143,6 @@ def test_backups_and_other_tables_put_in_its_place(tmp_path, spark):
     assert run(settings) == {}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("seed", [1])
 def test_any_history_of_a_table_ends_in_what_the_table_says(tmp_path, spark, seed):
     chance = random.Random(seed)
@@ -190,7 +189,7 @@ def test_any_history_of_a_table_ends_in_what_the_table_says(tmp_path, spark, see
         put,
         replaced,
     ]
-    for step in range(9):
+    for step in range(5):
         for _ in range(chance.randint(1, 5)):
             chance.choice(steps)()
         run(settings)
