@@ -115,7 +115,7 @@ def test_the_command_prints_the_last_result_of_each_rule(refined: Settings, caps
     main(["quality", "--config", str(refined.root / "lakeloop.yml")])
     lines = capsys.readouterr().out.splitlines()
     assert any(re.match(r"quarantine +silver\.documents +is_not_empty +1 of 2 rows break it", line) for line in lines)
-    assert "silver.documents_quarantine: 1 rows set aside, waiting for a repaired source" in lines
+    assert "silver.documents_quarantine: 1 set aside; why, and what to do: lakeloop quarantine" in lines
     assert lines[-1] == "Data Docs: none yet; lakeloop quality --validate"
 
 
