@@ -21,7 +21,7 @@ from pipelines.run import run_stages, stage_named
 from pipelines.schemas.spec import LONG, STRING, TIMESTAMP, TableSpec
 from pipelines.stage import Context
 from tests.support.feature_tables import SHORT_LIVED
-from transformations.errors import ConfigurationError, DamagedTableError
+from transformations.errors import ConfigurationError
 from transformations.features import Aggregate, FeatureTable, feature_rows
 from transformations.point_in_time import Features, as_of_join
 
@@ -180,11 +180,3 @@ def test_rows_that_count_nowhere_are_counted_and_a_table_says_how_old_its_rows_m
     assert joined(as_of_join(lake.read("silver.asked"), of, at="asked")) == expected
     wider = cut(context, name="s", labels="silver.asked", at="asked", lookups=[replace(lookup, max_age=7200.0)]).rows
     assert joined(wider) == [1, 1, 1]
-    # What a stage of Spark's meets: the table is named, and nothing was compared with half of its source.
-    for file in lake.folder("silver.short").glob("*.parquet"):
-        file.unlink()
-    _source(context, [(9, "x", START, START)])
-    with pytest.raises(
-        DamagedTableError, match=r"silver.short is damaged: .*parquet is missing.* \(it held \d+ rows\)"
-    ):
-        run_stages(context, stages=[stage_named("build-features")])
