@@ -140,7 +140,6 @@ def test_a_renamed_folder_is_no_mass_delete_of_the_index_and_other_options_are_t
     assert sync(other) == {}
 
 
-@pytest.mark.skip(reason="not yet seen green on the code beside it: issue 13 goes on here")
 def test_a_plan_knows_that_a_renamed_folder_is_no_mass_delete(tmp_path: Path, spark):
     settings = settings_for(tmp_path)
     (settings.landing_path / "old").mkdir()

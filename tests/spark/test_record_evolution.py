@@ -154,7 +154,7 @@ def test_the_repeated_hour_of_autumn_in_a_process_of_another_zone(tmp_path, spar
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [300])
+@pytest.mark.parametrize("width", [300])
 def test_a_wide_table(tmp_path, spark, width):
     columns = {"k": "string", **{f"c{n}": "int" if n % 2 else "string" for n in range(width)}}
     settings = settings_for(tmp_path, wide={**PARQUET, "format": "csv", "columns": columns})

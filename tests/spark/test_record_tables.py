@@ -102,7 +102,6 @@ def test_a_key_that_is_narrowed_has_the_table_read_anew(tmp_path, spark):
     assert run(settings) == {}
 
 
-@pytest.mark.skip(reason="not yet seen green on the code beside it: issue 13 goes on here")
 def test_backups_and_other_tables_put_in_its_place(tmp_path, spark):
     settings = settings_for(tmp_path, people=PEOPLE)
     table = Table(spark, tmp_path / "people")
@@ -145,7 +144,6 @@ def test_backups_and_other_tables_put_in_its_place(tmp_path, spark):
 
 
 @pytest.mark.parametrize("seed", [1])
-@pytest.mark.skip(reason="not yet seen green on the code beside it: issue 13 goes on here")
 def test_any_history_of_a_table_ends_in_what_the_table_says(tmp_path, spark, seed):
     chance = random.Random(seed)
     # A commit in two batches, and many in one.
