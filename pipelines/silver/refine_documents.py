@@ -126,14 +126,18 @@ def _rows(context: Context, window: Window, *, columns: list[str], again: list[s
     lake = context.lake
     if window.since is None:
         return lake.read(SOURCE, version=window.until).select(*columns)
-    is_again = F.col("document_id").isin(again)
-    older = lake.read(SOURCE, version=window.until).where(is_again).select(*columns) if again else None
-    if window.since == window.until:
-        return older if older is not None else lake.read(SOURCE).limit(0).select(*columns)
-    # A row that `forget` removed is in the feed as well, and is no arrival.
-    rows = lake.read_changes(SOURCE, after=window.since, until=window.until).where("_change_type = 'insert'")
+    # Spark's functions come after the first reading: a session that nobody has needed so far begins with it.
+    if window.since < window.until:
+        # A row that `forget` removed is in the feed as well, and is no arrival.
+        rows = lake.read_changes(SOURCE, after=window.since, until=window.until).where("_change_type = 'insert'")
+    else:
+        rows = lake.read(SOURCE).limit(0)
     rows = rows.select(*columns)
-    return rows if older is None else rows.where(~is_again).unionByName(older)
+    if not again:
+        return rows
+    is_again = F.col("document_id").isin(again)
+    older = lake.read(SOURCE, version=window.until).where(is_again).select(*columns)
+    return rows.where(~is_again).unionByName(older)
 
 
 def _contents(context: Context, window: Window, *, again: list[str]) -> DataFrame:

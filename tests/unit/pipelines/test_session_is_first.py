@@ -1,0 +1,62 @@
+"""A run in a process of its own begins the session with the first stage that needs it, whichever that is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+# Spark's functions need a session too, and say so by a bare assertion. In a process that has one nobody would see it.
+_EACH_STAGE = """
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from pipelines.lakehouse import Lakehouse
+from pipelines.models.embedders import embedding_model
+from pipelines.records import declare, record_source
+from pipelines.run import STAGES
+from pipelines.settings import Settings
+from pipelines.stage import Context, Window
+from pipelines.progress import Progress
+
+
+class SparkIsNeeded(Exception):
+    pass
+
+
+def spark():
+    raise SparkIsNeeded
+
+
+settings = Settings.model_validate({
+    "root": sys.argv[1],
+    "records": {"orders": {
+        "location": "orders", "format": "csv", "key": ["id"], "order_by": ["at"],
+        "columns": {"id": {"type": "string"}, "at": {"type": "timestamp"}},
+    }},
+})
+Path(sys.argv[1], "landing", "orders").mkdir(parents=True)
+lake = Lakehouse(settings, spark=spark)
+declare(lake, record_source(settings, "orders"))
+context = Context(settings, lake, "run", Progress(), False)
+for stage in STAGES:
+    if not stage.target or "gold.features" in stage.target:
+        continue
+    stage = stage.of_source("orders") if stage.is_per_source else stage
+    source = lake.ensure(stage.source) if stage.source else None
+    for until in (0, 1):
+        try:
+            import_module(stage.module).run(context, Window(0, until, source.table_id if source else ""))
+        except SparkIsNeeded:
+            print(stage.command)
+        except Exception as error:
+            print(stage.command, repr(error))
+"""
+
+
+def test_every_stage_asks_for_the_session_before_it_uses_spark(tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", _EACH_STAGE, str(tmp_path)], capture_output=True, text=True)
+    told = done.stdout.splitlines()
+    assert {"refine-documents", "refine-records", "chunk-documents", "embed-chunks"} <= set(told), done.stderr[-3000:]
+    assert [line for line in told if " " in line] == [], "an error came before the session was asked for"
