@@ -3,6 +3,7 @@
 .PHONY: help setup demo test lint types replay crash lock clean
 ARGS ?=
 N ?= 200
+WORKERS ?= 2
 CHANGES ?= ../shared/data/delta_docs/changes.jsonl.gz
 PYTHON ?=
 export PYTHON
@@ -20,8 +21,8 @@ setup: ## .venv with the locked packages, jars and models in the cache
 demo: ## the whole loop on three deliveries of a real documentation, in build/demo (ARGS="--help" for options)
 	@bin/setup && bin/in-venv lakeloop demo $(ARGS)
 
-test: ## everything (ARGS="-k chunks tests/unit" for a part)
-	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m pytest $(ARGS)
+test: ## everything, in two processes (ARGS="-k chunks tests/unit" for a part, WORKERS=0 for this process alone)
+	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: ## ruff: rules and formatting
 	@bin/setup --dev && bin/in-venv ruff check . && bin/in-venv ruff format --check .
