@@ -18,8 +18,7 @@ from tests.stores.rows import DIMENSION
 from tests.stores.servers import VARIANTS, address
 from transformations.errors import MissingDependencyError
 
-_SHOWN: dict[str, Store] = {}
-
+_DECLARED = "what the store declares"
 
 # One of each kind: whole syncs, a served database, a library that cannot change. The others take a minute; CI runs all.
 BY_DEFAULT = {"lance", "pgvector", "faiss (early base)"}
@@ -45,7 +44,7 @@ def store_settings(variant: str, tmp_path: Path, request: pytest.FixtureRequest)
 
 
 @pytest.fixture
-def make_store(variant: str, store_settings: str) -> Iterator[Callable[..., Store]]:
+def make_store(variant: str, store_settings: str, request: pytest.FixtureRequest) -> Iterator[Callable[..., Store]]:
     """Opens the index `name` anew at each call, like another program would."""
     settings = Settings(**json.loads(store_settings))
     opened: list[Store] = []
@@ -57,7 +56,10 @@ def make_store(variant: str, store_settings: str) -> Iterator[Callable[..., Stor
         except MissingDependencyError as error:
             pytest.skip(str(error))
         opened.append(made)
-        _SHOWN[variant] = made
+        # With the report of the test, which comes from another process where several run.
+        declared = (_DECLARED, (variant, _declared(made)))
+        if declared not in request.node.user_properties:
+            request.node.user_properties.append(declared)
         return made
 
     yield make
@@ -66,13 +68,22 @@ def make_store(variant: str, store_settings: str) -> Iterator[Callable[..., Stor
         made.close()
 
 
+def _declared(store: Store) -> list[str]:
+    return [
+        f"{answer.support:<8} {capability}{f': {answer.note}' if answer.note else ''}"
+        for capability, answer in store.capabilities.items()
+    ]
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """Each store that was tested, with what it declares."""
-    if not _SHOWN:
+    shown: dict[str, list[str]] = {}
+    for report in terminalreporter.getreports(""):
+        shown.update(value for name, value in getattr(report, "user_properties", ()) if name == _DECLARED)
+    if not shown:
         return
     terminalreporter.section("stores and what they declare")
-    for name, store in _SHOWN.items():
-        terminalreporter.write_line(name)
-        for capability, answer in store.capabilities.items():
-            note = f": {answer.note}" if answer.note else ""
-            terminalreporter.write_line(f"  {answer.support:<8} {capability}{note}")
+    for variant, declared in shown.items():
+        terminalreporter.write_line(variant)
+        for line in declared:
+            terminalreporter.write_line(f"  {line}")
