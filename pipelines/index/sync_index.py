@@ -26,7 +26,7 @@ from pipelines.lakehouse import Head
 from pipelines.models.embedders import embedding_model
 from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stage import STAGE_RUNS, Context, Counts, Window
-from pipelines.stores import Manifest, Store
+from pipelines.stores import Manifest, Store, open_store
 from pipelines.table_log import commit_id, is_same_history
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.fingerprint import fingerprint
@@ -87,14 +87,8 @@ def _since_the_manifest(sync: IndexSync, manifest: Manifest | None, is_clean: bo
     if sync.window.since is not None and manifest is not None:
         also = to_retry(context, sync.letters)
         return changes_since(context, sync.window, model=model, is_clean=is_clean, also=also)
-    if next((batch for batch in sync.store.ids_with_hashes() if batch.num_rows), None) is None:
+    if not has_rows(sync.store):
         return everything(context, sync.window, model=model)
-    if manifest is None and not sync.is_known_place and context.take_over is None:
-        raise RefusedError(
-            f"sync-index: at {sync.state.uri} is an index {sync.state.index_name} that was never finished, and this "
-            "workspace did not begin it: another one may be filling it now. Nothing was changed. Give this workspace "
-            "another index.name or index.uri; if the other is no more: lakeloop sync-index --take-over unfinished"
-        )
     return difference(context, sync.store, sync.window, model=model)
 
 
@@ -109,12 +103,15 @@ class IndexSync:
     def __init__(self, context: Context, window: Window, *, command: str) -> None:
         self.context, self.window, self.command = context, window, command
         self.model = embedding_model(context.settings)
-        name, uri = physical_name(context.settings.index.name, self.model), context.settings.index_uri
-        address = (name, context.settings.index.store, uri)
-        before = [*places(context.lake), *(state.place for state in all_states(context.lake))]
-        self.is_known_place = address in {place.address for place in before}
-        self.state = register(context.lake, context.settings, self.model)
-        self.store: Store = self.state.open(context.settings)
+        name = physical_name(context.settings.index.name, self.model)
+        self.store: Store = open_store(context.settings, dimension=self.model.dimension, name=name)
+        try:
+            # Before the place is noted as this workspace's: what is refused now is refused the next time, too.
+            refuse_unfinished(context, self.store, name=name)
+            self.state = register(context.lake, context.settings, self.model)
+        except BaseException:
+            self.store.close()
+            raise
         self.letters = open_letters(context.lake, stage=STAGE, index_name=self.state.index_name)
         self.seconds: dict[str, float] = {}
         self.started_at, self.start = context.now(), time.monotonic()
@@ -309,6 +306,25 @@ def check_source(context: Context, manifest: Manifest, *, state: IndexState) -> 
             f"sync-index: the index at {state.uri} holds vectors of {manifest.model_label}, not of "
             f"{model.label}. An index never holds two models. Nothing was changed."
         )
+
+
+def refuse_unfinished(context: Context, store: Store, *, name: str) -> None:
+    """Raises RefusedError where rows without a manifest are in a place in which this workspace never wrote."""
+    uri = context.settings.index_uri
+    known = [*places(context.lake), *(state.place for state in all_states(context.lake))]
+    is_known = (name, context.settings.index.store, uri) in {place.address for place in known}
+    if is_known or context.take_over is not None or store.manifest() is not None or not has_rows(store):
+        return
+    raise RefusedError(
+        f"sync-index: at {uri} is an index {name} that was never finished, and this workspace did not begin it: "
+        "another one may be filling it now. Nothing was changed. Give this workspace another index.name or index.uri; "
+        "if the other is no more: lakeloop sync-index --take-over unfinished"
+    )
+
+
+def has_rows(store: Store) -> bool:
+    """Whether anything was ever written there, committed or not."""
+    return any(batch.num_rows for batch in store.ids_with_hashes())
 
 
 def refuse_mass_delete(

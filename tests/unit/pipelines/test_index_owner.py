@@ -16,13 +16,14 @@ from pipelines.index import lease as lease_module
 from pipelines.index.lease import writing
 from pipelines.index.sync_index import due
 from pipelines.index_places import kept, places
-from pipelines.index_state import served, updated
+from pipelines.index_state import physical_name, served, updated
 from pipelines.inference.search import Searcher
 from pipelines.models.embedders import embedding_model
 from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.schemas import INDEX_SCHEMA
 from pipelines.settings import Settings
 from pipelines.status import describe
+from pipelines.stores import open_store
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.fingerprint import row_hash_of
 
@@ -78,6 +79,23 @@ def test_an_index_of_another_workspace_is_refused_by_name_whatever_is_forced(tmp
     with pytest.raises(RefusedError, match=str(first.root)):
         sync(second, force=True)
     assert Searcher(own).search("anything", k=1)
+
+
+def test_rows_that_another_workspace_is_still_writing_are_refused_however_often_it_is_tried(tmp_path: Path):
+    shared = {"uri": str(tmp_path / "shared")}
+    first, second = workspace_at(tmp_path / "first", **shared), workspace_at(tmp_path / "second", **shared)
+    add(first, "of the first")
+    add(second, "of the second")
+    model = embedding_model(first)
+    store = open_store(first, dimension=model.dimension, name=physical_name("chunks", model))
+    rows = new_context(first).lake.read_arrow("gold.chunk_index", columns=INDEX_SCHEMA.names)
+    store.upsert(rows)  # and no commit: its filling goes on
+    for _ in range(2):
+        with pytest.raises(RefusedError, match=r"was never finished, and this workspace did not begin it"):
+            sync(second, force=True)
+        assert places(new_context(second).lake) == [], "it is not taken for its own the next time"
+    held = [chunk_id for batch in store.ids_with_hashes() for chunk_id in batch["chunk_id"].to_pylist()]
+    assert held == ["of the first"]
 
 
 def test_a_copy_of_a_workspace_that_shares_an_index_is_told_apart_and_a_moved_one_goes_on(tmp_path: Path):
