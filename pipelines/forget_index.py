@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.index.lease import Lease, writing
+from pipelines.index.sync_index import has_rows
 from pipelines.index_owner import is_foreign
 from pipelines.index_places import Place, forget_place, kept, places
 from pipelines.index_state import all_states
@@ -59,8 +60,7 @@ def clear_place(context: Context, place: Place, keys: Collection[str]) -> Cleare
 
 def _clear(context: Context, place: Place, store: Store, keys: Collection[str], *, name: str) -> Cleared:
     manifest = store.manifest()
-    has_rows = next((batch for batch in store.ids_with_hashes() if batch.num_rows), None) is not None
-    if manifest is None and not has_rows:
+    if manifest is None and not has_rows(store):
         return Cleared(place.index_name, 0, True, f"{name}: nothing, there is no index any more")
     mine = {state.index_name: state.place.address for state in all_states(context.lake)}
     if manifest is None:
@@ -71,9 +71,14 @@ def _clear(context: Context, place: Place, store: Store, keys: Collection[str], 
         forget_place(context.lake, place)
         return Cleared(place.index_name, 0, True, f"{name}: dropped, it was never finished and is not used")
     root = str(context.settings.root)
-    is_elsewhere = manifest.place not in ("", root) and place.address not in mine.values()
+    # What lies in the workspace's own folder moved with it. Elsewhere a moved workspace looks like a copy of another.
+    is_inside = kept(context.settings, place.uri) != place.uri
+    is_elsewhere = manifest.place not in ("", root) and place.address not in mine.values() and not is_inside
     if is_foreign(context.lake, manifest) or is_elsewhere:
-        why = f"it belongs to the workspace {manifest.workspace} in {manifest.place}: forget the document there"
+        why = (
+            f"it belongs to the workspace {manifest.workspace} in {manifest.place}: forget the document there, or "
+            "remove the index where that workspace is no more"
+        )
         return Cleared(place.index_name, 0, False, f"NOT CLEARED {name}: {why}")
     is_in_use = place.address in mine.values()
     lease = writing(context, place.index_name, at_least=manifest.fence) if is_in_use else nullcontext()
@@ -118,4 +123,6 @@ def _delete(store: Store, manifest: Manifest, keys: Collection[str], *, lease: L
 def _not_cleared(context: Context, place: Place, keys: Collection[str], *, name: str, why: str) -> str:
     uri = kept(context.settings, place.uri)
     command = f"lakeloop forget {min(keys)} --only-index --set index.store={place.store} --set 'index.uri={uri}'"
+    if place.store != context.settings.index.store:  # the options are those of another store, which this one refuses
+        command += " --set 'index.options={}'"
     return f"NOT CLEARED {name}: {why}. It may hold the text. Clear it, with its index.secret set, by: {command}"

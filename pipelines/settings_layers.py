@@ -108,9 +108,9 @@ def from_override(override: str) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Lay one layer over another: mappings are merged, everything else is replaced."""
+    """Lay one layer over another: mappings are merged, everything else is replaced. An empty mapping empties."""
     for key, value in layer.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+        if isinstance(value, Mapping) and value and isinstance(base.get(key), dict):
             merge(base[key], value)
         else:
             base[key] = dict(value) if isinstance(value, Mapping) else value

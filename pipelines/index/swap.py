@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,14 +96,14 @@ def finish(context: Context) -> dict[str, Any]:
     if keep is None:
         raise ConfigurationError(f"swap: behind {alias!r} is no index that is served; nothing was done")
     for state in others:
-        check_owner(lake, state.manifest(context.settings), state=state, is_writing=True)
+        with closing(state.place.open(context.settings)) as store:  # where it was written last, whatever is set now
+            check_owner(lake, store.manifest(), state=state, is_writing=True)
     names = {state.index_name for state in others}
     # First out of the table: an index without its row is garbage, a row without its index would be an alias to nothing.
     kept = change(lake, lambda rows: [row for row in rows if row.index_name not in names])
     for state in others:
-        store = state.open(context.settings)
-        store.drop()
-        store.close()
+        with closing(state.place.open(context.settings)) as store:
+            store.drop()
         forget_place(lake, state.place)
     own = {embedding_model(context.settings).label} - {state.model for state in others}  # it may be on its way
     unused = _unused_models(context, used={state.model for state in kept} | own)

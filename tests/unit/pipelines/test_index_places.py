@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ from pipelines.index_state import change, served, states, updated
 from pipelines.models.embedders import embedding_model
 from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.schemas import INDEX_SCHEMA
-from pipelines.settings import Settings
-from pipelines.stage import STAGE_RUNS
+from pipelines.settings import Settings, load_settings
+from pipelines.stage import Window, due, record
 from transformations.errors import ConfigurationError
 from transformations.fingerprint import row_hash_of
 
-SYNC = DOCUMENT_STAGES[4:]
+EMBED, SYNC = DOCUMENT_STAGES[3], DOCUMENT_STAGES[4:]
 SECRET = "Zanzibar-Quokka-7781"
 
 
@@ -42,6 +44,14 @@ def add(settings: Settings, *texts: str) -> None:
 
 def sync(settings: Settings) -> None:
     run_stages(new_context(settings), stages=SYNC)
+
+
+def embedded(settings: Settings) -> None:
+    """embed-chunks has run up to now."""
+    context = new_context(settings)
+    head = context.lake.ensure(EMBED.source)
+    window = Window(None, head.version, head.table_id)
+    record(EMBED, context, window, counts={}, started_at=context.now(), seconds=0.0)
 
 
 def holding(root: Path) -> set[str]:
@@ -77,6 +87,40 @@ def test_a_document_leaves_every_place_where_an_index_ever_was(tmp_path: Path):
         assert state.lease_holder is None
 
 
+def test_a_workspace_that_was_moved_clears_its_earlier_places_and_leaves_those_outside_it(tmp_path: Path):
+    outside = {"uri": str(tmp_path / "outside")}
+    add(workspace_at(tmp_path / "before"), SECRET, "another")
+    for index in (outside, {"uri": "first-place"}, {}):
+        sync(workspace_at(tmp_path / "before", **index))
+    (tmp_path / "before").rename(tmp_path / "moved")
+    context = new_context(workspace_at(tmp_path / "moved"))
+    cleared = {Path(p.uri).name: clear_place(context, p, [SECRET]) for p in places_to_clear(context)}
+    assert {name: (c.rows, c.is_cleared) for name, c in cleared.items()} == {
+        "index": (1, True),
+        "first-place": (1, True),
+        "outside": (0, False),
+    }
+    assert holding(tmp_path / "moved") == set()
+    # A copy would say the same of what the workspace that it was copied from still serves.
+    assert str(tmp_path / "before") in cleared["outside"].line
+    assert "remove the index where that workspace is no more" in cleared["outside"].line
+
+
+def test_the_command_of_a_receipt_works_beside_the_options_of_another_store(tmp_path: Path):
+    (tmp_path / "lakeloop.yml").write_text(
+        "index: {store: faiss, options: {base_rows: 7}}\nembedding: {model: tests.support.embedders:Free}\n"
+    )
+    context = new_context(load_settings(tmp_path / "lakeloop.yml"))
+    gone = Place("chunks_12345678", "chunks", "chroma", "http://127.0.0.1:9", context.settings.embedding.model, 64)
+    line = clear_place(context, gone, ["some-document"]).line
+    words = shlex.split(line[line.index("lakeloop forget") :])
+    assert words[:4] == ["lakeloop", "forget", "some-document", "--only-index"]
+    overrides = [value for option, value in pairwise(words) if option == "--set"]
+    told = load_settings(tmp_path / "lakeloop.yml", overrides=overrides)
+    gone.open(told).close()
+    assert (told.index.store, told.index.uri, told.index.options) == ("chroma", "http://127.0.0.1:9", {})
+
+
 def test_a_place_that_does_not_answer_or_is_anothers_is_named(tmp_path: Path):
     settings = workspace_at(tmp_path / "own")
     add(settings, SECRET)
@@ -101,6 +145,21 @@ def test_a_place_that_does_not_answer_or_is_anothers_is_named(tmp_path: Path):
     assert SECRET in {t for b in theirs.open(stranger).rows() for t in b["text"].to_pylist()}
 
 
+def test_finish_drops_an_index_where_it_is_also_after_the_settings_went_elsewhere(tmp_path: Path):
+    old, new = workspace_at(tmp_path, uri="before"), workspace_at(tmp_path, uri="before", model="Other")
+    add(old, SECRET)
+    add(new, "of the new one")
+    sync(old)
+    sync(new)
+    assert holding(tmp_path) == {"before"}
+    lake = new_context(old).lake
+    names = {state.model_name.split(":")[1]: state.index_name for state in states(lake, "chunks")}
+    change(lake, lambda rows: updated(updated(rows, names["Free"], role="previous"), names["Other"], role="served"))
+    finish(new_context(workspace_at(tmp_path, uri="elsewhere", model="Other")))
+    assert holding(tmp_path) == set(), "it was dropped, and not only its place forgotten"
+    assert [place.index_name for place in places(lake)] == [names["Other"]]
+
+
 def test_finish_leaves_the_rows_that_another_index_serves_and_what_it_drops_is_due_again(tmp_path: Path):
     old, new = workspace_at(tmp_path), workspace_at(tmp_path, model="Other")
     second = workspace_at(tmp_path, name="second")
@@ -109,16 +168,23 @@ def test_finish_leaves_the_rows_that_another_index_serves_and_what_it_drops_is_d
     lake = new_context(old).lake
     for settings in (old, new, second):
         sync(settings)
+    for settings in (old, new):
+        embedded(settings)
+        assert due(EMBED, new_context(settings)) is None
     names = {state.model_name.split(":")[1]: state.index_name for state in states(lake, "chunks")}
     change(lake, lambda rows: updated(updated(rows, names["Free"], role="previous"), names["Other"], role="served"))
     assert finish(new_context(new))["dropped"] == [names["Free"]]
     models = lake.read_arrow("gold.chunk_index")["model"].to_pylist()
     assert sorted({model.split(":")[1].split("@")[0] for model in models}) == ["Free", "Other"], "the second serves it"
     assert names["Free"] not in {place.index_name for place in places(lake)}
+    assert due(EMBED, new_context(old)) is None, "nothing of it was dropped"
     change(lake, lambda rows: [row for row in rows if row.alias != "second"])
     # What a finish that died left behind is dropped by the next one.
     assert finish(new_context(new))["dropped"] == []
     assert set(lake.read_arrow("gold.chunk_index")["model"].to_pylist()) == {embedding_model(new).label}
     with pytest.raises(ConfigurationError, match="no index that is not served"):
         finish(new_context(new))
-    assert lake.read_arrow(STAGE_RUNS).num_rows >= 3
+    again = due(EMBED, new_context(old))
+    assert again is not None
+    assert again.since is None, "all of its rows are to be written again"
+    assert due(EMBED, new_context(new)) is None

@@ -132,6 +132,15 @@ def test_an_override_that_is_none_is_a_configuration_error(override: str):
         load_settings(overrides=[override])
 
 
+def test_layers_are_merged_and_an_empty_mapping_empties(tmp_path: Path):
+    file = tmp_path / "lakeloop.yml"
+    file.write_text("index: {name: docs, options: {base_rows: 7, candidates: 8}}\n")
+    more = load_settings(file, overrides=["index.options.base_rows=9"])
+    assert more.index.options == {"base_rows": "9", "candidates": "8"}
+    none = load_settings(file, overrides=["index.options={}"])
+    assert (none.index.name, none.index.options) == ("docs", {})
+
+
 def test_a_variable_that_is_no_yaml_is_named(monkeypatch):
     monkeypatch.setenv("LAKELOOP__INDEX__NAME", "{{x}}")
     with pytest.raises(ConfigurationError, match="LAKELOOP__INDEX__NAME"):
