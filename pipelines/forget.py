@@ -16,7 +16,7 @@ from pipelines.stage import Context
 from transformations.errors import ConfigurationError, RefusedError
 
 RECEIPTS = "ops.forget_receipts"
-# Every table that may hold a document's text, or tell that it was there.
+# Every table that may hold a document's text, or tell that it was there, but for bronze.documents.
 _BY_DOCUMENT = (
     "silver.documents",
     "silver.documents_history",
@@ -25,8 +25,6 @@ _BY_DOCUMENT = (
     "silver.chunks_quarantine",
     "gold.chunk_index",
     "ops.dead_letters",
-    # Last: it is asked who the document is, when a run that died is repeated.
-    "bronze.documents",
 )
 
 
@@ -35,8 +33,9 @@ def forget(context: Context, document: str, *, only_index: bool = False) -> dict
 
     The stages run first, so that the indexes lose it in the ordinary way; then its past is removed from the tables and
     their files. Of the cache goes every text that no chunk uses any more: older editions of the document among them.
-    Logged calls that were given one of its chunks go as a whole, since their answers may quote it. Then each index is
-    cleared: those of the settings, those behind other names, and those in the places where they were before.
+    Logged calls that were given one of its chunks go as a whole, with their questions and labels, since they may quote
+    it. Then each index is cleared: those of the settings, those behind other names, and those in the places where they
+    were before.
 
     Args:
         document: a path, as in silver.documents, or a document_id; also one that was forgotten already.
@@ -72,7 +71,11 @@ def _forget(context: Context, keys: Collection[str], paths: Collection[str]) -> 
     removed["ops.file_looks"] = lake.delete("ops.file_looks", {"path": sorted(paths)})
     removed["gold.embeddings"] = _forget_unused_texts(context)
     calls = _calls_that_saw(context, keys)
-    removed["inference.inference_log"] = lake.delete("inference.inference_log", {"request_id": calls})
+    # The log after the others: it tells which calls they were. A question without its answer would be asked again.
+    for table in ("inference.labels", "inference.requests", "inference.inference_log"):
+        removed[table] = lake.delete(table, {"request_id": calls})
+    # Last: it is asked who the document is, when a run that died is repeated.
+    removed["bronze.documents"] = lake.delete("bronze.documents", {"document_id": sorted(keys)})
     # Read the deletions while their change feed is there: it is purged next.
     advance(context, stages=DOCUMENT_STAGES[1:])
     remains = [f"{table}: {lake.purge(table)}" for table in removed if lake.head(table) is not None]
