@@ -26,7 +26,8 @@ class Difference:
 
     Attributes:
         where: "documents" (files against silver.documents), "silver.chunks" (documents, cut anew, against it),
-            "chunks" (silver.chunks against gold.chunk_index) or an index's name (gold.chunk_index against it).
+            "chunks" (silver.chunks against gold.chunk_index), an index's name (gold.chunk_index against it) or "index"
+            (there is none).
         kind: missing, ghost (there without a source), stale, duplicate, wrong_filter, wrong_vector, or manifest.
         key: a path or a chunk_id.
         detail: what was found.
@@ -56,17 +57,11 @@ class Verification:
     @property
     def remedies(self) -> list[str]:
         """The commands that put right what was found, in their order."""
-        commands = []
-        by_place: dict[str, set[str]] = {}
-        for found in self.differences:
-            by_place.setdefault(found.where, set()).add(found.kind)
         tables = {"documents": "silver.documents", "silver.chunks": "silver.chunks", "chunks": "gold.chunk_index"}
-        for where, table in tables.items():
-            if where in by_place:
-                commands += ["lakeloop run"] if where == "documents" else []
-                commands.append(f"lakeloop rebuild {table}")
-        kinds = set().union(*(kinds for where, kinds in by_place.items() if where not in tables))
-        commands += ["lakeloop rebuild sync-index"] if kinds else []
+        found = {difference.where for difference in self.differences}
+        commands = ["lakeloop run"] if found & {"documents", "index"} else []
+        commands += [f"lakeloop rebuild {table}" for where, table in tables.items() if where in found]
+        commands += ["lakeloop rebuild sync-index"] if found - {*tables, "index"} else []
         return commands
 
     def to_json(self) -> dict[str, object]:
@@ -87,7 +82,7 @@ def verify(context: Context) -> Verification:
     main = served(lake, alias)
     manifest = main.manifest(context.settings) if main else None
     if main is None and chunks.num_rows:
-        found.append(Difference(alias, "manifest", alias, "there is no index"))
+        found.append(Difference("index", "manifest", alias, "there is no index"))
     return Verification(
         documents=documents.num_rows,
         chunks=chunks.num_rows,
