@@ -21,7 +21,9 @@ def commit_id(lake: Lakehouse, table: str, version: int) -> str | None:
         entry = _entry(lake, table, version)
         return None if entry is None else hashlib.sha256(entry).hexdigest()[:32]
     commits = lake.spark.sql(f"DESCRIBE HISTORY {lake.identifier(table)}").where(f"version = {int(version)}")
-    row = commits.select("timestamp", "operation", "operationParameters", "operationMetrics").first()
+    # As a number: an instant is shown in the zone of whoever asks.
+    said = ("unix_micros(timestamp)", "operation", "operationParameters", "operationMetrics")
+    row = commits.selectExpr(*said).first()
     return None if row is None else hashlib.sha256(repr(row).encode()).hexdigest()[:32]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from deltalake import DeltaTable
@@ -17,6 +20,7 @@ from pipelines.rebuild import rebuild
 from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.settings import Settings
 from pipelines.status import describe
+from pipelines.table_log import commit_id
 from pipelines.verify import verify
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, runs, settings_for, sync
 from tests.support.embedders import counted
@@ -134,10 +138,32 @@ def test_a_renamed_folder_is_no_mass_delete_of_the_index_and_other_options_are_t
     assert (counts["upserts"], counts["deletes"], counts["rows"]) == (60, 60, 60)
     assert counted() == before
     assert sync(settings) == {}
+    assert not list((tmp_path / "index").glob("*/index-*")), "so few rows need no index of the library"
     other = settings_for(tmp_path, store="faiss", options={"base_rows": "7"})
     counts = sync(other)["sync-index"]
     assert (counts["upserts"], counts["deletes"]) == (0, 0)
+    assert list((tmp_path / "index").glob("*/index-*")), "of more than seven there is one"
     assert sync(other) == {}
+
+
+def test_a_commit_of_a_catalog_is_the_same_one_in_every_time_zone(tmp_path: Path, spark, monkeypatch):
+    context = new_context(settings_for(tmp_path))
+    context.lake.append_arrow("silver.chunks", [CHUNKS[0]])
+    of_catalog: Any = SimpleNamespace(is_local=False, spark=spark, identifier=context.lake.identifier)
+    told, zone = set(), spark.conf.get("spark.sql.session.timeZone")
+    try:
+        for other in ("UTC", "Asia/Tokyo", "America/Lima"):
+            monkeypatch.setenv("TZ", other)
+            time.tzset()
+            spark.conf.set("spark.sql.session.timeZone", other)
+            told.add(commit_id(of_catalog, "silver.chunks", 1))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+        spark.conf.set("spark.sql.session.timeZone", zone)
+    assert len(told) == 1
+    assert told != {None}
+    assert commit_id(of_catalog, "silver.chunks", 0) not in told
 
 
 def test_a_plan_knows_that_a_renamed_folder_is_no_mass_delete(tmp_path: Path, spark):

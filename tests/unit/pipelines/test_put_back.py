@@ -138,3 +138,14 @@ def test_a_commit_that_the_log_no_longer_has_is_no_reason_to_compare(context: Co
     assert is_same_history(context.lake, SOURCE, version=1, commit=commit_id(context.lake, SOURCE, 1), until=1)
     assert not is_same_history(context.lake, SOURCE, version=1, commit="another", until=1)
     assert not is_same_history(context.lake, SOURCE, version=2, commit=None, until=1)
+    done(context)
+    noted = commit_id(context.lake, SOURCE, 1)
+    for key in "bc":
+        add(context, SOURCE, key)
+    folder = context.lake.folder(SOURCE)
+    DeltaTable(str(folder)).create_checkpoint()
+    for version in (0, 1):
+        (folder / "_delta_log" / f"{version:020}.json").unlink()
+    assert commit_id(context.lake, SOURCE, 1) is None
+    assert is_same_history(context.lake, SOURCE, version=1, commit=noted, until=3)
+    assert due(STAGE, context) == Window(1, 3, context.lake.ensure(SOURCE).table_id)
