@@ -230,7 +230,8 @@ def ask(
             answer = answerer.answer(question)
         except NotLoggedError as error:
             answer, unlogged = error.answer, error
-    note = "quoted from the best source" if answer.is_quoted else "grounded in the sources"
+    grounded = "grounded in the sources" if answer.is_grounded else "not grounded in the sources"
+    note = "quoted from the best source" if answer.is_quoted else grounded
     sources = [f"  [{i}] {s.path} › {' › '.join(s.heading_path)}" for i, s in enumerate(answer.sources, 1)]
     text = "\n".join([answer.text, "", f"({note}; {answer.seconds:.1f} s, trace {answer.trace_id})", *sources])
     say({**vars(answer), "sources": [vars(s) for s in answer.sources]}, text, as_json)

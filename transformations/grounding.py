@@ -96,7 +96,7 @@ def judge(
     Args:
         answer: what the model wrote; see `finished` for one that was cut off.
         question: its words are not counted.
-        sources: the texts that the model was shown.
+        sources: the texts that it may rest on, whole: the model may have been shown less of them.
         min_ratio: least share of content words that the passages must contain.
         is_judged_elsewhere: whether it answers the question is for another to say; here only whether it stands there.
 
@@ -138,13 +138,14 @@ def _is_cut(answer: str, sentences: Sequence[str]) -> bool:
 def _short_answer(answer: str, reading: Reading) -> str | None:
     """The words that alone are the answer, where they stand in a source as a part of a sentence; else None."""
     said = _unmarked(_SAYS_THAT_IT_ANSWERS.sub("", answer)).strip().rstrip(".").strip()
-    places = reading.places(said)
-    if not places or "\n" in said:
+    if "\n" in said:
         return None
-    start, end = places[0]
-    first, last = reading.sentences[reading.sentence_of(start)]
-    whole = len(content_stems(reading.text[first:last]))
-    return said if end <= last and len(content_stems(said)) <= _SHORT_SHARE * whole else None
+    for start, end in reading.places(said):  # it may be the whole of a title, and a part of a sentence further down
+        first, last = reading.sentences[reading.sentence_of(start)]
+        whole = len(content_stems(reading.text[first:last]))
+        if end <= last and len(content_stems(said)) <= _SHORT_SHARE * whole:
+            return said
+    return None
 
 
 def _judge_short(answer: str, reading: Reading, *, least: float) -> Grounding:
@@ -232,7 +233,6 @@ def quote(question: str, *, sources: Sequence[str], max_chars: int = _QUOTE_CHAR
     if len(asked & _stems_of_source(sources[i])) < max(_LEAST_COVERED * len(asked), 1):
         return None
     spans = dict(split)[i]
-    start, end = spans[first][0], spans[last][1]
     # What comes after a colon is what was asked for, and a very short passage is hard to understand alone.
     first, last = _with_whole_table(sources[i], spans, first, last, max_chars=max_chars)
     start, end = spans[first][0], spans[last][1]

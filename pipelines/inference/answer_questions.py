@@ -95,7 +95,7 @@ def run(context: Context, window: Window | None, *, searcher: Search | None = No
 
     Such a request is asked again by later runs, after 5 minutes, 10, 20 …, six times in all; each try is a call, and
     has its row.
-    One failed call is logged with its error, and the rest goes on. Where the server is gone altogether, what was
+    One failed call is logged with its error, and the rest goes on. Where a server is gone altogether, what was
     answered so far is logged and the run ends with an error: the next one answers the rest.
 
     Returns:
@@ -128,7 +128,7 @@ def run(context: Context, window: Window | None, *, searcher: Search | None = No
                 )
                 if response.error is not None:
                     if response.error.status_code == _STATUS_UNAVAILABLE:
-                        answerer.model.check_reachable()
+                        answerer.check_reachable()
                     log.warning("question %s failed: %s", request["request_id"], response.error)
                     counts["failed"] += 1
                 if response.answer is not None:
@@ -149,7 +149,7 @@ def run(context: Context, window: Window | None, *, searcher: Search | None = No
 
 def _drop_unlogged_traces(context: Context, waiting: Sequence[Mapping[str, Any]]) -> None:
     """What a killed run traced and did not log is asked again, and traced again: its first trace goes."""
-    logged = set(context.lake.read_arrow(INFERENCE_LOG, columns=["request_id"])["request_id"].to_pylist())
+    logged = set(context.lake.read_arrow(INFERENCE_LOG, columns=["trace_id"])["trace_id"].to_pylist())
     now = context.now()
     dropped = drop_unlogged_traces(
         context.settings,
@@ -172,8 +172,7 @@ def _waiting(context: Context) -> list[dict[str, Any]]:
     again = {
         request_id
         for request_id, tried_at in failures.items()
-        if len(tried_at) < _MOST_TRIES
-        and (context.retry or context.now() >= max(tried_at) + _FIRST_PAUSE * 2 ** (len(tried_at) - 1))
+        if len(tried_at) < _MOST_TRIES and context.now() >= max(tried_at) + _FIRST_PAUSE * 2 ** (len(tried_at) - 1)
     }
     answered = {call["request_id"] for call in calls if call["status_code"] not in _MAY_PASS}
     done = answered | (failures.keys() - again)

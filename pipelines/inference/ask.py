@@ -135,12 +135,18 @@ class Answerer:
     ) -> None:
         self._stack.close()
 
+    def check_reachable(self) -> None:
+        """Raises LakeloopError where the server of the language model, or of the judge, is gone."""
+        self.model.check_reachable()
+        if self._judge is not None:
+            self._judge.check_reachable()
+
     def answer(self, question: str, *, request_id: str | None = None, batch_run_id: str | None = None) -> Answer:
         """Answer `question` and log the call.
 
         Raises:
             ConfigurationError: the question is empty or too long, or the log cannot be written: nothing was asked.
-            ModelCallError: the language model failed; the call is logged with the error.
+            ModelCallError: the language model or the judge failed; the call is logged with the error.
             NotLoggedError: there is an answer, and its row could not be written; the error has the answer.
         """
         problem = question_problem(question)
@@ -180,10 +186,10 @@ class Answerer:
                     raise ModelCallError(problem, status_code=_STATUS_BAD_REQUEST)
                 hits = self._retrieve(call.question)
                 sources = sources_of(hits[: self._settings.answers.context_chunks])
+                shown = shown_of(sources, chars=self.model.source_chars)
                 if is_off_topic(hits, self._settings.answers, model=manifest.model):
                     text, grounding = NOT_TOLD, Grounding(False, 0.0, "no chunk is about the question")
-                elif any(source.text for source in sources):
-                    shown = shown_of(sources, chars=self.model.source_chars)
+                elif shown:
                     messages = self._prompt.messages(call.question, sources=shown)
                     model_started = time.monotonic()
                     try:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipelines.models.language import LanguageModel, ModelCallError, language_model
+from pipelines.models.language import LanguageModel, language_model
 from pipelines.models.prompts import Prompt, judge_prompt
 from pipelines.settings import LanguageModelSettings, Settings
 
@@ -36,14 +36,19 @@ class Judge:
         self._model, self._prompt = model, prompt
 
     def ask(self, question: str, *, answer: str, sources: Sequence[tuple[str, str]]) -> Verdict:
-        """Whether the sources (title, text) say that `answer` is the answer; a call that fails is no verdict."""
+        """Whether the sources (title, text) say that `answer` is the answer.
+
+        Raises:
+            ModelCallError: the judge did not answer, so nothing is known of the answer.
+        """
         messages = self._prompt.messages(question, sources=sources, answer=answer)
-        try:
-            text = self._model.complete(messages, max_tokens=_MAX_TOKENS).text
-        except ModelCallError as error:
-            return Verdict(None, str(error), self._model.name, self._prompt.uri)
+        text = self._model.complete(messages, max_tokens=_MAX_TOKENS).text
         found = _VERDICT.match(text)
         return Verdict(found[1].lower() == "yes" if found else None, text, self._model.name, self._prompt.uri)
+
+    def check_reachable(self) -> None:
+        """Raises LakeloopError where its server is gone."""
+        self._model.check_reachable()
 
 
 @contextmanager
@@ -63,5 +68,6 @@ def judge_of(settings: Settings) -> Iterator[Judge | None]:
         api_key=chosen.judge_api_key,
         timeout_seconds=settings.language_model.timeout_seconds,
     )
-    with language_model(settings.model_copy(update={"language_model": served})) as model:
+    judging = settings.model_copy(update={"language_model": served})
+    with language_model(judging, setting="answers.judge_url") as model:
         yield Judge(model, judge_prompt(settings))

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 LOCAL_SOURCE_CHARS = 1_300
 _LOCAL_CONTEXT_TOKENS = 2_048
 _PROBE_SECONDS = 10.0
+_SETTING = "language_model.base_url"
 
 
 class ModelCallError(LakeloopError):
@@ -67,8 +68,10 @@ class LanguageModel:
         source_chars: how many characters of sources a prompt should hold; None for no limit of the model's own.
     """
 
-    def __init__(self, client: OpenAI, *, name: str, version: str, source_chars: int | None) -> None:
-        self._client = client
+    def __init__(
+        self, client: OpenAI, *, name: str, version: str, source_chars: int | None, setting: str = _SETTING
+    ) -> None:
+        self._client, self._setting = client, setting
         self.name = name
         self.version = version
         self.source_chars = source_chars
@@ -125,8 +128,8 @@ class LanguageModel:
             self._client.with_options(max_retries=0, timeout=_PROBE_SECONDS).models.with_raw_response.list()
         except openai.APIConnectionError as error:
             raise LakeloopError(
-                f"no language model at {self._client.base_url} (language_model.base_url): {_cause(error)}. Start the "
-                "server, correct the address, or remove the setting to use the small local model."
+                f"no language model at {self._client.base_url} ({self._setting}): {_cause(error)}. Start the server, "
+                "correct the address, or remove the setting to go without it."
             ) from None
         except openai.OpenAIError as error:
             log.debug("%s has no list of models: %s", self._server, error)
@@ -137,11 +140,11 @@ class LanguageModel:
 
 
 @contextmanager
-def language_model(settings: Settings) -> Iterator[LanguageModel]:
+def language_model(settings: Settings, *, setting: str = _SETTING) -> Iterator[LanguageModel]:
     """The settings' model, ready to be called; the local server ends with the block.
 
     Starting the local one takes some 0.5 s. Its server listens on loopback only, on a free port, and wants a key that
-    only this process knows.
+    only this process knows. `setting` is where the user gave a server's address, for errors.
 
     Raises:
         LakeloopError: the server cannot be reached.
@@ -157,7 +160,7 @@ def language_model(settings: Settings) -> Iterator[LanguageModel]:
     if chosen.base_url is not None:
         key = chosen.api_key.get_secret_value() if chosen.api_key else "none"
         with openai.OpenAI(base_url=chosen.base_url, api_key=key, timeout=chosen.timeout_seconds) as client:
-            model = LanguageModel(client, name=chosen.model, version="served", source_chars=None)
+            model = LanguageModel(client, name=chosen.model, version="served", source_chars=None, setting=setting)
             model.check_reachable()
             yield model
         return

@@ -90,7 +90,7 @@ def drop_unlogged_traces(
 
     Args:
         settings: whose experiment.
-        logged: request ids of the log.
+        logged: trace ids of the log; a request that is asked again has a trace, and a row, of each try.
         unanswered: request ids that are about to be asked (again); only this run asks them.
         since: older traces are not looked at.
         now: a call that is neither logged nor ours to ask may still be going on, for `_LONGEST_CALL`.
@@ -113,7 +113,7 @@ def drop_unlogged_traces(
                 request_id, is_ours = trace.info.client_request_id, OURS in trace.info.tags
                 began = datetime.fromtimestamp(trace.info.request_time / 1000, now.tzinfo)
                 is_over = request_id in unanswered or now - began > _LONGEST_CALL
-                if is_ours and request_id is not None and request_id not in logged and is_over:
+                if is_ours and request_id is not None and trace.info.trace_id not in logged and is_over:
                     dropped.append(trace.info.trace_id)
             token = page.token
             if not token:

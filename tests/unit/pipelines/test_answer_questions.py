@@ -7,13 +7,14 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from pipelines.cli import main
 from pipelines.inference import answer_questions as stage
 from pipelines.inference.ask import NOT_TOLD, Answerer, NotLoggedError
 from pipelines.models import tracking
@@ -44,6 +45,7 @@ class Model(BaseHTTPRequestHandler):
     is_late = True
     text: str = GROUNDED
     verdict: str = "yes"
+    judge_status = 200
 
     def do_GET(self) -> None:
         self.send_error(404)
@@ -58,7 +60,8 @@ class Model(BaseHTTPRequestHandler):
             self.connection.close()
             return
         status, text = (500, "") if "BREAK" in prompt else (200, INVENTED if "INVENT" in prompt else self.text)
-        text = self.verdict if "Proposed answer:" in prompt else text
+        if "Proposed answer:" in prompt:
+            status, text = self.judge_status, self.verdict
         status = 504 if "LATE" in prompt and self.is_late else status
         message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": 50, "completion_tokens": 9, "total_tokens": 59}
@@ -81,8 +84,8 @@ class Model(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def model() -> Iterator[tuple[str, type[Model]]]:
+@contextmanager
+def serving() -> Iterator[tuple[str, type[Model]]]:
     handler = type("Handler", (Model,), {"asked": []})
     server = HTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -93,6 +96,17 @@ def model() -> Iterator[tuple[str, type[Model]]]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.fixture
+def model() -> Iterator[tuple[str, type[Model]]]:
+    with serving() as made:
+        yield made
+
+
+def judged_by(context: Context, url: str) -> Context:
+    answers = context.settings.answers.model_copy(update={"judge_url": url, "judge_model": "wise"})
+    return context_on(context.settings.model_copy(update={"answers": answers}))
 
 
 @pytest.fixture
@@ -164,7 +178,8 @@ def test_a_call_that_got_no_answer_in_time_is_asked_again_by_later_runs(context,
     assert stage.run(context, None, searcher=OneHit()) == asked | {"failed": 1}
     assert not stage.has_overdue(context), "the second pause is longer"
     model[1].is_late = False
-    assert stage.run(replace(context, retry=True), None, searcher=OneHit()) == asked | {"answered": 1, "grounded": 1}
+    now[0] += timedelta(minutes=11)
+    assert stage.run(context, None, searcher=OneHit()) == asked | {"answered": 1, "grounded": 1}
     now[0] += timedelta(days=9)
     assert not stage.has_overdue(context), "it is answered"
     assert sorted(row["status_code"] for row in log_of(context)) == [200, 200, 504, 504]
@@ -220,6 +235,7 @@ def test_nothing_is_asked_where_the_log_cannot_be_written(context, model, monkey
         monkeypatch.setattr(os, "access", lambda path, mode: False)
         with pytest.raises(ConfigurationError, match=r"cannot be written, and no answer goes unlogged"):
             answerer.answer("What does capsys return?")
+    assert model[1].asked == []
     assert log_of(context) == []
 
 
@@ -299,15 +315,63 @@ def test_a_question_that_no_chunk_is_near_to_is_not_told_of(context, model, scor
 @pytest.mark.parametrize(("verdict", "is_grounded"), [("Yes.", True), ("no", False), ("maybe", False), ("", False)])
 def test_a_judge_model_has_the_last_word_and_its_verdict_is_logged(context, model, verdict, is_grounded):
     model[1].verdict = verdict
-    answers = context.settings.answers.model_copy(update={"judge_url": model[0], "judge_model": "wise"})
-    settings = context.settings.model_copy(update={"answers": answers})
-    with Answerer(settings, lake=context.lake, searcher=OneHit()) as answerer:
+    with Answerer(judged_by(context, model[0]).settings, lake=context.lake, searcher=OneHit()) as answerer:
         answer = answerer.answer("How do I read captured output?")
     assert answer.is_grounded is is_grounded
     logged = json.loads(log_of(context)[0]["response"])["judge"]
     assert (logged["model"], logged["says_so"]) == ("wise", {"Yes.": True, "no": False}.get(verdict))
     assert logged["prompt_uri"].startswith("prompts:/lakeloop-judge/")
     assert "Proposed answer: " + GROUNDED in model[1].asked[1]
+
+
+def test_a_judge_that_does_not_answer_says_nothing_of_the_answer_and_is_asked_again(context, model, monkeypatch):
+    now = [datetime.now(timezone.utc)]
+    monkeypatch.setattr(Context, "now", staticmethod(lambda: now[0]))
+    judged = judged_by(context, model[0])
+    stage.add_questions(judged, rows("How do I read captured output?"), batch="b")
+    model[1].judge_status = 504
+    assert stage.run(judged, None, searcher=OneHit()) == {"answered": 0, "grounded": 0, "quoted": 0, "failed": 1}
+    model[1].judge_status = 200
+    now[0] += timedelta(minutes=6)
+    assert stage.has_overdue(judged)
+    assert stage.run(judged, None, searcher=OneHit()) == {"answered": 1, "grounded": 1, "quoted": 0, "failed": 0}
+    assert sorted(row["status_code"] for row in log_of(judged)) == [200, 504]
+
+
+def test_a_judge_that_goes_away_ends_the_run_as_its_model_does(context, model):
+    with serving() as (url, judge):
+        judged = judged_by(context, url)
+        judge.gone_after = 1
+        stage.add_questions(judged, rows(*(f"Captured output {n}?" for n in range(4))), batch="b")
+        with pytest.raises(LakeloopError, match=r"no language model at .* \(answers\.judge_url\)"):
+            stage.run(judged, None, searcher=OneHit())
+    assert sorted(row["status_code"] for row in log_of(judged)) == [200]
+    assert len(model[1].asked) == 2, "no other question is asked of a model whose answers nobody can judge"
+
+
+@pytest.mark.parametrize(
+    ("score", "asked", "note"),
+    [
+        (0.9, "How do I read captured output?", "grounded in the sources"),
+        (0.9, "INVENT: captured output?", "quoted from the best source"),
+        (0.1, "How do I read captured output?", "not grounded in the sources"),
+    ],
+)
+def test_ask_says_what_its_answer_rests_on(context, monkeypatch, capsys, score, asked, note):
+    class Near(OneHit):
+        def __init__(self, settings: Settings) -> None:
+            pass
+
+        def search(self, query: str, *, k: int, where: object = None) -> list[Hit]:
+            return [Hit("c1", "d1", "a.rst", None, ("Guide",), SOURCE, score)]
+
+    monkeypatch.setattr("pipelines.inference.ask.Searcher", Near)
+    served = context.settings.language_model
+    config = {"language_model": {"base_url": served.base_url, "model": served.model}}
+    file = context.settings.root / "lakeloop.yml"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    main(["ask", asked, "--config", str(file)])
+    assert f"\n({note}; " in capsys.readouterr().out
 
 
 def test_a_run_that_was_killed_before_it_logged_leaves_one_trace_a_row(context, monkeypatch):
@@ -329,3 +393,26 @@ def test_a_run_that_was_killed_before_it_logged_leaves_one_trace_a_row(context, 
     assert ours == {row["trace_id"] for row in log_of(context)}
     assert len(ours) == 2
     assert len(traces) == 3
+
+
+def test_a_try_that_was_killed_before_it_logged_leaves_no_trace_where_an_earlier_one_was_logged(
+    context, model, monkeypatch
+):
+    from pipelines.models.tracking import connect
+
+    now = [datetime.now(timezone.utc)]
+    monkeypatch.setattr(Context, "now", staticmethod(lambda: now[0]))
+    stage.add_questions(context, rows("LATE: captured output?"), batch="b")
+    assert stage.run(context, None, searcher=OneHit())["failed"] == 1
+    now[0] += timedelta(minutes=6)
+    model[1].is_late = False
+    with monkeypatch.context() as killed:
+        killed.setattr(context.lake, "append_arrow", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            stage.run(context, None, searcher=OneHit())
+    assert len(connect(context.settings).search_traces(return_type="list")) == 2
+    assert stage.run(context, None, searcher=OneHit())["answered"] == 1
+    traces = connect(context.settings).search_traces(return_type="list")
+    logged = {row["trace_id"] for row in log_of(context)}
+    assert {trace.info.trace_id for trace in traces} == logged
+    assert len(logged) == 2

@@ -218,3 +218,13 @@ def test_more_may_be_grounded_at_a_lower_threshold_and_never_less(words):
     strict = judge(answer, question="?", sources=[CAPTURE], min_ratio=0.9)
     lax = judge(answer, question="?", sources=[CAPTURE], min_ratio=0.1)
     assert lax.is_grounded or not strict.is_grounded
+
+
+@pytest.mark.parametrize(
+    ("question", "said", "is_right"),
+    [(KNOWN[2][0], "John Bardeen", True), (KNOWN[1][0], "Maria Goeppert-Mayer", False)],
+)
+def test_a_short_answer_that_is_also_a_title_is_judged_by_the_sentence_that_it_stands_in(question, said, is_right):
+    found = judge(said, question=question, sources=[f"{said}\n\n{NOBEL}"], min_ratio=0.6)
+    assert found == judge(said, question=question, sources=[NOBEL], min_ratio=0.6)
+    assert found.is_grounded is is_right
