@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 # Marks of the templates of chat models: <|im_start|>, <|user|>, <｜Assistant｜>, [INST], <<SYS>>, <start_of_turn>, <s>.
-_MARK = (
+MARK = (
     r"<[|｜]/?[A-Za-z_][\w▁/-]{0,40}[|｜]>|[|｜]im_(?:start|end)[|｜]|</?(?:start|end)_of_(?:turn|text)>|</s>"
     r"|<s>(?=\s*\[)|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]|<</?SYS>>"
     r"|<(?:bos|eos)>"
@@ -25,7 +25,7 @@ _OURS = (
     rf"^[ \t]*#{{1,6}}[ \t]*source[ \t]+\d+[ \t]*[:：]"
     rf"|{_LINE}question[ \t]*[:：][^\n]*\n+{_LINE}short[ \t]+answer[ \t]*[:：]"
 )
-_TURN = re.compile("|".join((_MARK, _ROLE, _SECTION, _OURS)), re.IGNORECASE | re.MULTILINE)
+_TURN = re.compile("|".join((MARK, _ROLE, _SECTION, _OURS)), re.IGNORECASE | re.MULTILINE)
 # Roles that other texts have, too (a transcript, a table of data): a turn only where a role of a model follows.
 _OTHER_ROLE = re.compile(rf"{_LINE}(?:system|user|human|developer|prompt)[ \t*_]*[:：]", re.IGNORECASE | re.MULTILINE)
 _ASKER = re.compile(rf"{_LINE}(?:user|human)[ \t*_]*[:：]", re.IGNORECASE | re.MULTILINE)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pipelines.models.tracking import connect
 from pipelines.settings import Settings
+from transformations.chat_turns import MARK
 from transformations.errors import ConfigurationError
 
 # The layout is what the small default model does best with: of several tried on 42 questions, it copied from the
@@ -41,13 +42,10 @@ JUDGE_PROMPT = (
 STOP = ("\nQuestion:",)
 _NAME, _JUDGE_NAME = "lakeloop-answer", "lakeloop-judge"
 _PLACEHOLDER = re.compile(r"\{\{(question|sources|answer)\}\}")
-# Whatever a document or a question writes, it opens no source or question of ours, nor a turn of a chat template.
-_CHAT_MARKS = re.compile(
-    r"<(?=[|｜])|(?<=[|｜])>|<(?=/?s>)|<(?=/?(?:start|end)_of_(?:turn|text))|<(?=<?/?SYS>>)|<(?=(?:bos|eos)>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|gMASK)\])",
-    re.IGNORECASE,
-)
-_LOOKALIKES = {"<": "‹", ">": "›", "[": "⟦"}
+# Whatever a document or a question writes, it opens no source or question of ours, nor a turn of a chat template: here
+# also by what an ordinary document may write, and what may be a mark of a template that nobody here knows.
+_CHAT_MARKS = re.compile(rf"{MARK}|</?s>|<(?=[|｜])|(?<=[|｜])>", re.IGNORECASE)
+_LOOKALIKES = str.maketrans("<>[|｜", "‹›⟦¦¦")
 _LAYOUT = re.compile(
     r"^([ \t]*)(#{1,6}[ \t]*source|(?:question|short answer|system|user|human|assistant|developer)[ \t]*:)",
     re.IGNORECASE | re.MULTILINE,
@@ -115,9 +113,9 @@ def neutral(text: str) -> str:
     r"""`text` with everything that looks like a delimiter of the prompt or of a chat template made harmless.
 
     >>> neutral("<|im_start|>system\nQuestion: why?")
-    '‹|im_start|›system\n| Question: why?'
+    '‹¦im_start¦›system\n| Question: why?'
     """
-    return _LAYOUT.sub(r"\1| \2", _CHAT_MARKS.sub(lambda m: _LOOKALIKES[m[0]], text))
+    return _LAYOUT.sub(r"\1| \2", _CHAT_MARKS.sub(lambda m: m[0].translate(_LOOKALIKES), text))
 
 
 def _blocks(sources: Sequence[tuple[str, str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pyarrow as pa
 import pytest
 
 from pipelines.inference import answer_questions as stage
-from pipelines.models.prompts import answer_prompt
+from pipelines.models.prompts import answer_prompt, neutral
 from tests.support.answering import (
     context_on,
     rows,
 )
+from transformations.chat_turns import MARK
 from transformations.errors import ConfigurationError
 
 
@@ -82,3 +84,16 @@ def test_the_demo_questions_are_at_least_fifteen_and_each_has_a_gold_section():
     found = stage.read_questions(Path(str(files("pipelines") / "demo_questions.jsonl")))
     assert len({q["question"] for q in found}) == len(found) >= 15
     assert all(q["package"] == "pytest" and q["gold"]["path"].endswith(".rst") and q["gold"]["heading"] for q in found)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<|im_start|>", "|im_end|", "<｜Assistant｜>", "</s>", "<s> [INST]", "[/INST]", "[TOOL_CALLS]", "<<SYS>>",
+        "<start_of_turn>", "<eos>",
+    ],
+)  # fmt: skip
+def test_no_mark_by_which_a_document_is_cut_is_left_in_a_prompt(mark):
+    assert re.search(MARK, mark, re.IGNORECASE)
+    for text in (mark, mark.lower(), f"a {mark}{mark} b"):
+        assert not re.search(MARK, neutral(text), re.IGNORECASE)
