@@ -63,11 +63,12 @@ class Searcher:
 
     def manifest(self) -> Manifest:
         """What the index equals now."""
-        manifest = self._current().store.manifest()
+        opened = self._current()  # held as long as its store is used: another thread may move on
+        manifest = opened.store.manifest()
         if manifest is None:
             with self._looking:
-                self._opened = self._look(self._opened)
-            manifest = self._opened.store.manifest()
+                opened = self._opened = self._look(self._opened)
+            manifest = opened.store.manifest()
             assert manifest is not None
         return manifest
 
@@ -90,7 +91,8 @@ class Searcher:
                 numbers = np.asarray(vector, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"the query's vector is no list of numbers ({error})") from None
-        return self._current().store.search(numbers, k=k, where=where)
+        opened = self._current()
+        return opened.store.search(numbers, k=k, where=where)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of the texts by the index's model: float32 [len(texts), dimension]."""

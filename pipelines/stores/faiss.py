@@ -31,6 +31,7 @@ class FaissStore(SegmentedStore):
     library_name = "faiss"
     build_options: ClassVar[Mapping[str, Option]] = {"factory": "Flat"}
     search_options: ClassVar[Mapping[str, Option]] = {"search": ""}
+    build_version = 2  # 1 built HNSW by FAISS's own efConstruction
     capabilities = declare_segments(yes("as the factory string says; Flat, the default, is exact"))
 
     def _import(self) -> Any:

@@ -74,16 +74,19 @@ class Server:
                 yield lane
             finally:
                 self._mine.lane = None
-                self._give_back(lane, is_current=closed == self._closed)
+                self._give_back(lane, closed=closed)
 
-    def _give_back(self, lane: Lane, *, is_current: bool) -> None:
+    def _give_back(self, lane: Lane, *, closed: int) -> None:
+        """`closed` is how often the server had been closed when the lane was taken."""
         if lane.connection.closed:
             # What broke this one broke the others: they would fail one search each.
             self.close()
-        elif is_current:
-            with self._lock:
+            return
+        with self._lock:
+            is_current = closed == self._closed
+            if is_current:
                 self._idle.append(lane)
-        else:
+        if not is_current:
             lane.connection.close()
 
     def _connect(self) -> Lane:

@@ -49,7 +49,8 @@ class ScannStore(SegmentedStore):
         return _scann().load_searcher(str(path))
 
     def _ask(self, index: Any, query: NDArray[np.float32], *, count: int, among: Mask) -> Positions:
-        leaves = int(self._options["leaves_to_search"]) or -1
+        # More than there are means all; -1 would mean as many as were chosen when the base was built.
+        leaves = int(self._options["leaves_to_search"]) or len(among)
         found, _ = index.search(query, final_num_neighbors=count, leaves_to_search=leaves)
         return np.asarray(found, dtype=np.intp)
 

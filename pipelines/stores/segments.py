@@ -67,6 +67,8 @@ class SegmentedStore(ABC):
     # With their defaults. A base that was built with other `build_options` is built anew by the next commit.
     build_options: ClassVar[Mapping[str, Option]] = {}
     search_options: ClassVar[Mapping[str, Option]] = {}
+    # Raised where `_build` makes another index of the same options: bases of before are then built anew, too.
+    build_version: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -85,7 +87,9 @@ class SegmentedStore(ABC):
             options or {}, known={**_OPTIONS, **self.build_options, **self.search_options}, store=self.library_name
         )
         self._key = (self._folder.path, dimension, *self._options.items())
-        self._recipe = ", ".join(f"{option}={self._options[option]}" for option in self.build_options)
+        version = [f"build_version={self.build_version}"] if self.build_version > 1 else []
+        self._recipe = ", ".join([*version, *(f"{option}={self._options[option]}" for option in self.build_options)])
+        self._has_searched = False
 
     @abstractmethod
     def _import(self) -> Any:
@@ -158,11 +162,12 @@ class SegmentedStore(ABC):
         return "nothing: files rewritten, older ones removed"
 
     def drop(self) -> None:
-        self.close()
+        _SERVED.pop(self._key, None)
         self._folder.remove()
 
     def close(self) -> None:
-        _SERVED.pop(self._key, None)
+        if self._has_searched:  # else what is loaded is another's, who goes on
+            _SERVED.pop(self._key, None)
 
     def _append(self, table: pa.Table, *, kind: str) -> None:
         with self._folder.writing() as states:
@@ -184,6 +189,7 @@ class SegmentedStore(ABC):
         return View(self._folder, state, dimension=self._dimension)
 
     def _served(self, state: State) -> View:
+        self._has_searched = True
         last = _SERVED.get(self._key)
         if last is not None and last.state == state:
             return last

@@ -14,6 +14,7 @@ import pytest
 
 from pipelines.stores import StoreUnavailableError
 from pipelines.stores.pgvector import PgvectorStore
+from pipelines.stores.pgvector_server import Lane, Server
 from tests.stores.rows import DIMENSION, manifest, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, hashes, load
 from transformations.errors import ConfigurationError, RefusedError
@@ -65,6 +66,39 @@ def test_what_cannot_be_is_refused_before_anything_is_connected():
         PgvectorStore(uri, name="chunks", dimension=3072, options={"hnsw": "true"})
     with pytest.raises(ConfigurationError, match="cannot be called 'manifests'"):
         PgvectorStore(uri, name="manifests", dimension=DIMENSION)
+
+
+def test_a_connection_given_back_while_the_store_is_being_closed_is_closed_too(monkeypatch: pytest.MonkeyPatch):
+    server = Server("postgresql://me@db.example/x", secret=None, hnsw=False)
+    connection = FakeConnection()
+    monkeypatch.setattr(server, "_connect", lambda: Lane(connection, has_vector=True))  # type: ignore[arg-type]
+    with server.lane():
+        monkeypatch.setattr(server, "_lock", AfterClosing(server))
+    assert server._idle == []
+    assert connection.closed
+
+
+class FakeConnection:
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class AfterClosing:
+    """The server's lock, where another thread had it first: it closed the server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._lock, self._is_first = server, server._lock, True
+
+    def __enter__(self) -> None:
+        if self._is_first:
+            self._is_first = False
+            self._server.close()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def test_a_server_that_is_down_is_unavailable_and_a_wrong_name_is_a_setting_to_mend(open_index: Open, database: str):

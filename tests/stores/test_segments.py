@@ -13,6 +13,8 @@ import pytest
 
 from pipelines.settings import Settings
 from pipelines.stores import Store, open_store, scann
+from pipelines.stores.faiss import FaissStore
+from pipelines.stores.scann import ScannStore
 from tests.stores.rows import DIMENSION, manifest, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, hashes, held, load, other_process
 from transformations.errors import ConfigurationError, DamagedTableError, MissingDependencyError
@@ -135,8 +137,33 @@ def test_a_base_of_another_kind_than_the_settings_name_is_built_anew(open_index:
     base = state(tmp_path)["base"]
     assert_finds(open_index("HNSW", search=""), rows, vector(900), k=5)  # until then the old one is read
     load(open_index("HNSW"), rows[:1], version=2)
-    assert state(tmp_path)["base"]["recipe"] == "factory=HNSW16" != base["recipe"]
+    assert state(tmp_path)["base"]["recipe"] == "build_version=2, factory=HNSW16" != base["recipe"]
     assert_finds(open_index("HNSW"), rows, vector(900), k=5)
+
+
+def test_a_base_that_an_older_version_built_is_built_anew(
+    open_index: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = [row(n) for n in range(200)]
+    with monkeypatch.context() as before:
+        before.setattr(FaissStore, "build_version", 1)
+        load(open_index("HNSW"), rows)
+    assert state(tmp_path)["base"]["recipe"] == "factory=HNSW16", "as every version wrote it until then"
+    old = state(tmp_path)["base"]["index"]
+    load(open_index("HNSW"), rows[:1], version=2)
+    assert state(tmp_path)["base"]["index"] != old
+    assert_finds(open_index("HNSW"), rows, vector(900), k=5)
+
+
+def test_scann_searches_all_leaves_of_a_base_that_was_built_to_search_few():
+    scann_ops = pytest.importorskip("scann").scann_ops_pybind
+    vectors = np.random.default_rng(7).normal(size=(2_000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    built = scann_ops.builder(vectors, 10, "dot_product").tree(num_leaves=40, num_leaves_to_search=1)
+    index = built.score_ah(2, anisotropic_quantization_threshold=0.2).build()
+    store = ScannStore("anywhere", name="chunks", dimension=16)
+    found = store._ask(index, vectors[0], count=2_000, among=np.ones(2_000, dtype=bool))
+    assert len(set(found)) == 2_000
 
 
 @pytest.mark.parametrize("base_rows", ["20", "1000"])
@@ -189,6 +216,23 @@ def test_readers_go_on_with_the_state_that_they_opened(open_index: Open):
         assert len(read) == 12_000
         assert row(0, edition=edition)["text"] in {r["text"] for r in read}
     assert_finds(store, rows, vector(0, edition=4), k=3)
+
+
+def test_who_only_looks_at_an_index_takes_no_loaded_base_from_who_searches_it(
+    open_index: Open, monkeypatch: pytest.MonkeyPatch
+):
+    rows = [row(n) for n in range(150)]
+    load(open_index(), rows)
+    loads: list[Path] = []
+    real = FaissStore._load
+    monkeypatch.setattr(FaissStore, "_load", lambda self, path: (loads.append(path), real(self, path))[1])
+    searching = open_index()
+    for _ in range(3):
+        assert_finds(searching, rows, vector(900), k=3)
+        looking = open_index()  # as a searcher does each second
+        assert looking.manifest() is not None
+        looking.close()
+    assert len(loads) == 1
 
 
 def test_a_base_stays_loaded_and_one_that_is_lost_is_named(open_index: Open, tmp_path: Path):

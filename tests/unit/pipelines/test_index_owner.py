@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipelines.index.lease import writing
 from pipelines.index.sync_index import due
 from pipelines.index_places import kept, places
 from pipelines.index_state import physical_name, served, updated
+from pipelines.inference import search
 from pipelines.inference.search import Searcher
 from pipelines.models.embedders import embedding_model
 from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
@@ -189,3 +191,36 @@ def test_a_wrong_option_is_told_before_the_first_stage(tmp_path: Path, store: st
     with pytest.raises(ConfigurationError, match="soon"):
         run_stages(new_context(settings), stages=DOCUMENT_STAGES)
     assert new_context(settings).lake.head("bronze.documents") is None
+
+
+@pytest.mark.parametrize(
+    "ask", [Searcher.manifest, lambda s: s.search("a", k=1), lambda s: s.search_vector([1.0], k=1)]
+)
+def test_a_store_is_not_closed_while_it_is_asked_though_the_alias_moves_on(tmp_path: Path, monkeypatch, ask):
+    settings = workspace_at(tmp_path)
+    label = embedding_model(settings).label
+
+    class Stored:
+        """Another thread's look finds the alias moved in the midst of what is asked of it."""
+
+        is_closed = False
+
+        def asked(self, *_: object, **__: object) -> Any:
+            searcher._opened = searcher._look(searcher._opened)
+            assert not self.is_closed
+            return []
+
+        manifest = search = asked
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    places = iter(range(9))
+
+    def open_served(*_: object) -> Any:
+        state = SimpleNamespace(index_name=f"i{next(places)}", uri="u")
+        return state, Stored(), SimpleNamespace(model=settings.embedding.model, model_label=label)
+
+    monkeypatch.setattr(search, "open_served", open_served)
+    searcher = Searcher(settings)
+    assert ask(searcher) == []
