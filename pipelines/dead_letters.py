@@ -55,13 +55,17 @@ def to_retry(context: Context, letters: Iterable[Mapping[str, Any]]) -> list[str
 
 
 def is_overdue(context: Context, letters: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a run with nothing else to do should try one of the letters again.
+    """Whether a run with nothing else to do should try one of the letters again."""
+    return bool(to_retry(context, (letter for letter in letters if not waits_for_work(letter))))
 
-    What a model did not answer in time it may answer later; what it has refused so often waits for `lakeloop replay`,
-    or for a run that has other work.
+
+def waits_for_work(letter: Mapping[str, Any]) -> bool:
+    """Whether only `lakeloop replay`, or a run that has other work, tries the letter again.
+
+    What a model did not answer in time it may answer later; what it has refused so often waits, and so does what an
+    index has refused: that a sync with nothing else to do would only send again.
     """
-    patient = [letter for letter in letters if letter["attempts"] < _MOST_ATTEMPTS]
-    return bool(to_retry(context, patient))
+    return letter["stage"] != "embed-chunks" or (letter["attempts"] or 0) >= _MOST_ATTEMPTS
 
 
 def report(

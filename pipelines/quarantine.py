@@ -7,18 +7,17 @@ files whose kind nobody reads.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from fnmatch import translate
 from pathlib import Path
 from typing import Any
 
 from pipelines.dead_letters import TABLE as DEAD_LETTERS
-from pipelines.dead_letters import open_letters
+from pipelines.dead_letters import open_letters, waits_for_work
 from pipelines.lakehouse import Lakehouse
+from pipelines.landing import files_below
 from pipelines.quality import QUALITY_METRICS
 from pipelines.schemas import TABLES
 from pipelines.schemas.spec import INT, LONG, STRING, STRINGS, TIMESTAMP, table_spec
@@ -63,6 +62,8 @@ _DOCUMENT_STEPS = {
     "has_no_personal_data": "take the personal data out, or let refine.pii mask it",
     "has_text": "the chunk has no words: put text into its section",
     "is_within_token_limit": "shorten the passage, or raise chunks.max_tokens",
+    "is_within_length": "shorten the passage, or raise chunks.max_characters",
+    "has_no_other_error": "mend what the reason says",
 }
 
 
@@ -101,8 +102,8 @@ def set_aside(context: Context, *, tables: Sequence[str] = ()) -> list[SetAside]
     Raises:
         ConfigurationError: no such table.
     """
-    known = quarantine_tables(context.settings, context.lake)
-    everywhere = [*known, DEAD_LETTERS, QUALITY_METRICS]
+    everywhere = set_aside_tables(context)
+    known = [table for table in everywhere if table not in (DEAD_LETTERS, QUALITY_METRICS)]
     chosen = [_named(table, everywhere) for table in tables] or everywhere
     started = _run_starts(context.lake) if set(chosen) & set(known) else {}
     found: list[SetAside] = []
@@ -115,6 +116,11 @@ def set_aside(context: Context, *, tables: Sequence[str] = ()) -> list[SetAside]
             rows = [_row(table, row, context.settings, started) for row in _open_rows(context.lake, table)]
         found += sorted(rows, key=lambda one: (one.since or datetime.max.replace(tzinfo=timezone.utc), one.key))
     return found
+
+
+def set_aside_tables(context: Context) -> list[str]:
+    """Every table that tells of something set aside."""
+    return [*quarantine_tables(context.settings, context.lake), DEAD_LETTERS, QUALITY_METRICS]
 
 
 def quarantine_tables(settings: Settings, lake: Lakehouse) -> list[str]:
@@ -139,17 +145,13 @@ def waiting(context: Context) -> dict[str, int]:
 
 def passed_over(settings: Settings) -> dict[str, tuple[int, str]]:
     """The kind of the files in the landing folder that are not read → how many, and the first of them."""
-    is_included = re.compile("|".join(translate(p.lower()) for p in settings.ingest.include) or "(?!)").match
     kinds: dict[str, tuple[int, str]] = {}
     root = settings.landing_path
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.startswith((".", "~$")) or is_included(name.lower()):
-                continue
-            kind = Path(name).suffix.lower() or "without a suffix"
-            count, first = kinds.get(kind, (0, (Path(folder) / name).relative_to(root).as_posix()))
-            kinds[kind] = (count + 1, first)
+    files = files_below(root, settings.ingest, is_strict=False)
+    for file in sorted(Path(file) for file, kind in files if kind == "other"):
+        suffix = file.suffix.lower() or "without a suffix"
+        count, first = kinds.get(suffix, (0, file.relative_to(root).as_posix()))
+        kinds[suffix] = (count + 1, first)
     return dict(sorted(kinds.items(), key=lambda item: (-item[1][0], item[0])))
 
 
@@ -219,7 +221,8 @@ def _letters(lake: Lakehouse) -> Iterator[SetAside]:
             row["index_name"] and f"index {row['index_name']}",
         ]
         at = row["next_retry_at"]
-        again = f"the next run after {at:%Y-%m-%d %H:%M} UTC tries it again" if at else "the next run tries it again"
+        run = "the next run with other work" if waits_for_work(row) else "the next run"
+        again = f"{run} after {at:%Y-%m-%d %H:%M} UTC tries it again" if at else f"{run} tries it again"
         yield SetAside(
             DEAD_LETTERS,
             row["chunk_id"] or row["letter_id"],

@@ -11,19 +11,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from fnmatch import translate
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.landing import files_below
 from pipelines.settings import IngestSettings
 from pipelines.stage import Context, Counts, Window
 from transformations.errors import ConfigurationError, RefusedError
@@ -187,32 +186,13 @@ def run(context: Context, window: Window) -> Counts:
 
 
 def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
-    """The documents below `folder`, sorted by path. Links are not followed (they loop, and they lead outside), pipes
-    and devices are not read (they block); names that begin with a dot or `~$` are passed over.
-    """
-    found: list[Found] = []
-    passed_over = 0
-    folders, below = [str(folder)], len(os.path.join(folder, ""))
-    # "(?!)" matches nothing, as no pattern does.
-    is_included = re.compile("|".join(translate(pattern.lower()) for pattern in ingest.include) or "(?!)").match
-    while folders:
-        try:
-            entries = sorted(os.scandir(folders.pop()), key=lambda e: os.fsencode(e.name))
-        except FileNotFoundError:
-            continue  # it was there a moment ago: its files are gone
-        for entry in entries:
-            if entry.name.startswith((".", "~$")):  # an Office program's mark that it holds a file open
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-            elif not entry.is_file(follow_symlinks=False):
-                passed_over += 1
-            elif is_included(entry.name.lower()):
-                found.append(_found(entry.path, below=below))
-    if passed_over:
-        log.warning("ingest-documents: %d links or other special files in %s were passed over", passed_over, folder)
-    found.sort(key=lambda f: f.path)
-    return found
+    """The documents below `folder`, sorted by path; see `files_below` for what is none."""
+    files = list(files_below(folder, ingest))
+    special = sum(kind == "special" for _, kind in files)
+    if special:
+        log.warning("ingest-documents: %d links or other special files in %s were passed over", special, folder)
+    below = len(os.path.join(folder, ""))
+    return sorted((_found(file, below=below) for file, kind in files if kind == "included"), key=lambda f: f.path)
 
 
 def document_id(source: str, path: str) -> str:

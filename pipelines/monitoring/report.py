@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -22,13 +23,14 @@ import pyarrow.compute as pc
 
 from pipelines.lakehouse import Lakehouse
 from pipelines.monitoring import charts
-from pipelines.quarantine import passed_over, set_aside
+from pipelines.quarantine import passed_over, set_aside, set_aside_tables
 from pipelines.stage import STAGE_RUNS, Context, Counts, Window
 from transformations.printable import printable, printable_line
 
 log = logging.getLogger(__name__)
 
 TEMPLATE = "report.html.j2"
+INFERENCE_LOG = "inference.inference_log"
 STATUS_OK = 200
 _RUNS, _ANSWERS, _SOURCES, _REFUSED, _WINDOWS, _LABEL = 12, 40, 5, 100, 14, 60
 # Every window tells of each of these, measured or not: the page asks for no other.
@@ -80,7 +82,7 @@ def write_report(context: Context, *, summary: Mapping[str, Any] | None = None) 
 
 
 def gather(context: Context, *, window: Window | None = None, summary: Mapping[str, Any] | None = None) -> Row:
-    """Everything that the template shows, each fact there or None."""
+    """Everything that the template shows, each fact there or None; `unread` is what of it could not be read."""
     tables, summary = _Tables(context.lake), summary or {}
     runs = _runs(tables.read(STAGE_RUNS))
     deliveries = [run for run in runs if "ingest-documents" in run["counts"]]
@@ -88,12 +90,17 @@ def gather(context: Context, *, window: Window | None = None, summary: Mapping[s
     # A summary tells of the last deliveries; the workspace may have seen others before.
     for run, delivery in zip(reversed(deliveries), reversed(told), strict=False):
         run |= {"label": delivery.get("version") or run["label"], "verified": delivery.get("verified")}
-    calls = tables.read("inference.inference_log", *_OF_CALLS)
+    calls = tables.read(INFERENCE_LOG, *_OF_CALLS)
     answered = calls.filter(pc.equal(calls["status_code"], STATUS_OK))
     latencies = [float(ms) for ms in answered["execution_duration_ms"].to_pylist() if ms is not None]
     runs, deliveries = runs[-_RUNS:], deliveries[-_RUNS:]
     answers = tables.or_else("the last answers", lambda: _answers(tables, calls), [])
-    return {
+    windows = windows_of(row for table in _OF_METRICS for row in tables.read(table).to_pylist())[:_WINDOWS]
+    # Each by itself: one that is damaged hides no other.
+    aside = tables.or_else("what is set aside", lambda: set_aside_tables(context), [])
+    refused = [row for t in aside for row in tables.or_else(t, partial(set_aside, context, tables=[t]), [])]
+    the_index = f"the index {context.settings.index.name}"
+    facts = {
         "source_mark": _mark(window) if window else "",
         "workspace": context.settings.root.name or str(context.settings.root),
         "landing": context.settings.landing,
@@ -102,26 +109,44 @@ def gather(context: Context, *, window: Window | None = None, summary: Mapping[s
         "deliveries": deliveries,
         "documents": tables.read("silver.documents", "document_id").num_rows,
         "chunks": tables.read("silver.chunks", "chunk_id").num_rows,
-        "index": tables.or_else(f"the index {context.settings.index.name}", lambda: _index(context), None),
-        "refused": tables.or_else("what is set aside", lambda: set_aside(context), []),
+        "index": tables.or_else(the_index, lambda: _index(context), None),
+        "refused": refused,
         "refused_shown": _REFUSED,
         "passed_over": tables.or_else("the landing folder", lambda: passed_over(context.settings), {}),
         "calls": calls.num_rows,
         "answers": answers,
-        "windows": windows_of(row for table in _OF_METRICS for row in tables.read(table).to_pylist())[:_WINDOWS],
+        "windows": windows,
         "latency": _quantiles(latencies),
         "peak_memory_mb": summary.get("peak_memory_mb"),
         "charts": _charts(runs, deliveries, latencies),
-        "problems": tables.problems,
+        "problems": [f"{what}: {error}" for what, error in tables.problems.items()],
     }
+    read_for = {
+        "runs": (STAGE_RUNS,),
+        "documents": ("silver.documents",),
+        "chunks": ("silver.chunks",),
+        "index": (the_index,),
+        "refused": ("what is set aside", *aside),
+        "passed_over": ("the landing folder",),
+        "calls": (INFERENCE_LOG,),
+        "answers": (INFERENCE_LOG, "the last answers"),
+        "sources": ("gold.chunk_index",),
+        "windows": _OF_METRICS,
+    }
+    # What could not be read is not shown as if it were empty.
+    unread = {section for section, wanted in read_for.items() if not tables.problems.keys().isdisjoint(wanted)}
+    return facts | dict.fromkeys(unread & {"documents", "chunks", "calls"}) | {"unread": unread}
 
 
 class _Tables:
-    """The tables of a lakehouse, where one that cannot be read is a problem to show and not an end."""
+    """The tables of a lakehouse, where one that cannot be read is a problem to show and not an end.
+
+    `problems`: what could not be read → why.
+    """
 
     def __init__(self, lake: Lakehouse) -> None:
         self._lake = lake
-        self.problems: list[str] = []
+        self.problems: dict[str, str] = {}
 
     def read(self, table: str, *columns: str) -> pa.Table:
         schema = self._lake.spec(table).schema
@@ -134,7 +159,7 @@ class _Tables:
             return read()
         except Exception as error:  # whatever a damaged table or a store that is down raises
             log.warning("report: %s cannot be read: %s", what, error)
-            self.problems.append(f"{what}: {type(error).__name__}: {printable_line(str(error), width=300)}")
+            self.problems[what] = f"{type(error).__name__}: {printable_line(str(error), width=300)}"
             return otherwise
 
 

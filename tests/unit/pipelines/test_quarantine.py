@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from expectations.chunks import chunk_rules
+from expectations.documents import document_rules
 from pipelines import quarantine, status
+from pipelines.bronze.ingest_documents import list_files
 from pipelines.cli import main
+from pipelines.dead_letters import is_overdue, open_letters
 from pipelines.lakehouse import Lakehouse
 from pipelines.progress import Progress
 from pipelines.schemas import TABLES
@@ -141,6 +146,50 @@ def test_the_command_prints_nothing_that_a_terminal_would_obey(context, capsys, 
     with pytest.raises(SystemExit) as ended:
         main(["quarantine", "--table", "nothing"])
     assert ended.value.code == ConfigurationError.exit_code
+
+
+def test_what_is_told_of_as_passed_over_is_what_ingest_does_not_take(context):
+    fill(context)
+    landing = context.settings.landing_path
+    (landing / "link.doc").symlink_to(landing / "old.doc")
+    (landing / "more" / "~$lock.doc").touch()
+    taken = {file.path for file in list_files(landing, context.settings.ingest)}
+    assert taken == {"read.md"}
+    told = quarantine.passed_over(context.settings)
+    assert told == {".wpd": (2, "more/x.wpd"), ".doc": (1, "old.doc"), "without a suffix": (1, "Makefile")}
+    sealed = landing / "more"
+    sealed.chmod(0)
+    try:
+        if not os.access(sealed, os.R_OK):  # to root nothing is sealed
+            assert quarantine.passed_over(context.settings).keys() == {".doc", "without a suffix"}
+            with pytest.raises(PermissionError):
+                list_files(landing, context.settings.ingest)
+    finally:
+        sealed.chmod(0o755)
+
+
+def test_every_rule_of_documents_and_chunks_has_a_step_of_its_own():
+    rules = [
+        *document_rules(languages=["en"], allow_personal_data=False),
+        *chunk_rules(max_tokens=1, max_characters=1),
+    ]
+    assert {rule.name for rule in rules} == set(quarantine._DOCUMENT_STEPS)
+
+
+@pytest.mark.parametrize(
+    ("stage", "attempts", "when"),
+    [
+        ("embed-chunks", 8, "the next run after 2026-03-01 09:00 UTC tries it again"),
+        ("embed-chunks", 9, "the next run with other work after 2026-03-01 09:00 UTC tries it again"),
+        ("sync-index", 1, "the next run with other work after 2026-03-01 09:00 UTC tries it again"),
+    ],
+)
+def test_a_letter_says_which_run_tries_it_again(context, stage, attempts, when):
+    letter = {"letter_id": "l", "stage": stage, "chunk_id": "c", "attempts": attempts, "next_retry_at": T0}
+    context.lake.append_arrow("ops.dead_letters", [letter])
+    [one] = quarantine.set_aside(context)
+    assert f"; {when}, at once: lakeloop replay" in one.next_step
+    assert is_overdue(context, open_letters(context.lake)) is ("other work" not in when)
 
 
 def test_an_empty_workspace_has_nothing_set_aside(context):

@@ -376,6 +376,31 @@ def test_a_table_that_cannot_be_read_is_named_on_the_page_and_the_rest_is_shown(
     assert "Question 1?" in page.text
 
 
+@pytest.mark.parametrize(
+    ("table", "untrue", "told"),
+    [
+        (report.STAGE_RUNS, "Nothing has come in yet", "could not be read"),
+        (report.STAGE_RUNS, "No run has been recorded", "could not be read"),
+        ("silver.documents", "Documents 0", "Documents – could not be read"),
+        ("silver.chunks", "Chunks 0", "Chunks – could not be read"),
+        ("ops.index_state", "There is no index yet", "index: could not be read"),
+        ("silver.documents_quarantine", "Nothing is set aside", "The rest could not be read"),
+        ("silver.documents_quarantine", "none set aside", "set aside: could not be read"),
+        ("inference.inference_log", "No question has been answered yet", "Median latency – could not be read"),
+        ("inference.inference_log", "No call has been logged yet", "Median latency – could not be read"),
+        ("gold.chunk_index", "a chunk that has left the index since", "What could not be read gold.chunk_index:"),
+        ("monitoring.retrieval_metrics", "no labelled questions", "Hit@5 – could not be read"),
+    ],
+)
+def test_what_cannot_be_read_is_not_shown_as_if_it_were_not_there(context, table, untrue, told):
+    fill(context, questions=2)
+    for file in context.lake.folder(table).glob("**/*.parquet"):
+        file.unlink()
+    _, page = written(context)
+    assert untrue not in page.text
+    assert told in page.text
+
+
 def test_charts_use_only_the_pages_colours_and_tell_their_numbers():
     svg = charts.stacked_bars("c", labels=["$a$ & <b>"], series={"one": [1.5], "two": [250]}, unit="s", title="T")
     assert set(re.findall(r"#[0-9a-f]{6}", svg)) == set()
