@@ -20,13 +20,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines.settings import AnswerSettings
 from transformations.answer_spans import FEATURES, Reading, rivals
 from transformations.grounding import judge, split_spans
 
 WEIGHTS_FILE = Path(__file__).parents[1] / "transformations" / "span_weights.py"
-MIN_RATIO = 0.6
-_ACCEPTED_RIGHT = 0.9
-# A little is left for what the other half has and this one has not.
+_MIN_RATIO = AnswerSettings().min_grounded_ratio
+# So many right ones of the half that is fitted are refused; the other half has what this one has not.
 _MISSED = 0.09
 # Of sentences, right and wrong overlap so much that more right ones are given up.
 _MISSED_SENTENCES = 0.15
@@ -112,7 +112,7 @@ def figures(questions: Iterable[Judged]) -> dict[str, tuple[float, float, int]]:
 
 
 def accepted(answer: str, one: Judged) -> bool:
-    return judge(answer, question=one.question, sources=[one.passage], min_ratio=MIN_RATIO).is_grounded
+    return judge(answer, question=one.question, sources=[one.passage], min_ratio=_MIN_RATIO).is_grounded
 
 
 def fit(questions: Sequence[Judged]) -> str:
@@ -161,8 +161,9 @@ def _module(bias: float, weights: dict[str, float], least: tuple[float, float] =
         [
             '"""What each trait of a span says for it as an answer: a logistic model, by benchmarks/grounding.py.',
             "",
-            "`kind: trait` is the trait of a span where the question asks for that kind. A support of LEAST or more is",
-            f"taken for right: so {_ACCEPTED_RIGHT:.0%} of the right answers of the half that was fitted are accepted.",
+            "`kind: trait` is the trait of a span where the question asks for that kind. A short answer is taken",
+            "for right from a support of LEAST on, a longer one from LEAST_OF_SENTENCE on: so of the right ones of the",
+            f"half that was fitted {1 - _MISSED:.0%} and {1 - _MISSED_SENTENCES:.0%} are accepted.",
             '"""',
             "",
             "from __future__ import annotations",

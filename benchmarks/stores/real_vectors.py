@@ -28,15 +28,14 @@ class RealVectors:
     questions: NDArray[np.float32]
 
 
-def real_vectors(folder: Path, *, questions: Path | None, cache: Path, limit: int | None = None) -> RealVectors:
+def real_vectors(folder: Path, *, questions: Path | None, cache: Path) -> RealVectors:
     """The chunks of all texts below `folder`, embedded once: `cache` (an .npz) holds them for the next call.
 
     Args:
         questions: a file with one on each line; none: every twentieth chunk's first line, as one might search for it.
-        limit: so many chunks at most.
     """
     if not cache.exists():
-        texts = _chunks(folder)[:limit]
+        texts = _chunks(folder)
         asked = (
             questions.read_text(encoding="utf-8").splitlines() if questions else [_first_line(t) for t in texts[::20]]
         )

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from benchmarks.grounding import figures, read_qed
+from benchmarks.grounding import WEIGHTS_FILE, _module, figures, read_qed
+from transformations import span_weights
 from transformations.answer_spans import Reading
 from transformations.grounding import judge, split_spans
 
@@ -63,7 +64,7 @@ def test_right_answers_pass_and_stand_above_wrong_ones():
 
 
 @pytest.mark.long
-def test_the_published_figures_are_those_of_the_questions_that_were_held_out(shared_data):
+def test_of_the_questions_that_were_held_out_most_right_answers_pass_and_few_wrong_ones(shared_data):
     questions = read_qed(shared_data / "qed" / "qed-dev.jsonlines")
     held_out = [one for one in questions if one.is_held_out][::3]
     found = figures(held_out)
@@ -73,3 +74,10 @@ def test_the_published_figures_are_those_of_the_questions_that_were_held_out(sha
         assert wrong <= 0.25
     right, wrong, _ = found["sentence"]
     assert right > wrong
+
+
+def test_the_module_of_weights_is_as_the_benchmark_writes_it():
+    least = (span_weights.LEAST, span_weights.LEAST_OF_SENTENCE)
+    written = _module(span_weights.BIAS, span_weights.WEIGHTS, least)
+    assert WEIGHTS_FILE.read_text(encoding="utf-8") == written
+    assert "91% and 85% are accepted" in written
