@@ -70,4 +70,4 @@ def test_a_history_of_edits_of_white_space_ends_with_the_vectors_of_a_build_from
     table = DeltaTable(str(lake.folder("silver.chunks")))
     table.update({"embed_text": "concat(embed_text, ' ')"}, predicate=f"chunk_id = '{second}'")
     found = {(d.where, d.kind, d.key) for d in verify(new_context(edited)).differences}
-    assert {("chunks", "wrong_vector", first), ("chunks", "stale", second)} <= found
+    assert {("chunks", "wrong_vector", first), ("silver.chunks", "stale", second)} <= found
