@@ -44,8 +44,9 @@ _BLOCKS = _words(
     "footer form frameset header hgroup hr html legend li main nav noframes p search section summary table tbody td "
     "tfoot th thead tr"
 ) | {*HEADINGS, *_LISTS}
-# The sign beside a heading that links to it: Sphinx, GitHub, MkDocs, Docusaurus, the icon font of Read the Docs.
-_PERMALINK = re.compile("[\\s¶#§🔗⚓∞\uf0c1\u200b]*")
+# The sign beside a heading that links to it: Sphinx, GitHub, MkDocs, Docusaurus, the icon font of Read the Docs; and
+# the one that leads back from a footnote.
+_PERMALINK = re.compile("[\\s¶#§🔗⚓∞\uf0c1\u200b↩\ufe0e]*")
 _RAISED = re.compile(r"[-+−]?\d+")
 _MAX_NESTING = 24
 _MAX_COLSPAN, _MAX_ROWSPAN = 1000, 65534

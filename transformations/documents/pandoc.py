@@ -1,6 +1,7 @@
 """A notebook, a book, an OpenDocument or a rich text in, its title and its text as Markdown out, by pandoc.
 
-pandoc is a program of its own, run in its sandbox, which denies it every file and the network.
+pandoc is a program of its own, run in its sandbox, which denies it every file and the network. It gives HTML, since its
+Markdown has no form for a list or two paragraphs in a cell: it writes "[TABLE]" for such a table.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import pypandoc
 
 from transformations.documents.archive import open_archive
 from transformations.documents.extract import Extract, RefusedDocumentError
-from transformations.documents.markdown import parse_markdown
+from transformations.documents.front_matter import front_matter, titled
+from transformations.documents.html import html_to_markdown
 
 # A table whose first row is no header for its own program: Markdown has none without.
-_BLANK_HEADER = re.compile(r"^\|(?: +\|)+\n(\|[-:| ]+\|)\n(\|.*\|)\n", re.MULTILINE)
+_BLANK_HEADER = re.compile(r"^\|(?: +\|)+\n(\|[-:| ]+\|)\n(\|.*\|)$", re.MULTILINE)
 
 
 def parse_notebook(content: bytes) -> Extract:
@@ -52,11 +54,11 @@ def _of_archive(content: bytes, reader: str, main: str) -> Extract:
 
 def _parsed(content: bytes, reader: str) -> Extract:
     """What the file says of itself comes as front matter, which is read as that of any Markdown."""
-    markdown = pypandoc.convert_text(
-        content,
-        "gfm-raw_html+yaml_metadata_block",
-        reader,
-        extra_args=["--sandbox", "--standalone", "--wrap=none"],
-        verify_format=False,
-    )
-    return parse_markdown(_BLANK_HEADER.sub(r"\2\n\1\n", markdown))
+    fields, _ = front_matter(_converted(content, reader, "gfm-raw_html+yaml_metadata_block", "--standalone"))
+    body = html_to_markdown(_converted(content, reader, "html", "--mathml"))  # which keeps the TeX of a formula
+    return titled(fields, _BLANK_HEADER.sub(r"\2\n\1", body))
+
+
+def _converted(content: bytes, reader: str, writer: str, option: str) -> str:
+    options = ["--sandbox", "--wrap=none", option]
+    return str(pypandoc.convert_text(content, writer, reader, extra_args=options, verify_format=False))

@@ -37,7 +37,45 @@ def test_a_notebook_gives_its_texts_its_code_and_what_it_printed() -> None:
     notebook = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": cells}
     document = parse_document(json.dumps(notebook).encode(), path="a.ipynb")
     assert (document.error, document.title) == (None, "Title")
-    assert document.text.split() == ["#", "Title", "words", "```", "python", "print(1)", "```", "printed"]
+    assert document.text.split() == [
+        *("#", "Title", "words", "```python", "print(1)", "```", "```", "printed", "```"),
+    ]
+
+
+_GRID = """\
+Before.[^1]
+
++-------+-------+
+| a     | b     |
++=======+=======+
+| - one | two   |
+| - 2   |       |
+|       | three |
++-------+-------+
+
+[^1]: A note.
+"""
+
+
+@pytest.mark.parametrize(("kind", "cell"), [("odt", "- one - 2"), ("epub", "- one - 2"), ("rtf", "• one • 2")])
+def test_a_list_or_two_paragraphs_in_a_cell_are_read(kind: str, cell: str, tmp_path: Path) -> None:
+    file = tmp_path / f"a.{kind}"
+    command = [pypandoc.get_pandoc_path(), "-f", "markdown", "-t", kind, "-s", "-o", str(file)]
+    subprocess.run(command, input=_GRID.encode(), check=True)
+    text = parse_document(file.read_bytes(), path=file.name).text
+    assert f"| a | b |\n| --- | --- |\n| {cell} | two three |" in text
+    assert kind == "rtf" or ("1. A note." in text and "↩" not in text)  # pandoc writes a note that it does not read
+
+
+def test_html_and_formulas_in_the_markdown_of_a_notebook_are_read() -> None:
+    source = (
+        "<table><tr><th>a</th></tr><tr><td><ul><li>one</li><li>two</li></ul></td></tr></table>\n\n"
+        'Shown: <img alt="a pump" src="x.png">\n\nIt is $x_{1}*y_{2}*z$.'
+    )
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": [source]}]
+    notebook = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": cells}
+    document = parse_document(json.dumps(notebook).encode(), path="a.ipynb")
+    assert document.text == ("| a |\n| --- |\n| - one - two |\n\nShown: a pump\n\nIt is `x_{1}*y_{2}*z`.")
 
 
 def test_a_list_of_flat_objects_is_a_table_and_other_json_is_laid_out_with_its_numbers() -> None:
