@@ -27,10 +27,12 @@ _PHONE_WORDS = ("cell", "cellphone", "dial", "fax", "mobile", "phone", "tel", "t
 # Users of version control and of package hosts, whose address nobody reads mail at.
 _PROGRAM_USER = re.compile(r"git|hg|svn|ssh|gitea|forgejo|org-\d+", re.IGNORECASE)
 # A host never begins with a number and a dot and another number; versions do.
-_VERSION = re.compile(r"v?\d+(?:\.\d+)+(?:[^A-Za-z]|$)|v?\d+\.(?:x|\d+)", re.IGNORECASE)
+_VERSION = re.compile(r"v?\d+(?:\.\d+)+(?:[^A-Za-z]|$)|v?\d+\.(?:x(?![a-z])|\d+)", re.IGNORECASE)
 _OPEN_WORD = re.compile(r"[^\s\"'<>()\[\]{},;|`]*$")
 # Before the address: a scheme, or a host and its path.
-_IN_URL = re.compile(r"[A-Za-z][\w+.-]*:/|[\w-]\.[A-Za-z]{2,}[\w.-]*/|^/")
+_IN_URL = re.compile(r"[A-Za-z][\w+.-]*:/|(?<![@\w.-])(?:[\w-]+\.)+[A-Za-z]{2,}/|^/")
+# scp's form: a host, a colon, and at once a path; a port, a password, a sentence going on is none.
+_SCP_PATH = re.compile(r":(?:[/~]|[\w.-]+/)")
 _MAIL_URL = re.compile(r"[?&=][^/]*$|^mailto:", re.IGNORECASE)
 # Patterns can take more than linear time, and a model memory by the length of a text.
 _PIECE = 50_000
@@ -127,11 +129,10 @@ def is_address(text: str, start: int, end: int) -> bool:
     (True, False)
     """
     user, _, host = text[start:end].rpartition("@")
-    before, after = text[max(start - 200, 0) : start], text[end : end + 2]
+    before, after = text[max(start - 200, 0) : start], text[end : end + 200]
     if _PROGRAM_USER.fullmatch(user) or _VERSION.match(host):
         return False
-    # scp's form: a host, a colon, and at once a path that is no number of a port or a sentence going on.
-    if after[:1] == ":" and (after[1:2].isalnum() or after[1:2] in ("/", "~")):
+    if _SCP_PATH.match(after):
         return False
     word = _OPEN_WORD.search(before)
     # A value that an address of a page hands over (`?to=ann@example.com`) is an address.
@@ -176,7 +177,8 @@ def _engine(model: str | None, regions: tuple[str, ...]) -> AnalyzerEngine:
 
     class BundledSuffixes(EmailRecognizer):
         def validate_result(self, pattern_text: str) -> bool:
-            return extract(pattern_text).fqdn != ""
+            # The host alone: Presidio takes what stands before a slash for a part of the user.
+            return extract(pattern_text.rpartition("@")[2]).fqdn != ""
 
         def analyze(
             self, text: str, entities: list[str], nlp_artifacts: Any = None, regex_flags: int | None = None

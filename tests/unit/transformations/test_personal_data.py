@@ -10,7 +10,7 @@ import pytest
 
 from transformations import personal_data
 from transformations.errors import ConfigurationError, MissingDependencyError
-from transformations.personal_data import PersonalSpan, find_personal_data, mask, merge_spans
+from transformations.personal_data import PersonalSpan, find_personal_data, is_address, mask, merge_spans
 
 FOUND = {
     "Write to ann.lee@example.com today.": ("EMAIL_ADDRESS", "ann.lee@example.com"),
@@ -59,12 +59,14 @@ PLACES = [
     "git@github.com", "git clone git@github.com:owner/name.git", "deploy@server.example.com:/srv/app", "pkg@v2.1.0.io",
     "ssh://ann@host.example.com/x", "https://ann@dev.example.com/repo", "https://medium.com/@ann.lee@example.com",
     "npm i lodash@4.17.21", "postgres://user@db.example.com/x", "uses: actions/checkout@v4.1.dev",
+    "scp a deploy@server.example.com:srv/app", "see medium.com/@ann.lee@example.com", "pkg@1.x.io",
 ]  # fmt: skip
 # An address, though it stands beside what is none.
 ADDRESSES = [
     "mailto:ann@example.com", "<ann@example.com>", "[Ann](mailto:ann@example.com)", "Ann (ann@example.com): hello",
     "Mail ann@example.com: it is read.", "ann@example.com/bob", "see https://example.com/ or ann@example.com",
     "https://example.com/?to=ann@example.com", "Ann|ann@example.com|x", "ann@example.com,bob", "ann@123.example.com",
+    "sales/ann@example.com", "ann@123456.xyz", "ann@example.com:secret1", "ann@example.com:8080", "ann@example.com:bob",
 ]  # fmt: skip
 
 
@@ -76,6 +78,12 @@ def test_versions_of_packages_and_users_of_servers_are_no_addresses(text: str):
 @pytest.mark.parametrize("text", ADDRESSES)
 def test_an_address_is_found_whatever_stands_around_it(text: str):
     assert [span.kind for span in find_personal_data(text)] == ["EMAIL_ADDRESS"]
+
+
+def test_an_address_behind_another_one_is_found():
+    text = "ann@a.com/bob@example.com"
+    assert is_address(text, 10, 25)
+    assert mask(text, find_personal_data(text)) == "<EMAIL_ADDRESS><EMAIL_ADDRESS>"
 
 
 @pytest.mark.parametrize("text", NOT_FOUND)
