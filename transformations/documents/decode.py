@@ -24,7 +24,7 @@ _BYTE_ORDER_MARKS: tuple[tuple[bytes, str], ...] = (
 # C0 controls and DEL, without tab, newline, vertical tab, form feed, carriage return and escape (terminal logs).
 _CONTROLS = bytes(b for b in range(32) if b not in b"\t\n\v\f\r\x1b") + b"\x7f"
 _MAX_CONTROL_RATIO = 0.02
-_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
+_COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
 _XML_CHARSET = re.compile(rb"\s*<\?xml[^<>]*?encoding\s*=\s*[\"']\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
 _HTML_CHARSET = re.compile(rb"<meta\b[^<>]*?charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
 # Labels of the WHATWG Encoding Standard that Python does not know, or takes for a smaller encoding.
@@ -60,6 +60,17 @@ _LABELS: dict[str, str] = {
     }.items()
     for label in labels.split()
 }
+# What holds NUL bytes by nature. A page that declares one of these is read as UTF-8; a part of a message may be in it.
+_WIDE: dict[str, str] = {
+    label: codec
+    for codec, labels in {
+        "utf-16-le": "utf-16 utf-16le utf-16-le utf16 ucs-2 unicode csunicode iso-10646-ucs-2 unicodefeff",
+        "utf-16-be": "utf-16be utf-16-be unicodefffe",
+        "utf-32-le": "utf-32le utf-32-le",
+        "utf-32-be": "utf-32 utf-32be utf-32-be",
+    }.items()
+    for label in labels.split()
+}
 # No text, or such that the same bytes can be read as other text than the one that was checked.
 _REFUSED = re.compile(
     r"utf-?7|hz-.*|iso-?2022-(?:kr|cn).*|replacement|unicode_?escape|raw_unicode_escape|idna|punycode"
@@ -81,7 +92,7 @@ def decode(content: bytes, *, is_html: bool = False) -> tuple[str, str]:
         UndecodableError: `not_text: …` (NUL bytes, or over 2 % control characters) or `wrong_encoding: …` with the
             offset of the first wrong byte.
     """
-    marked = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), None)
+    marked = _mark_of(content)
     if marked and marked != "utf-8-sig":  # NUL bytes are natural in these: look for controls once decoded
         text = _decode_strictly(content, marked)
         _refuse_binary(text.encode("utf-8"))
@@ -96,11 +107,21 @@ def decode(content: bytes, *, is_html: bool = False) -> tuple[str, str]:
 def decode_declared(content: bytes, label: str | None) -> tuple[str, str]:
     """Return the text of `content` and its encoding: UTF-8 where it is that, else what `label` stands for.
 
-    Pages and messages that were changed to UTF-8 often still declare what they were before.
+    Pages and messages that were changed to UTF-8 often still declare what they were before. A byte order mark says
+    more than a label; what holds NUL bytes is in UTF-16 or UTF-32, or no text.
 
     Raises:
-        UndecodableError: `wrong_encoding: …`.
+        UndecodableError: `not_text: …`, `wrong_encoding: …`.
     """
+    if _mark_of(content):
+        return decode(content)
+    if b"\0" in content:
+        wide = _WIDE.get((label or "").strip().lower())
+        if wide is None:
+            return decode(content)  # which refuses it
+        text = _decode_strictly(content, wide)
+        _refuse_binary(text.encode("utf-8"))
+        return text, wide
     codec = codec_of(label) if label else None
     if codec == "iso2022_jp" and b"\x1b" in content:  # looks like ASCII
         return _decode_strictly(content, codec), codec
@@ -116,6 +137,10 @@ def codec_of(label: str) -> str:
     """The Python codec of a declared encoding; the label itself where it names none."""
     label = label.strip().lower()
     return _LABELS.get(label, label)
+
+
+def _mark_of(content: bytes) -> str | None:
+    return next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), None)
 
 
 def _refuse_binary(content: bytes) -> None:

@@ -40,8 +40,8 @@ def parse_email(content: bytes) -> Extract:
     its subject is a heading one level deeper.
 
     Raises:
-        RefusedDocumentError: `unparseable` (no header of a message), `wrong_encoding` (a body that is not in the
-            charset that it declares, nor in UTF-8), `empty` (neither subject nor text).
+        RefusedDocumentError: `unparseable` (no header of a message), `wrong_encoding`, `not_text` (a body that is not
+            in the charset that it declares, nor in UTF-8, and has no other form), `empty` (neither subject nor text).
     """
     message = BytesParser(policy=policy.default).parsebytes(content)
     if not any(_header(message, name) for name in _IDENTIFYING):
@@ -72,7 +72,7 @@ def _shown(part: Message, depth: int, level: int) -> _Body:
     if kind == "multipart":
         parts = [each for each in _parts(part) if isinstance(each, Message)]
         if subtype == "alternative":
-            return _alternative([(each, _shown(each, depth + 1, level)) for each in parts])
+            return _alternative(_readable(parts, depth + 1, level))
         if subtype == "encrypted":
             return _Body([], ["an encrypted text"])
         shown = [_shown(each, depth + 1, level) for each in parts]
@@ -85,6 +85,20 @@ def _shown(part: Message, depth: int, level: int) -> _Body:
         markdown = _markdown(part)
         return _Body([markdown.strip("\n")] if markdown.strip() else [], [])
     return _Body([], [_file_name(part) or "without a name"])
+
+
+def _readable(parts: list[Message], depth: int, level: int) -> list[tuple[Message, _Body]]:
+    """The forms of a text, those that cannot be read by their names; an error where none of the others has a text."""
+    shown, refused = [], []
+    for part in parts:
+        try:
+            shown.append((part, _shown(part, depth, level)))
+        except RefusedDocumentError as error:
+            refused.append(error)
+            shown.append((part, _Body([], [f"{part.get_content_type()} that cannot be read"])))
+    if refused and not any(body.blocks for _, body in shown):
+        raise refused[0]
+    return shown
 
 
 def _alternative(shown: list[tuple[Message, _Body]]) -> _Body:

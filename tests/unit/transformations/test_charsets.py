@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from transformations.documents import ParsedDocument, parse_document
@@ -53,3 +55,15 @@ def test_utf8_is_utf8_whatever_is_declared_and_no_encoding_is_guessed() -> None:
         error = _parsed(f"<meta charset={label}><p>Gr\xfc\xdfe</p>".encode("latin-1"), ".html").error or ""
         assert error.startswith("wrong_encoding"), label
     assert (_parsed(b"<p>Gr\xfc\xdfe</p>", ".html").error or "").startswith("wrong_encoding")
+
+
+@pytest.mark.parametrize("label", ["utf-16", "utf-16le", "utf-16be", "utf-32", "utf-32le"])
+@pytest.mark.parametrize("text", ["Hello", "Grüße"])
+def test_a_part_of_a_message_may_be_in_utf16(label: str, text: str) -> None:
+    head = f"Subject: s\nContent-Type: text/plain; charset={label}\nContent-Transfer-Encoding: base64\n\n".encode()
+    assert _parsed(head + base64.b64encode(text.encode(label)), ".eml").text == f"# s\n\n{text}"
+
+
+def test_a_part_of_a_message_with_nul_bytes_is_no_text() -> None:
+    mail = b"Subject: s\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: base64\n\n"
+    assert _parsed(mail + base64.b64encode(b"a\0b"), ".eml").error == "not_text: NUL byte at offset 1"

@@ -74,6 +74,24 @@ def test_an_invitation_is_read() -> None:
     )
 
 
+def _in_two_forms(plain: bytes, html: bytes) -> ParsedDocument:
+    """A plain text in an encoding that is none, unless it is UTF-8, and an HTML one in UTF-8."""
+    head = b"Subject: S\nContent-Type: multipart/alternative; boundary=B\n\n--B\nContent-Type: text/plain; charset="
+    second = b"\n--B\nContent-Type: text/html; charset=utf-8\n\n"
+    return _parsed(head + b"klingon\n\n" + plain + second + html + b"\n--B--\n")
+
+
+def test_a_form_of_a_text_that_cannot_be_read_is_named_beside_the_other_one() -> None:
+    broken = b"caf\xe9"
+    read = _in_two_forms(broken, b"<p>All of the text.</p>")
+    assert (read.error, read.text) == (None, "# S\n\nAll of the text.\n\nAttachments: text/plain that cannot be read")
+    assert _in_two_forms(b"All of the text.", broken).text.startswith(
+        "# S\n\nAll of the text.\n\nAttachments: text/html"
+    )
+    for plain, html in ((broken, broken), (broken, b"<p></p>")):
+        assert (_in_two_forms(plain, html).error or "").startswith("wrong_encoding: cannot decode as 'klingon'")
+
+
 HEADERS = st.sampled_from(
     [
         "From",
