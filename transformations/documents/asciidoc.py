@@ -14,7 +14,7 @@ from transformations.documents.asciidoc_tables import without_spans
 from transformations.documents.extract import Extract
 from transformations.documents.html import html_to_markdown
 
-_TITLE = re.compile(r"\A(?:\s|//[^\n]*\n|:[\w-]+:[^\n]*\n)*= (\S[^\n]*)")
+_TITLE = re.compile(r"\A(?:\s|//[^\n]*\n|:[\w-]+:[^\n]*\n|\[[^\n]*\]\n)*= (\S[^\n]*)")
 _ATTRIBUTE = re.compile(r"^:(author|email|revdate|revnumber|description|keywords): +(\S.*)$", re.MULTILINE)
 _HEADER_BYTES = 4096
 # Directives of Asciidoctor's preprocessor, which pandoc lacks; with text in its brackets, a condition is for that text.
@@ -26,9 +26,9 @@ _VERBATIM = re.compile(r"(?:-{4,}|\.{4,}|\+{4,}|/{4,}|`{3,}\S*)$")
 def parse_asciidoc(text: str) -> Extract:
     """Return the title of the header, the text, and the metadata that the header's attributes give.
 
-    `include::` is not followed: the name of the file stands in its place (none in the header). Of conditions both
-    sides are kept: what is defined is known to a build only. No picture is opened: pandoc's sandbox denies it every
-    file.
+    `include::` is not followed: the name of the file stands in its place (none in the header, which ends with the
+    first blank line below the title). Of conditions both sides are kept: what is defined is known to a build only. No
+    picture is opened: pandoc's sandbox denies it every file.
 
     Raises:
         RuntimeError: what pandoc says, where it cannot read the text.
@@ -48,19 +48,37 @@ def parse_asciidoc(text: str) -> Extract:
 
 def _without_directives(lines: list[str]) -> Iterator[str]:
     fence = ""
-    is_header = True
-    for line in lines:
+    end = _header_end(lines)
+    for at, line in enumerate(lines):
         verbatim = _VERBATIM.match(line)
         if verbatim and (not fence or line == fence):
             fence = "" if fence else line.rstrip() if line[:1] != "`" else "```"
         include, condition = _INCLUDE.match(line), _CONDITION.match(line)
         if include:
-            if not is_header:
+            if at >= end:
                 name = include.group(1)
                 yield from (name,) if fence else ("", f"`+{name}+`", "")
         elif condition:
             if condition.group(1):
                 yield condition.group(1)
         else:
-            is_header = is_header and (not line.strip() or line.startswith(("=", ":", "//")) or "@" in line)
             yield line
+
+
+def _header_end(lines: list[str]) -> int:
+    """How many lines the header takes: the title, what may stand above it, and all to the next blank or other line."""
+    has_title = False
+    for at, line in enumerate(lines):
+        if line.startswith("= "):
+            has_title = True
+        elif not line.strip():
+            if has_title:
+                return at
+        elif not (
+            line.startswith((":", "//", "["))
+            or (has_title and "@" in line)
+            or _INCLUDE.match(line)
+            or _CONDITION.match(line)
+        ):
+            return at if has_title else 0
+    return len(lines) if has_title else 0

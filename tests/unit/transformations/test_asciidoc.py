@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from transformations.documents import parse_document
 
 TEXT = """= The title
@@ -50,3 +52,16 @@ def test_directives_lists_in_cells_and_spans_are_read() -> None:
         "| a | b |\n| --- | --- |\n| tall | - one - two |\n| tall | 3 |\n| 4 | 5 |\n| wide |  |\n"
         "| six | six |\n| six | seven |\n\n```\ncode.rb\n```"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("= T\n:a: b\ninclude::x.adoc[]\n\ninclude::y.adoc[]\n\nText.", "# T\n\n`y.adoc`\n\nText."),
+        ("= T\nAnn <a@b.c>\n\ninclude::y.adoc[]\n", "# T\n\n`y.adoc`"),
+        ('[id="t"]\ninclude::x.adoc[]\n= T\n:toc:\n\ninclude::y.adoc[]\n', "# T\n\n`y.adoc`"),
+        ("// No title.\n\ninclude::x.adoc[]\n\ninclude::y.adoc[]\n", "`x.adoc`\n\n`y.adoc`"),
+    ],
+)
+def test_an_include_below_the_header_is_named_though_no_text_stands_before_it(text: str, expected: str) -> None:
+    assert parse_document(text.encode(), path="a.adoc").text == expected
