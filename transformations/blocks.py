@@ -132,6 +132,21 @@ def _closing(tokens: Sequence[Token], start: int) -> int:
     return next(i for i in range(start + 1, len(tokens)) if tokens[i].nesting == -1 and tokens[i].level == level)
 
 
+def fence_around(code: str, *, at_least: int = 3) -> str:
+    """Backticks, one more than any that stand together in `code`.
+
+    >>> fence_around("a `b`", at_least=1), fence_around("a `b`")
+    ('``', '```')
+    """
+    return "`" * max(at_least, 1 + max((len(run) for run in _BACKTICKS.findall(code)), default=0))
+
+
+def fenced(code: str, language: str = "") -> str:
+    """`code` as a fenced block, whatever stands in it."""
+    fence = fence_around(code)
+    return f"{fence}{language}\n{code}\n{fence}"
+
+
 def _texts(tokens: Sequence[Token], start: int, end: int, lines: Sequence[str]) -> Iterator[tuple[Kind, str]]:
     """Kind and text of the blocks between two tokens of the outermost level."""
     token = tokens[start]
@@ -144,8 +159,7 @@ def _texts(tokens: Sequence[Token], start: int, end: int, lines: Sequence[str]) 
         yield from (("table_row", row) for row in named_rows(token.meta["rows"]))
     elif token.type == "code_block":
         code = textwrap.dedent(token.content).strip("\n")
-        fence = "`" * max(3, 1 + max((len(run) for run in _BACKTICKS.findall(code)), default=0))
-        yield "code", f"{fence}\n{code}\n{fence}"
+        yield "code", fenced(code)
     elif token.type != "hr" and (text := _source(token, lines)).strip():
         yield _KINDS.get(token.type, "paragraph"), text
 

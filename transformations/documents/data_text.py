@@ -6,15 +6,20 @@ import json
 
 from lxml import etree
 
+from transformations.blocks import fenced
 from transformations.documents.extract import Extract, RefusedDocumentError
 from transformations.documents.ooxml import parse_part
 from transformations.documents.table import markdown_table
 
 _MAX_DEPTH = 200
+# Of a table, for each that is filled.
+_MAX_CELLS = 10
 
 
 def parse_json(text: str) -> Extract:
-    """A list of flat objects is a table, a row for each; anything else is laid out, one value a line.
+    """A list of flat objects is a table, a row for each, if a tenth of its cells is filled.
+
+    Anything else is laid out, one value a line.
 
     Raises:
         RefusedDocumentError: `unparseable`, with the place.
@@ -28,10 +33,13 @@ def parse_json(text: str) -> Extract:
     title = next((one for name, one in value if name == "title"), None) if isinstance(value, _Object) else None
     if type(value) is list and value and all(_is_flat(row) for row in value):
         names = list(dict.fromkeys(name for row in value for name, _ in row))
-        rows = [[_shown(dict(row)[name]) if name in dict(row) else "" for name in names] for row in value]
-        return Extract(None, markdown_table([names, *rows]), {"rows": len(rows), "columns": len(names)})
+        # Objects that have no names in common would give a table of blanks, and its square in size.
+        if len(names) * len(value) <= _MAX_CELLS * sum(map(len, value)):
+            fields = [{name: _shown(one) for name, one in row} for row in value]
+            rows = [[row.get(name, "") for name in names] for row in fields]
+            return Extract(None, markdown_table([names, *rows]), {"rows": len(rows), "columns": len(names)})
     laid_out = "\n".join(_lines(value, 0))
-    return Extract(title if isinstance(title, str) else None, _fenced(laid_out, "json"))
+    return Extract(title if isinstance(title, str) else None, fenced(laid_out, "json"))
 
 
 class _Number(str):
@@ -53,7 +61,7 @@ def parse_xml(content: bytes) -> Extract:
     except etree.XMLSyntaxError as error:
         raise RefusedDocumentError(f"unparseable: {error}") from None
     titles = (element.text for element in root.iter("{*}title", "{*}Title") if element.text and element.text.strip())
-    return Extract(next(titles, None), _fenced(etree.tostring(root, encoding="unicode"), "xml"))
+    return Extract(next(titles, None), fenced(etree.tostring(root, encoding="unicode").strip(), "xml"))
 
 
 def _is_flat(row: object) -> bool:
@@ -83,10 +91,3 @@ def _lines(value: object, depth: int, before: str = "", after: str = "") -> list
     for place, (name, one) in enumerate(inner):
         lines += _lines(one, depth + 1, name, "," if place < len(inner) - 1 else "")
     return [*lines, f"{indent}{marks[1]}{after}"]
-
-
-def _fenced(text: str, language: str) -> str:
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{language}\n{text.strip()}\n{fence}"

@@ -6,11 +6,11 @@ text, an image its alternative text. Each paragraph is one line, so that wrappin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 
 from docutils import nodes
 
+from transformations.blocks import fence_around, fenced
 from transformations.documents.plain import escape_block_start, escape_inline
 from transformations.documents.table import table_of
 
@@ -30,7 +30,6 @@ _UNSEEN = (*_DROPPED, nodes.system_message)
 # From here on a message of docutils holds source that is in no other node ("Error in directive", "malformed table").
 _LOST_SOURCE_LEVEL = 3
 _FILE_METADATA = frozenset(("orphan", "tocdepth", "nocomments", "nosearch", "no-search"))
-_BACKTICKS = re.compile(r"`+")
 
 
 def render_document(document: nodes.document) -> str:
@@ -122,7 +121,7 @@ def _code_span(code: str) -> str:
     code = " ".join(code.split())
     if not code:
         return ""
-    fence = "`" * (1 + max((len(run) for run in _BACKTICKS.findall(code)), default=0))
+    fence = fence_around(code, at_least=1)
     pad = " " if len(fence) > 1 and (code[0] == "`" or code[-1] == "`") else ""
     return f"{fence}{pad}{code}{pad}{fence}"
 
@@ -135,9 +134,8 @@ def _fenced(node: nodes.Element) -> list[str]:
         language = "pycon"
     elif isinstance(node, nodes.math_block):
         language = "math"
-    fence = "`" * max(3, 1 + max((len(run) for run in _BACKTICKS.findall(code)), default=0))
     info = "".join(language.split()[:1]).replace("`", "")
-    return [f"{fence}{info}\n{code.strip(chr(10))}\n{fence}"] if code.strip() else []
+    return [fenced(code.strip("\n"), info)] if code.strip() else []
 
 
 def _quoted(blocks: list[str]) -> list[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from html import escape
 
 import pytest
 
 from transformations.blocks import first_heading, split_blocks
+from transformations.documents.data_text import parse_json, parse_xml
+from transformations.documents.decode import decode
 from transformations.documents.delimited import parse_csv
 from transformations.documents.extract import RefusedDocumentError
 from transformations.documents.html import parse_html
@@ -28,6 +32,7 @@ REPEATED = {
     "brackets": lambda n: "[" * n,
     "pictures": lambda n: "![a" * n,
     "links": lambda n: "[a](" * n,
+    "a long run of backticks": lambda n: "`" * 8 * n,
     "backticks": lambda n: " ".join("`" * (i % 50 + 1) for i in range(n // 25)),
     "comments": lambda n: "<!-- \n" * n,
     "comments in a line": lambda n: "x <!-- {/* " * n,
@@ -48,6 +53,12 @@ REPEATED = {
     "elements": lambda n: "<b>a" * n,
     "cells": lambda n: "<table>" + "<tr><td colspan=900>a" * (n // 8),
 }
+
+
+def _fields(text: str) -> dict[str, str]:
+    return {f"{n} {part[:9]}": part for n, part in enumerate(text.split())}
+
+
 WORK: dict[str, Callable[[str], object]] = {
     "normalise_text": normalise_text,
     "text_hash": text_hash,
@@ -59,6 +70,11 @@ WORK: dict[str, Callable[[str], object]] = {
     "parse_mdx": parse_mdx,
     "parse_csv": lambda text: parse_csv(text.replace('"', "").replace("|", ",")),
     "parse_html": parse_html,
+    "parse_json": lambda text: parse_json(json.dumps([text])),
+    "parse_json of many columns": lambda text: parse_json(json.dumps([_fields(text)] * 2)),
+    "parse_json of many names": lambda text: parse_json(json.dumps([{n: p} for n, p in _fields(text).items()])),
+    "parse_xml": lambda text: parse_xml(f"<r>{escape(text)}</r>".encode()),
+    "decode": lambda text: decode(text.encode(), is_html=True),
     "split_blocks": split_blocks,
     "first_heading": first_heading,
     "prose": _prose,

@@ -91,6 +91,19 @@ def test_a_list_of_flat_objects_is_a_table_and_other_json_is_laid_out_with_its_n
     ]
 
 
+def test_objects_that_share_no_names_are_laid_out_and_not_a_table_of_blanks() -> None:
+    """90 kB were 11 MB of Markdown."""
+    few, many = ([{f"name {n}": n} for n in range(count)] for count in (10, 3000))
+    assert parse_document(json.dumps(few).encode(), path="a.json").text.count("\n") == 11
+    laid_out = parse_document(json.dumps(many).encode(), path="a.json").text
+    assert laid_out.startswith("```json\n[\n {")
+    assert len(laid_out) < 200_000
+
+
+def test_a_fence_is_longer_than_any_run_of_backticks_in_the_code() -> None:
+    assert parse_document(b'["````"]', path="a.json").text == '`````json\n[\n "````"\n]\n`````'
+
+
 def test_xml_is_its_text_and_resolves_nothing(tmp_path: Path) -> None:
     document = parse_document(
         '<?xml version="1.0" encoding="iso-8859-1"?><r><title>T\xe9</title></r>'.encode("latin-1"), path="a.xml"
