@@ -40,7 +40,7 @@ _WRAPPERS = ("customXml", "bdo", "dir", "ruby", "rubyBase", "rt", "fldSimple")
 def prepare(content: bytes, archive: zipfile.ZipFile, part: str) -> bytes:
     """The part `part` of `archive`, whose XML is `content`, as mammoth reads all of it."""
     root = parse_part(content)
-    if _STRICT.encode() in content:
+    if etree.QName(root).namespace == _STRICT:
         return content  # its names are others, and mammoth knows them
     found = relations(archive, part)
     _choose(root)

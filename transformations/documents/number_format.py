@@ -29,11 +29,11 @@ def shown(value: float | int, code: str) -> str:
     sections = [""]
     for piece in _PIECE.findall(code):
         sections = [*sections, ""] if piece == ";" else [*sections[:-1], sections[-1] + piece]
-    is_negative, section = value < 0, sections[0]
+    is_negative, is_zero, section = value < 0, False, sections[0]
     if is_negative and len(sections) > 1 and sections[1]:
         is_negative, section = False, sections[1]
     elif value == 0 and len(sections) > 2 and sections[2]:
-        section = sections[2]
+        is_zero, section = True, sections[2]
     parts: list[tuple[bool, str]] = []
     for quoted, escaped, currency, digits, other in _TOKEN.findall(section):
         if other and other not in _LITERAL:
@@ -43,6 +43,8 @@ def shown(value: float | int, code: str) -> str:
         elif quoted or escaped or currency or other:
             parts.append((False, quoted or escaped or currency or other))
     places = [at for at, (is_digits, _) in enumerate(parts) if is_digits]
+    if is_zero and not any("0" in parts[at][1] for at in places):
+        return "0"  # an accountant's "-", with blanks for digits
     if not places or "/" in [text for is_digits, text in parts if not is_digits]:
         return plain
     percents = sum(text.count("%") for is_digits, text in parts if not is_digits)

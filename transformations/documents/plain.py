@@ -54,6 +54,15 @@ def escape_block_start(line: str) -> str:
     return f"{match.group('indent')}{match.group('number') or ''}\\{line[match.end() :]}"
 
 
+def as_paragraph(text: str) -> str:
+    """Return `text` as a paragraph on one line that Markdown takes for text alone.
+
+    >>> as_paragraph(" # no\\n*mark* ")
+    '\\\\# no \\\\*mark\\\\*'
+    """
+    return escape_block_start(escape_inline(" ".join(text.split())))
+
+
 def parse_plain(text: str) -> Extract:
     """Return the title (the first line, if it is short and stands alone) and the text as Markdown.
 

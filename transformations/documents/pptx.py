@@ -24,7 +24,7 @@ from transformations.documents.ooxml import (
     parse_part,
     related,
 )
-from transformations.documents.plain import escape_block_start, escape_inline
+from transformations.documents.plain import as_paragraph, escape_block_start, escape_inline
 from transformations.documents.table import markdown_table, markdown_tables, spread
 
 _P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
@@ -62,10 +62,10 @@ def _slide(slide: Any, number: int, comments: list[str]) -> Iterator[str]:
     blocks = [block for shape in _in_order(slide.shapes) if shape != heading for block in _shape(shape)]
     # Forms of which a newer program shows one: python-pptx knows neither.
     for choice in slide._element.xpath("./p:cSld/p:spTree//*[local-name() = 'AlternateContent']/*[1]"):
-        blocks += [_line(text) for text in _texts(choice)]
+        blocks += [as_paragraph(text) for text in _texts(choice)]
     notes = slide.notes_slide.notes_text_frame if slide.has_notes_slide else None
     blocks += list(_paragraphs(notes)) if notes is not None else []
-    blocks += [_line(comment) for comment in comments]
+    blocks += [as_paragraph(comment) for comment in comments]
     if name or blocks:
         yield f"# {escape_inline(name) or f'Slide {number}'}"
     yield from blocks
@@ -86,10 +86,12 @@ def _shape(shape: Any) -> Iterator[str]:
     elif shape.has_text_frame:
         yield from _paragraphs(shape.text_frame)
     elif diagrams := list(shape._element.iter(f"{DGM}relIds")):
-        yield from (_line(text) for diagram in diagrams for text in _diagram(shape.part, diagram.get(f"{R}dm", "")))
+        yield from (
+            as_paragraph(text) for diagram in diagrams for text in _diagram(shape.part, diagram.get(f"{R}dm", ""))
+        )
     else:
         pictured = shape._element.xpath(".//p:cNvPr/@descr")
-        yield from (_line(text) for text in [*paragraph_texts(shape._element), *pictured[:1]] if text.strip())
+        yield from (as_paragraph(text) for text in [*paragraph_texts(shape._element), *pictured[:1]] if text.strip())
 
 
 def _table(table: Any) -> list[list[str]]:
@@ -160,10 +162,6 @@ def _paragraphs(frame: Any) -> Iterator[str]:
 
 def _chart(chart: Any) -> Iterator[str]:
     """The titles and the figures of a chart, read from its XML: python-pptx does not know all kinds of charts."""
-    yield from (_line(title) for title in chart_titles(chart))
+    yield from (as_paragraph(title) for title in chart_titles(chart))
     if rows := chart_rows(chart):
         yield markdown_table(rows)
-
-
-def _line(text: str) -> str:
-    return escape_block_start(escape_inline(" ".join(text.split())))

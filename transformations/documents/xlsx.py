@@ -40,7 +40,7 @@ def parse_xlsx(content: bytes) -> Extract:
         read = {sheet.title: sheet for sheet in workbook.worksheets}
         blocks: list[str] = []
         names = []
-        for name, part, _ in sheets_of(archive, main):
+        for name, part in sheets_of(archive, main):
             names.append(name)
             told = []
             if name in read:

@@ -23,7 +23,7 @@ from transformations.documents.ooxml import (
     related,
     relations,
 )
-from transformations.documents.plain import escape_block_start, escape_inline
+from transformations.documents.plain import as_paragraph
 from transformations.documents.table import markdown_table
 
 _S = "{*}"
@@ -38,7 +38,6 @@ class Sheet(NamedTuple):
 
     name: str
     part: str
-    is_chart: bool
 
 
 def sheets_of(archive: zipfile.ZipFile, main: str) -> list[Sheet]:
@@ -48,7 +47,7 @@ def sheets_of(archive: zipfile.ZipFile, main: str) -> list[Sheet]:
         id_ = next((value for name, value in sheet.attrib.items() if name.endswith("}id")), "")
         relation = found.get(id_)
         if relation is not None:
-            sheets.append(Sheet(sheet.get("name", ""), relation.part, relation.kind == "chartsheet"))
+            sheets.append(Sheet(sheet.get("name", ""), relation.part))
     return sheets
 
 
@@ -172,14 +171,14 @@ def _merged(reference: str, extras: Extras) -> None:
 def drawn_texts(archive: zipfile.ZipFile, part: str) -> Iterator[str]:
     """Blocks of Markdown: the texts of a sheet's drawings, the figures of its charts, and its comments."""
     for drawing, root in related(archive, part, "drawing"):
-        yield from (_line(text) for text in paragraph_texts(root))
+        yield from (as_paragraph(text) for text in paragraph_texts(root))
         for _, chart in related(archive, drawing, "chart"):
-            yield from (_line(title) for title in chart_titles(chart))
+            yield from (as_paragraph(title) for title in chart_titles(chart))
             if rows := chart_rows(chart):
                 yield markdown_table(rows)
         for _, model in related(archive, drawing, "diagramData"):
-            yield from (_line(text) for text in diagram_texts(model))
-    yield from (_line(text) for text in _comments(archive, part))
+            yield from (as_paragraph(text) for text in diagram_texts(model))
+    yield from (as_paragraph(text) for text in _comments(archive, part))
 
 
 def _comments(archive: zipfile.ZipFile, part: str) -> Iterator[str]:
@@ -202,7 +201,3 @@ def _comments(archive: zipfile.ZipFile, part: str) -> Iterator[str]:
             if text.strip():
                 said = comment_line(text, persons.get(comment.get("personId", "")), comment.get("dT"))
                 yield f"{comment.get('ref', '')} {said}".strip()
-
-
-def _line(text: str) -> str:
-    return escape_block_start(escape_inline(" ".join(text.split())))

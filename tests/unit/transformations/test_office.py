@@ -191,6 +191,12 @@ def test_comments_charts_and_texts_of_a_sheet_are_told() -> None:
     ]
 
 
+def test_a_document_that_only_speaks_of_the_strict_namespace_is_read_as_any_other() -> None:
+    said = paragraph("Strict: http://purl.oclc.org/ooxml/wordprocessingml/main")
+    wrapped = "<w:p><w:customXml><w:r><w:t>Wrapped</w:t></w:r></w:customXml></w:p>"
+    assert word(said + wrapped) == ["Strict: http://purl.oclc.org/ooxml/wordprocessingml/main", "Wrapped"]
+
+
 def test_an_entity_in_an_office_file_is_refused() -> None:
     content = files.docx("<w:p><w:r><w:t>&x;</w:t></w:r></w:p>", head='<!DOCTYPE w [<!ENTITY x "y">]>')
     assert (parse_document(content, path="a.docx").error or "").startswith("unparseable: it refers to the entity 'x'")
