@@ -100,7 +100,9 @@ class ParserProcess:
         self.close()
 
     def parse(self, content: bytes, *, path: str) -> ParsedDocument:
-        """`parse_document` within the limits; beyond them the error begins `timed_out`, `out_of_memory` or `crashed`.
+        """`parse_document` within the limits.
+
+        Beyond them the error begins `timed_out`, `out_of_memory`, `crashed` or `too_large`.
 
         Raises:
             MissingDependencyError: the parser's library is not installed.

@@ -32,7 +32,7 @@ def test_a_document_that_was_refused_for_a_limit_is_tried_again_once_it_is_raise
     assert run(low) == {"insert": 1, "update": 0, "delete": 0, "set_aside": 2}
     assert refine_documents.refused_for_limits(new_context(low)) == []
     assert run(low) == {}
-    # Higher, and still too low: it is tried once, and the reason says what it was given.
+    # A limit that it was not refused for is raised: it is not tried.
     higher = workspace.model_copy(update={"parse": ParseSettings(max_text_mb=1, memory_mb=2048)})
     assert run(higher) == {}
     (workspace.landing_path / "other.txt").write_text("Another one.")
