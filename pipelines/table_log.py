@@ -11,8 +11,8 @@ import json
 
 from pipelines.lakehouse import Lakehouse
 
-# What makes a table what it was at some time.
-_TAKES_BACK = "RESTORE"
+# What makes a table what it was at some time, or what is left of it: a change feed does not tell which rows went.
+_TAKES_BACK = frozenset({"RESTORE", "FSCK"})
 
 
 def commit_id(lake: Lakehouse, table: str, version: int) -> str | None:
@@ -36,7 +36,8 @@ def is_same_history(lake: Lakehouse, table: str, *, version: int, commit: str | 
     if version > until:
         return False
     now = None if commit is None else commit_id(lake, table, version)
-    return (now is None or now == commit) and _TAKES_BACK not in operations(lake, table, after=version, until=until)
+    is_same = now is None or now == commit
+    return is_same and _TAKES_BACK.isdisjoint(operations(lake, table, after=version, until=until))
 
 
 def operations(lake: Lakehouse, table: str, *, after: int, until: int) -> list[str]:

@@ -82,6 +82,22 @@ def test_a_table_taken_back_by_restore_is_compared(context: Context, table: str)
     assert due(STAGE, context) is None
 
 
+@pytest.mark.parametrize("table", [SOURCE, TARGET, "silver.chunks_quarantine"])
+def test_a_table_of_which_lost_files_were_given_up_is_compared(context: Context, table: str):
+    add(context, SOURCE, "a")
+    add(context, TARGET, "a")
+    add(context, "silver.chunks_quarantine", "a")
+    done(context)
+    assert due(STAGE, context) is None
+    next(context.lake.folder(table).glob("*.parquet")).unlink()
+    assert context.lake.mend(table) is not None
+    window = due(STAGE, context)
+    assert window is not None
+    assert window.since is None
+    done(context)
+    assert due(STAGE, context) is None
+
+
 @pytest.mark.parametrize("table", [TARGET, "silver.chunks_quarantine"])
 def test_a_target_put_back_from_a_copy_is_compared(context: Context, table: str):
     add(context, SOURCE, "a")
