@@ -84,6 +84,7 @@ STAGES: tuple[Stage, ...] = (
         "inference.inference_log",
         "monitoring.inference_log_profile_metrics",
         "pipelines.monitoring.monitor",
+        also=("monitoring.llm_quality_metrics", "monitoring.retrieval_metrics"),
     ),
     Stage("report", "ops.stage_runs", "", "pipelines.monitoring.report"),
 )
@@ -141,11 +142,12 @@ def run_under_lock(context: Context, *, stages: Sequence[Stage]) -> Outcome:
         open_store(context.settings, dimension=embedding_model(context.settings).dimension).close()
     outcomes: list[StageOutcome] = []
     failures: list[Failure] = []
-    behind: set[str] = set()  # tables that are not what they should be after this run
+    behind: set[tuple[str, str | None]] = set()  # tables (of a model) that are not what they should be after this run
 
-    def failed(stage: Stage, source: str | None, error: Exception | None) -> None:
+    def failed(stage: Stage, source: str | None, error: Exception | None, *, model: str | None = None) -> None:
         failures.append(Failure(stage.command, error, source))
-        behind.update({stage.target} - {""})
+        if stage.target:
+            behind.add((stage.target, model))
         is_known = error is None or isinstance(error, LakeloopError)
         log.error("%s", failures[-1], exc_info=None if is_known else error)
 
@@ -156,14 +158,15 @@ def run_under_lock(context: Context, *, stages: Sequence[Stage]) -> Outcome:
             failed(stage, None, error)
             continue
         for one, each in instances:
-            source = _source_of(one, each)
-            if one.source in behind:
-                failed(one, source, None)
+            source, model = _source_of(one, each), _model_of(one, each)
+            # What one model lacks keeps no index of another from its way.
+            if any(table == one.source and (None in (of, model) or of == model) for table, of in behind):
+                failed(one, source, None, model=model)
                 continue
             try:
                 outcome = _run_if_due(one, each, source=source)
             except Exception as error:
-                failed(one, source, error)
+                failed(one, source, error, model=model)
                 if _is_without_java(error):
                     return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start, tuple(failures))
                 continue
@@ -180,8 +183,12 @@ def _run_if_due(stage: Stage, context: Context, *, source: str | None) -> StageO
     work = import_module(stage.module).run
     counts, seconds = run_stage(stage, context, window=window, work=work)
     log.info("%s: %s in %.1f s", stage.command, dict(counts), seconds)
-    model = context.settings.embedding.model if stage.is_per_model else None
-    return StageOutcome(stage.command, counts, seconds, model, source)
+    return StageOutcome(stage.command, counts, seconds, _model_of(stage, context), source)
+
+
+def _model_of(stage: Stage, context: Context) -> str | None:
+    """The embedding model that the stage runs for: the rows of others in the same table are not its own."""
+    return context.settings.embedding.model if stage.is_per_model else None
 
 
 def _source_of(stage: Stage, context: Context) -> str | None:

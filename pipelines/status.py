@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
@@ -25,11 +27,10 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     stages, troubles = [], list[str]()
     for stage in STAGES:
         windows, before = [], len(troubles)
-        for one, each in instances_of(stage, context):
-            try:
-                windows.append(window_of(one, each))
-            except LakeloopError as error:  # one source whose folder is gone hides nothing of the others
-                troubles.append(str(error))
+        with _noted(troubles):
+            for one, each in instances_of(stage, context):
+                with _noted(troubles):
+                    windows.append(window_of(one, each))
         window = next((w for w in windows if w is not None), None)
         last = last_runs.get(stage.command)
         behind = None if window is None else (window.until - window.since if window.since is not None else None)
@@ -46,12 +47,14 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     if page.is_file():  # the report reads the records of runs, so its own runs are not among them
         written_at = datetime.fromtimestamp(page.stat().st_mtime, timezone.utc)
         next(s for s in stages if s["stage"] == "report")["last_run_at"] = written_at
-    indexes = [_index(context, state) for state in states(context.lake, settings.index.name)]
+    indexes = list[dict[str, Any]]()
+    with _noted(troubles):
+        indexes = [_index(context, state) for state in states(context.lake, settings.index.name)]
     aside = waiting(context)
     refused = {table: aside.get(table, 0) for table in quarantine_tables(settings, context.lake)}
     letters, broken = aside.get(DEAD_LETTERS, 0), aside.get(QUALITY_METRICS, 0)
     kinds = passed_over(settings)
-    warnings = [*troubles, *(warning for index in indexes for warning in index["warnings"])]
+    warnings = [*dict.fromkeys(troubles), *(warning for index in indexes for warning in index["warnings"])]
     facts: dict[str, Any] = {
         "workspace": str(settings.root),
         "stages": stages,
@@ -74,6 +77,15 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         lines.append(f"files passed over, for no pattern of ingest.include names their kind: {told}")
     lines += [f"WARNING {warning}" for warning in warnings]
     return facts, "\n".join(lines)
+
+
+@contextmanager
+def _noted(troubles: list[str]) -> Iterator[None]:
+    """Keep what goes wrong inside: one source whose folder is gone hides nothing of the others."""
+    try:
+        yield
+    except LakeloopError as error:
+        troubles.append(str(error))
 
 
 def _index(context: Context, state: IndexState) -> dict[str, Any]:

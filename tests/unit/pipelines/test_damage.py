@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.damage import damaged
+from pipelines.damage import _MADE_OF, damaged
 from pipelines.lakehouse import Lakehouse
 from pipelines.progress import Progress
 from pipelines.rebuild import rebuild
-from pipelines.run import new_context
+from pipelines.run import STAGES, new_context
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings
 from pipelines.stage import STAGE_RUNS, Context, Stage, due
@@ -150,6 +150,16 @@ def test_every_table_has_a_remedy(tmp_path: Path):
         assert str(found).endswith(f"lakeloop rebuild {table}")
         is_log = table.startswith(("inference.", "feedback.")) or table in LOGS
         assert ("keep the rest" in str(found)) == is_log, table
+
+
+def test_the_remedies_name_what_each_stage_makes_its_tables_of():
+    made = {table: stage.source for stage in STAGES for table in (stage.target, *stage.also) if table}
+    plain = {table: source for table, source in made.items() if "*" not in table}
+    computed = {table: source for table, source in plain.items() if table != "inference.inference_log"}
+    assert set(computed) - set(_MADE_OF) == set()
+    assert set(_MADE_OF) - set(computed) == {"gold.embeddings", "ops.stage_runs"}, "the cache, and the record of runs"
+    for table, source in computed.items():
+        assert source in _MADE_OF[table], table
 
 
 def test_what_is_left_of_a_damaged_record_of_what_happened_is_kept_by_its_remedy(tmp_path: Path):

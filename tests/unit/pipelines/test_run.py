@@ -82,6 +82,40 @@ def test_what_reads_the_table_of_a_stage_that_failed_does_not_run(tmp_path, stag
     assert [command for command, _ in ran] == ["first", "last"]
 
 
+def test_what_one_model_fails_with_keeps_no_index_of_another_from_its_way(
+    tmp_path, stages, monkeypatch: pytest.MonkeyPatch
+):
+    ran, fails, all_stages = stages
+    served, own = new_context(Settings(root=tmp_path)), new_context(Settings(root=tmp_path)).of_model("next")
+    modules = {stage.command: stage.module for stage in all_stages}
+    of_models = [
+        Stage("embed", "silver.chunks", "gold.chunk_index", "made_embed", is_per_model=True),
+        Stage("sync", "gold.chunk_index", "", "made_sync", is_per_model=True),
+        Stage("reader", "gold.chunk_index", "", modules["last"]),
+    ]
+    done: list[tuple[str, str]] = []
+    for stage in of_models[:2]:
+
+        def run(context: Context, window: Window, command: str = stage.command) -> dict[str, int]:
+            done.append((command, context.settings.embedding.model))
+            if done[-1] in fails:
+                raise fails[done[-1]]
+            return {}
+
+        made = ModuleType(stage.module)
+        made.run, made.due = run, lambda context: Window(None, 1, "source")  # type: ignore[attr-defined]
+        made.instances = lambda stage, context: [(stage, served), (stage, own)]  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, stage.module, made)
+    name = served.settings.embedding.model
+    fails["embed", "next"] = ConfigurationError("no such model")
+    outcome = run_to_end(served, stages=of_models)
+    assert done == [("embed", name), ("embed", "next"), ("sync", name)]
+    assert [(f.stage, f.error is None) for f in outcome.failures] == [
+        ("embed", False), ("sync", True), ("reader", True),
+    ]  # fmt: skip
+    assert ran == [], "what reads the whole table waits for all models"
+
+
 def test_several_failures_are_one_error_that_names_them_and_tells_by_its_code(tmp_path, stages):
     _, fails, all_stages = stages
     context = new_context(Settings.model_validate({"root": tmp_path, "records": SOURCES}))
@@ -104,6 +138,23 @@ def test_without_its_jvm_a_run_ends_at_once(tmp_path, stages):
     outcome = run_to_end(new_context(Settings(root=tmp_path)), stages=all_stages)
     assert [command for command, _ in ran] == ["first"]
     assert outcome.failures == (Failure("first", fails["first", None]),)
+
+
+def test_status_tells_of_a_feature_table_that_cannot_be_imported_and_of_all_others(tmp_path):
+    (tmp_path / "landing").mkdir()
+    facts, text = describe(Settings(root=tmp_path, features=("nowhere.at_all:TRIPS",)))
+    assert [stage["stage"] for stage in facts["stages"] if stage["is_due"]] == ["build-features"]
+    assert [warning for warning in facts["warnings"] if "'nowhere.at_all:TRIPS' cannot be imported" in warning]
+    assert "WARNING the feature table" in text
+
+
+def test_status_tells_of_damaged_states_of_indexes_once(tmp_path):
+    (tmp_path / "landing").mkdir()
+    context = new_context(Settings(root=tmp_path))
+    context.lake.append_arrow("ops.index_state", [{"index_name": "i", "alias": "documents"}])
+    next(context.lake.folder("ops.index_state").glob("*.parquet")).unlink()
+    facts, _ = describe(context.settings)
+    assert len([warning for warning in facts["warnings"] if warning.startswith("ops.index_state is damaged")]) == 1
 
 
 def test_status_tells_of_a_source_that_is_not_there_and_of_all_others(tmp_path):
