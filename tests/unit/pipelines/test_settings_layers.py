@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
 import yaml
@@ -74,6 +76,7 @@ def test_a_variable_serves_every_setting_and_its_value_is_shown_nowhere(tmp_path
     [
         ("index: {secret: hunter2}", "index.secret must name an environment variable"),
         ("index: {uri: 'postgresql://ada:hunter2@db/x'}", "it holds a password: name that as index.secret"),
+        ("index: {uri: 'https://db/x?token=hunter2'}", "it holds a password: name that as index.secret"),
         ("language_model: {api_key: [a]}", "language_model.api_key must name an environment variable"),
         ("records: {a: {location: '${NOT_SET}'}}", "records.a.location names the environment variable ${NOT_SET}"),
     ],
@@ -169,6 +172,32 @@ def test_passwords_in_addresses_are_hidden():
     assert redacted(text) == (
         "no server at https://ada:***@models.example/v1, nor pg+psycopg://ada:***@db:5432/x; see https://a.b:80/c"
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://ada@db/x?password=hunter2&sslmode=require", "postgresql://ada@db/x?password=***&sslmode=require"),
+        ("https://h.example/v1?Access_Token=hunter2#top", "https://h.example/v1?Access_Token=***#top"),
+        ("jdbc:sqlserver://h;user=ada;Password=hunter2;encrypt=true", "jdbc:sqlserver://h;user=ada;Password=***;encrypt=true"),
+        ("https://s3.example/a?X-Amz-Signature=hunter2", "https://s3.example/a?X-Amz-Signature=***"),
+        ("https://h.example/?max_tokens=5&page=2", "https://h.example/?max_tokens=5&page=2"),
+    ],
+)  # fmt: skip
+def test_passwords_and_tokens_behind_an_address_are_hidden(address: str, shown: str):
+    assert redacted(f'no server at "{address}"') == f'no server at "{shown}"'
+    facts = {"warnings": [f'no server at "{address}"\nnext']}
+    assert json.loads(redacted(json.dumps(facts))) == {"warnings": [f'no server at "{shown}"\nnext']}
+
+
+@pytest.mark.parametrize("secret", ['cor"rect', "back\\slash", "pässwörd", "two\nlines", "a b/c@d"])
+def test_a_secret_is_hidden_in_each_form_that_a_text_gives_it(secret: str):
+    redaction.note_secret(secret)
+    facts = {"error": f"wrong: {secret}."}
+    for is_ascii in (True, False):
+        assert json.loads(redacted(json.dumps(facts, ensure_ascii=is_ascii))) == {"error": "wrong: ***."}
+    assert redacted(repr([secret]))[2:-2] == "***"
+    assert redacted(f"https://h/{quote(secret, safe='')}/x?q={quote_plus(secret)}") == "https://h/***/x?q=***"
 
 
 @given(st.text(st.characters(codec=None)))
