@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pipelines.assets import cache_dir, ensure_assets, fetch_sdist
-from pipelines.demo_workspace import check_folder, make_workspace, note_delivery
+from pipelines.demo_workspace import check_environment, check_folder, make_workspace, note_delivery
 from pipelines.inference.answer_questions import add_questions
 from pipelines.inference.questions import heading_questions, read_questions
 from pipelines.java import find_java
@@ -54,12 +55,13 @@ def run_demo(
 
     Raises:
         ConfigurationError: no versions are known for the package, its distribution holds no documentation, there is
-            no Java, or the folder holds something else than an earlier demo.
+            no Java, the folder holds something else than an earlier demo, or the environment names other places.
     """
     start = time.monotonic()
     versions = list(versions or _VERSIONS.get(package.lower()) or [])
     if not versions:
         raise ConfigurationError(f"demo: name the versions of {package}, oldest first: --versions 1.0,2.0,3.0")
+    check_environment(os.environ)
     check_folder(folder)
     find_java()
     ensure_assets()

@@ -17,11 +17,16 @@ from typing import Any
 
 from pipelines.run import only_writer
 from pipelines.settings import Settings, load_settings, settings_template
-from pipelines.settings_layers import FILE_NAME, trust
+from pipelines.settings_layers import FILE_NAME, from_environment, trust
 from transformations.errors import ConfigurationError
 
 MARK = ".lakeloop-demo.json"
 LANDING = "landing"
+# Settings that say where something is read or written.
+_PLACES = (
+    "catalog", "lakehouse", "landing", "checkpoints", "report", "quality", "records", "features", "index.uri",
+    "mlflow.tracking_uri",
+)  # fmt: skip
 # What the loop makes in a workspace; any other name in its folder was put there by somebody.
 _MADE = frozenset(
     {
@@ -48,6 +53,22 @@ _MADE = frozenset(
 )
 
 
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Raises ConfigurationError where variables name another place than the demo's folder: somebody's own tables."""
+    names = sorted(name for name, value in environ.items() if _names_a_place(from_environment({name: value})))
+    if names:
+        raise ConfigurationError(
+            "demo: it works in its own folder and with nothing else, but the environment says where other things are "
+            f"({', '.join(names)}). Nothing was done. Unset them: env -u {' -u '.join(names)} lakeloop demo"
+        )
+
+
+def _names_a_place(given: Mapping[str, Any]) -> bool:
+    sections = {section: value for section, value in given.items() if isinstance(value, dict)}
+    inside = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    return any({**given, **inside}.get(place) for place in _PLACES)
+
+
 def check_folder(folder: Path) -> None:
     """Raises ConfigurationError where `folder` holds, or is, anything that an earlier demo did not make."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -66,9 +87,11 @@ def make_workspace(folder: Path) -> Settings:
     """An empty workspace in `folder`, in the place of an earlier demo's.
 
     Raises:
-        ConfigurationError: the folder holds something else than an earlier demo. Nothing was removed.
+        ConfigurationError: the folder holds something else than an earlier demo, or the environment names other
+            places. Nothing was removed.
         RefusedError: a run is going on there. Nothing was removed.
     """
+    check_environment(os.environ)
     check_folder(folder)
     if folder.exists():
         with only_writer(Settings(root=folder.absolute())):

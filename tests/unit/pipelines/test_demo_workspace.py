@@ -131,6 +131,35 @@ def test_nothing_is_removed_where_the_new_demo_cannot_start(made: Path, monkeypa
     assert contents(made) == before
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LAKELOOP__LAKEHOUSE", "{own}/lakehouse"),
+        ("LAKELOOP__LANDING", "{own}/landing"),
+        ("LAKELOOP__CATALOG", "main"),
+        ("LAKELOOP__RECORDS__TRIPS__LOCATION", "{own}/trips"),
+        ("LAKELOOP__INDEX__URI", "{own}/index"),
+        ("LAKELOOP__INDEX", "{{uri: '{own}/index'}}"),
+    ],
+)
+def test_a_demo_works_on_nobodys_own_tables(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+):
+    monkeypatch.setenv(variable, value.format(own=tmp_path / "own"))
+    before = contents(tmp_path)
+    for begin in (lambda: make_workspace(made), lambda: run_demo(made, "pytest", versions=None)):
+        with pytest.raises(ConfigurationError, match=rf"\({variable}\).*env -u {variable} lakeloop demo"):
+            begin()
+    assert contents(tmp_path) == before
+
+
+def test_a_demo_keeps_to_what_the_environment_says_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LAKELOOP__SPARK__DRIVER_MEMORY", "2g")
+    settings = make_workspace(tmp_path / "demo")
+    assert settings.spark.driver_memory == "2g"
+    assert settings.path(settings.lakehouse) == tmp_path / "demo" / "lakehouse"
+
+
 def test_a_removal_that_was_killed_half_way_goes_on(made: Path):
     (made / "lakeloop.yml").unlink()  # the mark goes last
     shutil.rmtree(made / "landing")
