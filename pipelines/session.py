@@ -39,9 +39,9 @@ _SHARED_TABLES = {
 }
 # Of every session that is made here, unless the settings say otherwise.
 _CONF = {
+    **_SHARED_TABLES,
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-    "spark.sql.session.timeZone": "UTC",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
 # Of a local one alone: what suits a laptop's data would make a cluster slow.

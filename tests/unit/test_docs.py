@@ -12,6 +12,7 @@ from pipelines.cli import app
 from pipelines.schemas import TABLES
 from pipelines.settings import described
 from transformations import errors
+from transformations.documents import FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,6 +47,11 @@ def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
     codes = {int(c) for c in re.findall(r"^\| (\d) \|", (ROOT / "docs/index.md").read_text(), re.MULTILINE)}
     kinds = (errors.ExpectationFailedError, errors.ConfigurationError, errors.RefusedError)
     assert codes == {errors.EXIT_DONE, errors.EXIT_NOTHING_TO_DO, errors.EXIT_SET_ASIDE} | {k.exit_code for k in kinds}
+
+
+def test_the_first_page_tells_how_many_formats_are_read() -> None:
+    assert len(FORMATS) == 17, "then docs/index.md tells another number"
+    assert "documents, in seventeen formats" in (ROOT / "docs/index.md").read_text(encoding="utf-8")
 
 
 def test_every_setting_is_described() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.assets import delta_jars
 from pipelines.java import find_java
-from pipelines.session import _launch, configuration
+from pipelines.session import _SHARED_TABLES, _launch, configuration
 from pipelines.settings import Settings, load_settings
 from transformations.errors import ConfigurationError
 
@@ -35,6 +35,7 @@ def test_a_cluster_gets_none_of_the_settings_that_suit_a_laptop(master: str, tmp
     assert not LAPTOP & conf.keys()
     assert "TieredStopAtLevel" not in conf["spark.driver.extraJavaOptions"]
     assert conf["spark.sql.session.timeZone"] == "UTC"
+    assert conf.items() >= _SHARED_TABLES.items(), "said once, of every session"
     assert "DeltaSparkSessionExtension" in conf["spark.sql.extensions"]
 
 
