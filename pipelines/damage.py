@@ -66,6 +66,11 @@ def damaged(table: str, folder: Path, *, deeply: bool = True) -> DamagedTableErr
     )
 
 
+def is_named(folder: Path, text: str) -> bool:
+    """Whether an error names a file of the table in the folder; as an address, where Spark says it."""
+    return f"{folder}/" in unquote(text)
+
+
 def mend(folder: Path) -> str:
     """Make a damaged table one that can be read again, of what is left of it. Nothing is deleted.
 

@@ -69,19 +69,8 @@ def source_schema(lake: Lakehouse, table: str) -> pa.Schema | None:
 
     From here on the lakehouse knows it.
     """
-    if lake.is_local:
-        if not (lake.folder(table) / "_delta_log").is_dir():
-            return None
-        from deltalake import DeltaTable
-
-        schema: pa.Schema = pa.schema(DeltaTable(str(lake.folder(table))).schema().to_arrow())
-    else:
-        if not lake.spark.catalog.tableExists(lake.identifier(table)):
-            return None
-        from pyspark.sql.pandas.types import to_arrow_schema
-
-        schema = to_arrow_schema(lake.read(table).schema)
-    if not lake.is_declared(table):
+    schema = lake.columns(table)
+    if schema is not None and not lake.is_declared(table):
         lake.declare(table, TableSpec(schema))
     return schema
 

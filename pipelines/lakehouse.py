@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timezone
 from functools import cached_property, reduce
 from operator import and_
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines import delta_folder
-from pipelines.damage import damaged, mend
+from pipelines import catalog_tables, delta_folder
+from pipelines.damage import damaged, is_named, mend
 from pipelines.delta_folder import typed
 from pipelines.schemas import TABLES, TableSpec
 from pipelines.session import write_as_delta_rs_reads
@@ -57,6 +56,7 @@ class Lakehouse:
         self.settings = settings
         self._spark = spark
         self._declared: dict[str, TableSpec] = {}
+        self._completed: set[str] = set()  # tables of a catalog, asked once
 
     @cached_property
     def spark(self) -> SparkSession:
@@ -108,18 +108,14 @@ class Lakehouse:
 
     def named_head(self, name: str) -> Head | None:
         """The same for any table of a catalog, by its name in Spark SQL."""
-        if not self.spark.catalog.tableExists(name):
-            return None
-        (detail,) = self.spark.sql(f"DESCRIBE DETAIL {name}").select("id").collect()
-        (last,) = self.spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").select("version").collect()
-        return Head(str(detail["id"]), int(last["version"]))
+        found = catalog_tables.head(self.spark, name)
+        return None if found is None else Head(*found)
 
     def ensure(self, table: str) -> Head:
         """The table's head; it is created empty where it does not exist, and gets the columns that it lacks."""
-        if self.is_local and table in TABLES and (delta := self._open(table)) is not None:
-            delta_folder.complete(delta, self.spec(table).schema)
-        head = self.head(table)
-        if head is not None:
+        if table in TABLES:
+            self._complete(table)
+        if (head := self.head(table)) is not None:
             return head
         spec = self.spec(table)
         # Statistics would put the first characters of every column into the log, where no VACUUM removes them.
@@ -130,32 +126,33 @@ class Lakehouse:
         if self.is_local:
             delta_folder.create(self.folder(table), spec.schema, spec.partition_by, configuration)
         else:
-            from delta.tables import DeltaTable as SparkDeltaTable
-            from pyspark.sql.pandas.types import from_arrow_schema
-
-            builder = SparkDeltaTable.createIfNotExists(self.spark).tableName(self.identifier(table))
-            builder = builder.addColumns(from_arrow_schema(spec.schema))
-            for key, value in configuration.items():
-                builder = builder.property(key, value)
-            builder.execute()
+            catalog_tables.create(self.spark, self.identifier(table), spec.schema, configuration)
         head = self.head(table)
         assert head is not None
         return head
+
+    def _complete(self, table: str) -> None:
+        schema = self.spec(table).schema
+        if self.is_local and (delta := self._open(table)) is not None:
+            delta_folder.complete(delta, schema)
+        elif not self.is_local and table not in self._completed:
+            catalog_tables.complete(self.spark, self.identifier(table), schema)
+            self._completed.add(table)
+
+    def columns(self, table: str) -> pa.Schema | None:
+        """The columns that a table has, also one that nobody declared; None where there is none."""
+        if not self.is_local:
+            return catalog_tables.columns(self.spark, self.identifier(table))
+        with self._watching(table):
+            delta = delta_folder.open_folder(self.folder(table))
+        return None if delta is None else pa.schema(delta.schema().to_arrow())
 
     def history(self, table: str) -> list[dict[str, Any]]:
         """The commits that the log still has: `version`, `at` (UTC), and the engine's own `metrics`."""
         if self.is_local:
             delta = self._open(table)
             return [] if delta is None else delta_folder.history(delta)
-        rows = self.spark.sql(f"DESCRIBE HISTORY {self.identifier(table)}").collect()
-        return [
-            {
-                "version": row["version"],
-                "at": row["timestamp"].astimezone(timezone.utc),
-                "metrics": row["operationMetrics"],
-            }
-            for row in rows
-        ]
+        return catalog_tables.history(self.spark, self.identifier(table))
 
     def properties(self, table: str) -> dict[str, str]:
         """The table's properties, such as delta.logRetentionDuration."""
@@ -198,7 +195,8 @@ class Lakehouse:
             frame = self.read(table, version=version)
             for column, value in (where or {}).items():
                 frame = frame.where(_column(column) == F.lit(value))
-            yield from typed(frame.select(*map(_column, schema.names)).toArrow(), schema).to_batches()
+            held = [name for name in schema.names if name in frame.columns]  # an older table may lack some
+            yield from typed(frame.select(*map(_column, held)).toArrow(), schema).to_batches()
 
     def append_arrow(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
         """Append rows in one commit. Lists of dicts take the table's own types; missing keys are null."""
@@ -212,7 +210,7 @@ class Lakehouse:
             with self._watching(table):
                 delta_folder.append(self.folder(table), rows)
         else:
-            self.spark.createDataFrame(rows).write.mode("append").saveAsTable(self.identifier(table))
+            self.spark.createDataFrame(rows).write.format("delta").mode("append").saveAsTable(self.identifier(table))
 
     def merge_arrow(self, table: str, changes: pa.Table) -> None:
         """Apply net changes that are in memory: the table's columns and `_op`. Needs no JVM for folders."""
@@ -276,7 +274,8 @@ class Lakehouse:
 
         try:
             # Two overwrites remove the same files, which Delta takes as a conflict.
-            self.spark.createDataFrame(arrow).write.mode("overwrite").saveAsTable(self.identifier(table))
+            writer = self.spark.createDataFrame(arrow).write.format("delta").mode("overwrite")
+            writer.saveAsTable(self.identifier(table))
         except DeltaConcurrentModificationException:
             return False
         return True
@@ -365,16 +364,17 @@ class Lakehouse:
 
     # -- damage ---------------------------------------------------------------------------------------------------
 
-    def damage(self, tables: Sequence[str] | None = None, *, deeply: bool = True) -> DamagedTableError | None:
-        """The first of the tables (or of all) whose files are missing or broken, as an error that says what to do.
+    def damage(self, of: Sequence[str], *, deeply: bool = True, named_in: str = "") -> DamagedTableError | None:
+        """The first of some tables whose files are missing or broken, as an error that says what to do.
 
         Args:
             deeply: files are read; else only names and sizes are compared with the log, which takes a millisecond.
+            named_in: what an engine failed with; tables whose files it names are looked at too.
         """
         if not self.is_local:
             return None
-        every = [*TABLES, *self._declared] if tables is None else tables
-        return next((found for t in every if (found := damaged(t, self.folder(t), deeply=deeply))), None)
+        named = [t for t in {**TABLES, **self._declared} if is_named(self.folder(t), named_in)]
+        return next((found for t in [*of, *named] if (found := damaged(t, self.folder(t), deeply=deeply))), None)
 
     def mend(self, table: str) -> str | None:
         """Make a damaged table one of what is left of it. Returns what was done, None where it is whole."""

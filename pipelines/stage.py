@@ -39,7 +39,7 @@ class Context:
     """One run: the settings, the tables, an id that every written row carries, and where progress is shown.
 
     `force` lets pass what a limit refuses; `retry` tries dead letters now, whenever their next time was to be;
-    `take_over` is a workspace whose index is to become this one's;
+    `take_over` is a workspace whose index is to become this one's; `anew` is a rebuild, which may replace a table;
     `persisted` are frames that the stage at hand computes once and that go with it.
     """
 
@@ -50,6 +50,7 @@ class Context:
     force: bool = False
     retry: bool = False
     take_over: str | None = None
+    anew: bool = False
     persisted: list[DataFrame] = field(default_factory=list)
 
     @property
@@ -185,14 +186,15 @@ def run_stage(
     """Do `work` over `window`, then record that the stage came so far. Returns its counts and seconds.
 
     Raises:
-        DamagedTableError: it failed, and files of a table are missing or broken.
+        DamagedTableError: it failed, and files of a table of its own, or of one that it read, are missing or broken.
     """
     try:
         return _run_stage(stage, context, window=window, work=work)
     except LakeloopError:
         raise
     except Exception as error:
-        found = context.lake.damage()
+        own = [table for table in (stage.source, stage.target, *stage.also) if table]
+        found = context.lake.damage(own, named_in=str(error))
         if found is None:
             raise
         raise found from error

@@ -1,0 +1,29 @@
+"""Tables of a catalog: one that an older lakeloop made is read, and gets the columns that it lacks."""
+
+from __future__ import annotations
+
+from pipelines.lakehouse import Lakehouse
+from pipelines.settings import Settings
+from pipelines.stage import STAGE_RUNS
+
+
+def test_a_table_of_an_older_lakeloop_is_read_and_gets_the_columns_that_it_lacks(workspace: Settings, spark):
+    settings = workspace.model_copy(update={"catalog": "spark_catalog", "schema_prefix": "older_"})
+    spark.sql("CREATE SCHEMA older_ops")
+    try:
+        name = "`spark_catalog`.`older_ops`.`stage_runs`"
+        spark.sql(f"CREATE TABLE {name} (run_id STRING, stage STRING) USING delta")
+        spark.sql(f"INSERT INTO {name} VALUES ('1', 'monitor')")
+        lake = Lakehouse(settings, spark=lambda: spark)
+        columns = ["run_id", "source_commit", "targets"]
+        assert lake.read_arrow(STAGE_RUNS, columns=columns).to_pylist() == [
+            {"run_id": "1", "source_commit": None, "targets": None}
+        ]
+        lake.append_arrow(STAGE_RUNS, [{"run_id": "2", "source_commit": "c", "targets": [("silver.chunks", "1 c")]}])
+        assert lake.columns(STAGE_RUNS).names == ["run_id", "stage", *lake.spec(STAGE_RUNS).columns[2:]]
+        rows = lake.read_arrow(STAGE_RUNS, columns=columns).sort_by("run_id").to_pylist()
+        assert [row["source_commit"] for row in rows] == [None, "c"]
+        head = lake.head(STAGE_RUNS)
+        assert Lakehouse(settings, spark=lambda: spark).ensure(STAGE_RUNS) == head, "nothing more is to be added"
+    finally:
+        spark.sql("DROP SCHEMA older_ops CASCADE")
