@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 
+from pipelines.features import source_schema
 from pipelines.index.repair import repair
 from pipelines.index_state import states
 from pipelines.outcome import Outcome, StageOutcome
@@ -38,13 +40,17 @@ def rebuild(context: Context, name: str) -> Outcome:
     Raises:
         ConfigurationError: no stage or table of that name; or it records what cannot be computed, and is not damaged.
     """
-    start = time.monotonic()
+    # For all of it: what another run wrote in between would be neither mended nor computed.
     with only_writer(context.settings):
-        is_mended = context.lake.is_declared(name) and _mended(context, name)
+        return _rebuild(context, name)
+
+
+def _rebuild(context: Context, name: str) -> Outcome:
+    start = time.monotonic()
+    is_mended = context.lake.is_declared(name) and _mended(context, name)
     found = [(stage, one, each) for stage, one, each in _all(context) if _OTHER_NAMES.get(name, name) in _names(one)]
     if is_mended and (not found or found[0][0].command in _RECORDS):
-        with only_writer(context.settings):
-            outcome = advance(context, stages=STAGES)
+        outcome = advance(context, stages=STAGES)
         return Outcome(context.run_id, outcome.stages, time.monotonic() - start)
     if not found and context.lake.is_declared(name):
         raise ConfigurationError(
@@ -56,10 +62,9 @@ def rebuild(context: Context, name: str) -> Outcome:
     command = found[0][0].command
     if command in _RECORDS:
         raise ConfigurationError(f"rebuild: {name} is computed from nothing: {_RECORDS[command]}. Nothing was done.")
-    with only_writer(context.settings):
-        outcomes = [_rebuilt(stage, one, each) for stage, one, each in found]
-        later = STAGES[STAGES.index(found[-1][0]) + 1 :]
-        outcomes += advance(context, stages=later).stages
+    outcomes = [_rebuilt(stage, one, each) for stage, one, each in found]
+    later = STAGES[STAGES.index(found[-1][0]) + 1 :]
+    outcomes += advance(context, stages=later).stages
     return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start)
 
 
@@ -84,14 +89,16 @@ def _mended(context: Context, table: str) -> bool:
 def _rebuilt(stage: Stage, one: Stage, context: Context) -> StageOutcome:
     for table in filter(None, (one.target, *one.also)):
         _mended(context, table)
-    head = context.lake.head(one.source)
+    # A feature table's source may be a table of the user's own.
+    is_there = context.lake.is_declared(one.source) or source_schema(context.lake, one.source) is not None
+    head = context.lake.head(one.source) if is_there else None
     if head is None:
         raise ConfigurationError(
             f"rebuild: {one.target or one.command} is computed from {one.source}, which is not there. Make it with: "
             "lakeloop run"
         )
     window = Window(None, head.version, head.table_id)
-    counts, seconds = run_stage(one, context, window=window, work=import_module(one.module).run)
+    counts, seconds = run_stage(one, replace(context, anew=True), window=window, work=import_module(one.module).run)
     model = context.settings.embedding.model if stage.is_per_model else None
     if stage.command == "sync-index":
         # Ids and hashes were compared; here the rows are.

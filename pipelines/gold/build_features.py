@@ -62,13 +62,16 @@ def run(context: Context, window: Window) -> Counts:
     table = feature_table(name)
     lake, target = context.lake, target_of(table)
     declare(lake, table)
-    _ensure(lake, table)
+    _ensure(lake, table, may_replace=context.anew)
+    is_empty = lake.read(target).isEmpty()
+    if is_empty:  # perhaps for other columns, by a run that did not come to fill it
+        window = replace(window, since=None)
     source = lake.read(table.source, version=window.until)
     left_out = {"left_out": _left_out(context, table, window, source)}
     within = "TRUE"
     if window.since is None:
         desired = _typed(context, source, table, window)
-        if lake.read(target).isEmpty():
+        if is_empty:
             before = lake.ensure(target).version
             # By time, so that each file is of some days only: what is late reaches back some days too.
             lake.append(target, desired.sortWithinPartitions("event_at"))
@@ -164,7 +167,7 @@ def _reached(rows: DataFrame, table: FeatureTable, reached: DataFrame, bounds: t
     return rows.where(F.unix_micros("event_at").between(F.col("_first"), F.col("_last"))).drop("_first", "_last")
 
 
-def _ensure(lake: Lakehouse, table: FeatureTable) -> None:
+def _ensure(lake: Lakehouse, table: FeatureTable, *, may_replace: bool) -> None:
     """Make the table where there is none, and have it say of itself what its definition does.
 
     Raises:
@@ -177,14 +180,15 @@ def _ensure(lake: Lakehouse, table: FeatureTable) -> None:
         lake.ensure(target)
     name = lake.identifier(target)
     rows, spec = lake.read(target), lake.spec(target)
-    if rows.columns != spec.columns:
+    if rows.columns != spec.columns and not may_replace:
         raise ConfigurationError(
             f"build-features: {target} has the columns {rows.columns}, and its definition now gives {spec.columns}. "
             f"Give the definition a new name, or make the table anew: lakeloop rebuild {target}"
         )
     wanted = from_arrow_schema(spec.schema)
-    if any(rows.schema[field.name].dataType != field.dataType for field in wanted):
-        # Of other types, as where a column of the source became wider: in one commit empty, and filled anew below.
+    if [(f.name, f.dataType) for f in rows.schema] != [(f.name, f.dataType) for f in wanted]:
+        # Of other types, as where a column of the source became wider, or of another definition: in one commit empty,
+        # and filled anew by `run`.
         empty = lake.spark.createDataFrame([], wanted).write.format("delta").mode("overwrite")
         empty = empty.option("overwriteSchema", "true")
         empty.save(str(lake.folder(target))) if lake.is_local else empty.saveAsTable(name)

@@ -15,9 +15,11 @@ import pytest
 
 from pipelines.gold.build_features import instances
 from pipelines.lakehouse import Lakehouse
-from pipelines.run import run_stages, stage_named
+from pipelines.rebuild import rebuild
+from pipelines.run import new_context, run_stages, stage_named
 from pipelines.schemas.spec import DOUBLE, LONG, STRING, TIMESTAMP, TableSpec
 from pipelines.stage import Context
+from tests.support import feature_tables
 from tests.support.feature_tables import TRIPS
 from transformations.errors import ConfigurationError
 from transformations.features import Aggregate, FeatureTable, feature_rows
@@ -133,6 +135,33 @@ def test_after_any_edits_the_table_is_what_a_build_from_scratch_gives(context: C
     stamped = lake.read("gold.features_trips").select("_run_id", "_source_version").distinct().collect()
     assert {row["_source_version"] for row in stamped} <= set(range(1, 8))
     assert {row["_run_id"] for row in stamped} == {context.run_id}
+
+
+def test_a_rebuild_gives_a_table_of_another_definition_its_columns_and_each_time_the_same_rows(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+):
+    settings = _context(context).settings
+    trips = [_trip(random.Random(3), n) for n in range(20)]
+    _write(new_context(settings).lake, trips)
+    _build(new_context(settings))
+    expected, target = _by_hand(trips), "gold.features_trips"
+
+    def rebuilt() -> dict[str, int]:
+        # A process of its own knows of no source that is the user's own.
+        (stage,) = [s for s in rebuild(new_context(settings), target).stages if s.stage == "build-features"]
+        return {op: stage.counts[op] for op in ("insert", "update", "delete")}
+
+    assert rebuilt() == rebuilt() == {"insert": 0, "update": 0, "delete": 0}
+    monkeypatch.setattr(feature_tables, "TRIPS", replace(TRIPS, aggregates=TRIPS.aggregates[:2]))
+    with pytest.raises(ConfigurationError, match=f"make the table anew: lakeloop rebuild {target}"):
+        _build(new_context(settings))
+    assert rebuilt() == {"insert": len(expected), "update": 0, "delete": 0}
+    assert rebuilt() == {"insert": 0, "update": 0, "delete": 0}
+    rows = context.lake.spark.read.format("delta").load(str(context.lake.folder(target)))
+    columns = [*TRIPS.key, "known_at", *TRIPS.columns[:2]]
+    assert {tuple(row[c] for c in TRIPS.key): tuple(row[c] for c in columns[3:]) for row in rows.collect()} == {
+        key: values[:3] for key, values in expected.items()
+    }
 
 
 @pytest.mark.long

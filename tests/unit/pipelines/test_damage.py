@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from pipelines.damage import _MADE_OF, damaged
+from pipelines.features import source_schema
 from pipelines.lakehouse import Lakehouse
 from pipelines.progress import Progress
 from pipelines.rebuild import rebuild
-from pipelines.run import STAGES, new_context
+from pipelines.run import STAGES, new_context, only_writer
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings
-from pipelines.stage import STAGE_RUNS, Context, Stage, due
+from pipelines.stage import STAGE_RUNS, Context, Stage, Window, due, run_stage
 from transformations.errors import ConfigurationError, DamagedTableError
 
 TABLE = "silver.chunks"
@@ -139,6 +142,50 @@ def test_nothing_to_do_is_not_said_while_a_file_is_missing(of_source: bool, tmp_
         due(stage, context)
 
 
+def _harmed(tmp_path: Path, *tables: str) -> tuple[Context, dict[str, Path]]:
+    context = new_context(Settings(root=tmp_path))
+    files = {}
+    for table in tables:
+        context.lake.append_arrow(table, [{context.lake.spec(table).columns[0]: "1"}])
+        files[table] = next(context.lake.folder(table).glob("*.parquet"))
+        files[table].unlink()
+    return context, files
+
+
+def _failed(context: Context, text: str) -> Exception:
+    def work(context: Context, window: Window) -> dict[str, int]:
+        raise ValueError(text)
+
+    stage = Stage("embed-chunks", "silver.chunks", "gold.chunk_index", "", also=("silver.chunks_quarantine",))
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        run_stage(stage, context, window=Window(None, 1, "source"), work=work)
+    return raised.value
+
+
+def test_a_stage_is_not_told_to_have_failed_with_a_table_that_it_does_not_read(tmp_path: Path):
+    context, files = _harmed(tmp_path, "bronze.documents", "gold.embeddings")
+    assert isinstance(_failed(context, "a fault of the stage's own"), ValueError)
+    named = _failed(context, f"[FAILED_READ_FILE.FILE_NOT_EXIST] {files['gold.embeddings'].as_uri()}")
+    assert isinstance(named, DamagedTableError), "the cache is no table of the stage, but it was read"
+    assert str(named).startswith("gold.embeddings is damaged")
+
+
+@pytest.mark.parametrize("table", ["silver.chunks", "gold.chunk_index", "silver.chunks_quarantine"])
+def test_a_stage_that_fails_over_a_damaged_table_of_its_own_says_so(tmp_path: Path, table: str):
+    context, _ = _harmed(tmp_path / "my space", table)
+    assert str(_failed(context, "Spark says little")).startswith(f"{table} is damaged")
+
+
+def test_the_source_of_a_feature_table_that_is_damaged_is_named(tmp_path: Path):
+    context = new_context(Settings(root=tmp_path))
+    assert source_schema(context.lake, "silver.trips") is None
+    write_deltalake(str(context.lake.folder("silver.trips")), pa.table({"driver": ["a"]}))
+    assert source_schema(context.lake, "silver.trips").names == ["driver"]
+    _cut(next(context.lake.folder("silver.trips").glob("_delta_log/*.json")))
+    with pytest.raises(DamagedTableError, match=r"silver\.trips is damaged"):
+        source_schema(new_context(context.settings).lake, "silver.trips")
+
+
 def test_every_table_has_a_remedy(tmp_path: Path):
     made = ("silver.records_a_history", "bronze.records_a", "gold.features_a")
     for table in (*TABLES, *made):
@@ -175,3 +222,21 @@ def test_what_is_left_of_a_damaged_record_of_what_happened_is_kept_by_its_remedy
         context.lake.read_arrow(table)
     rebuild(context, table)
     assert context.lake.read_arrow(table).num_rows == 1
+
+
+def test_a_rebuild_holds_the_lock_until_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "landing").mkdir()
+    context = new_context(Settings(root=tmp_path))
+    context.lake.append_arrow("ops.file_looks", [{"path": "a.md"}])
+    _cut(next(context.lake.folder("ops.file_looks").glob("*.parquet")))
+    held: list[int] = []
+
+    @contextmanager
+    def counted(settings: Settings) -> Iterator[None]:
+        with only_writer(settings):
+            held.append(1)
+            yield
+
+    monkeypatch.setattr("pipelines.rebuild.only_writer", counted)
+    rebuild(context, "ops.file_looks")
+    assert held == [1], "nobody else may write between what is mended and what is computed"
