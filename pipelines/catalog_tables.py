@@ -34,9 +34,8 @@ def create(spark: SparkSession, name: str, schema: pa.Schema, configuration: Map
 
 def columns(spark: SparkSession, name: str) -> pa.Schema | None:
     """The columns that the table has, or None where there is none."""
-    from pyspark.sql.pandas.types import to_arrow_schema
-
-    return to_arrow_schema(spark.read.table(name).schema) if spark.catalog.tableExists(name) else None
+    # Not by pyspark's own conversion of a schema: it asks for a time zone, in each version by another argument.
+    return spark.read.table(name).limit(0).toArrow().schema if spark.catalog.tableExists(name) else None
 
 
 def complete(spark: SparkSession, name: str, schema: pa.Schema) -> None:
