@@ -39,6 +39,10 @@ _FIRST, _LAST = "0001-01-01", "9999-12-31"
 _STRING_OR_NUMBER = r'"((?:[^"\\]|\\.)*+)"|(-?\d[\d.eE+-]*+|-?Infinity|NaN)'
 _END = "this is where the text ends"
 _QUOTED = re.compile(r"'[^']*'")
+_OPTIONAL = re.compile(r"\[[^\[\]]*\]")
+# The letters that Spark's parser takes (none for weeks and days of the week), as often in a row as it takes them.
+_LETTERS = re.compile("y{1,6}|[ML]{1,4}|[dHhKkms]{1,2}|D{1,3}|S{1,9}|a|[XxZ]{1,5}|z{1,4}|VV|O|OOOO")
+_RUN = re.compile(r"([A-Za-z])\1*")
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,16 @@ def pattern_fault(pattern: str, of: str) -> str | None:
     """Why a pattern cannot say every value of a date or instant exactly; None where it can."""
     if pattern in EPOCHS:
         return None if of == "timestamp" else f"{pattern} since 1970 say an instant, and the column is a {of}"
-    letters = set(re.findall("[A-Za-z]", _QUOTED.sub("", pattern)))
-    unknown = letters - set("yuMLdDHhKkmsSaEXxZzVO")
+    required = plain = _QUOTED.sub(" ", pattern)
+    while (outside := _OPTIONAL.sub("", required)) != required:
+        required = outside
+    if "'" in plain or set("[]") & set(required):
+        return "a quote or a bracket in it has no other end"
+    unknown = [run[0] for run in _RUN.finditer(plain) if not _LETTERS.fullmatch(run[0])] + re.findall("[{}#]", plain)
     if unknown:
-        return f"{sorted(unknown)} in it mean nothing here; yyyy, MM, dd, HH, mm, ss, SSS, XXX and the like do"
-    if not letters & set("yu") or not ("D" in letters or ("d" in letters and letters & set("ML"))):
+        return f"{sorted(set(unknown))} in it mean nothing here; yyyy, MM, dd, HH, mm, ss, SSS, XXX and the like do"
+    letters, always = set(plain), set(required)
+    if "y" not in always or not ("D" in always or ("d" in always and always & set("ML"))):
         return "a year, a month and a day must be in it"
     if of == "date" and letters & set("HhKkmsSaXxZzVO"):
         return "it has a time, and the column is a date"

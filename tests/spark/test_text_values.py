@@ -331,13 +331,38 @@ def test_a_columns_own_forms_and_nested_values_whatever_the_sessions_zone(spark,
         ("yyyy-MM-dd HH:mm:ss.SSSSSSSSS", "timestamp", "six digits"),
         ("YYYY-MM-dd", "date", "mean nothing here"),
         ("seconds", "date", "say an instant"),
+        ("uuuu-MM-dd", "date", "mean nothing here"),
+        ("E dd.MM.yyyy", "date", "mean nothing here"),
+        ("dd MMMMM yyyy", "date", "mean nothing here"),
+        ("yyyyyyy-MM-dd", "date", "mean nothing here"),
+        ("yyyy-MM-ddd", "date", "mean nothing here"),
+        ("yyyy-MM-dd{", "date", "mean nothing here"),
+        ("dd.MM.yyyy 'um", "date", "no other end"),
+        ("dd.MM.yyyy]", "date", "no other end"),
+        ("dd.MM[.yyyy]", "date", "a year, a month and a day"),
         ("yyyyMMdd", "date", None),
+        ("yyyy-MM-dd[ HH:mm[:ss]]", "timestamp", None),
+        ("dd.MM.yyyy '' '{E'", "date", None),
         ("dd. MMMM yyyy 'um' HH:mm", "timestamp", None),
     ],
 )
 def test_a_pattern_that_would_lose_a_part_of_a_value_is_refused(pattern, of, told):
     fault = pattern_fault(pattern, of)
     assert fault is None if told is None else told in str(fault)
+
+
+def test_spark_takes_every_letter_that_a_pattern_may_have_as_often_as_it_may(spark):
+    from pyspark.sql import functions as F
+
+    runs = {"y": 8, "M": 6, "L": 6, "D": 4, "a": 3, "S": 8, "z": 6, "V": 4, "O": 5}
+    runs |= dict.fromkeys("dHhKkms", 4) | dict.fromkeys("XxZ", 7) | dict.fromkeys("GuYwWEeFQqcABnNp#{}", 2)
+    texts = [f"yyyy-MM-dd D {letter * n}" for letter, most in runs.items() for n in range(1, most)]
+    texts += ["dd.MM.yyyy 'um", "dd.MM.yyyy '' yyyy", "dd.MM.yyyy]", "yyyy-MM-dd[ HH:mm[:ss]]", "'E' yyyy-MM-dd"]
+    good = [text for text in texts if pattern_fault(text, "timestamp") is None]
+    assert 40 < len(good) < len(texts)
+    values = [read_text(F.col("text"), "timestamp", Reading(format=text)) for text in good]
+    rows = spark.createDataFrame([("no instant",)], "text string").select(*values)
+    assert rows.collect() == [(None,) * len(good)]
 
 
 def test_what_is_read_again_under_another_contract_is_what_a_first_reading_gives(spark):
