@@ -43,11 +43,15 @@ def ingest_until_stopped(context: Context, *, seconds: float, stop: threading.Ev
         running: dict[str, Running] = {}
         failures: list[Failure] = []
 
-        def failed(failure: Failure) -> None:
+        def drop(failure: Failure) -> None:
             failures.append(failure)
-            log.error("%s; the other sources go on", failure)
             if failure.source in running:
                 running.pop(failure.source).query.stop()
+
+        def failed(name: str, error: Exception) -> None:
+            failure = Failure("ingest-records", error, name)
+            log.error("%s; the other sources go on", failure)
+            drop(failure)
 
         try:
             for _, each in instances_of(stage_named("ingest-records"), context):
@@ -55,18 +59,18 @@ def ingest_until_stopped(context: Context, *, seconds: float, stop: threading.Ev
                 try:
                     running[name] = Running.begin(each, seconds=seconds)
                 except Exception as error:
-                    failed(Failure("ingest-records", error, name))
+                    failed(name, error)
             while True:
                 has_ended = stopped.wait(seconds) or not running
                 for name, stream in [*running.items()]:
                     try:
                         stream.go_on(has_ended=has_ended)
                     except Exception as error:
-                        failed(Failure("ingest-records", error, name))
+                        failed(name, error)
                 broken = {failure.source for failure in failures}
                 outcome = run_under_lock(context.without(broken), stages=[stage_named("refine-records")])
-                for failure in outcome.failures:
-                    failed(failure)
+                for failure in outcome.failures:  # the run has told of them
+                    drop(failure)
                 if has_ended:
                     Outcome(context.run_id, (), 0.0, tuple(failures)).check()
                     return {name: stream.batches.counts for name, stream in running.items()}

@@ -1,0 +1,39 @@
+"""What a stream without end tells of: each failure once."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines import continuous, run
+from pipelines.run import new_context
+from pipelines.settings import Settings
+from pipelines.settings_records import RecordSettings
+
+ORDERS = {"format": "csv", "location": "orders", "key": ["id"], "columns": {"id": "bigint"}}
+
+
+@pytest.mark.parametrize("stage", ["ingest-records", "refine-records"])
+def test_a_failure_is_logged_once(tmp_path, monkeypatch: pytest.MonkeyPatch, caplog, stage: str):
+    stopped: list[bool] = []
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError("a disk is gone")
+
+    def passes(*_: Any, **__: Any) -> None:
+        return None
+
+    stream = SimpleNamespace(query=SimpleNamespace(stop=lambda: stopped.append(True)), batches=None)
+    stream.go_on = fails if stage == "ingest-records" else passes
+    monkeypatch.setattr(continuous.Running, "begin", lambda context, *, seconds: stream)
+    monkeypatch.setattr(run, "_run_if_due", fails if stage == "refine-records" else passes)
+    stop = threading.Event()
+    stop.set()
+    context = new_context(Settings(root=tmp_path, records={"orders": RecordSettings(**ORDERS)}))
+    with pytest.raises(OSError, match="a disk is gone"):
+        continuous.ingest_until_stopped(context, seconds=0.1, stop=stop)
+    assert [r.getMessage().count("a disk is gone") for r in caplog.records if r.levelname == "ERROR"] == [1]
+    assert stopped == [True]
