@@ -203,7 +203,9 @@ class _TwiceError(Exception):
 
 
 def _element(text: str, at: int, names: Mapping[str, str], wants_kinds: bool) -> tuple[JsonRecord | Refused, int]:
-    """The object at a place, and where it ends; what is no object, or has a name twice, is refused alone."""
+    """The object at a place, and where it ends; what is no object, or has a name twice (in whatever case), is refused
+    alone.
+    """
     if text[at : at + 1] != "{":
         _, end = _lenient.raw_decode(text, at)
         return Refused("not an object", text[at:end]), end
@@ -217,6 +219,7 @@ def _element(text: str, at: int, names: Mapping[str, str], wants_kinds: bool) ->
 def _object(text: str, start: int, names: Mapping[str, str], wants_kinds: bool) -> tuple[JsonRecord | Refused, int]:
     texts: dict[str, str | None] = {}
     kinds: dict[str, str] = {}
+    taken: set[str] = set()
     at = _skip(text, start + 1)
     is_half = False
     while text[at : at + 1] != "}":
@@ -237,8 +240,9 @@ def _object(text: str, start: int, names: Mapping[str, str], wants_kinds: bool) 
             value = None if raw == "null" else _STRING_OR_BLANKS.sub(r"\1", raw) if raw[0] in "[{" else raw
             kind = ""
         wanted = names.get(name.lower(), name)
-        if wanted in texts:
+        if name.lower() in taken:
             raise _TwiceError(f"the name {name!r} is there twice")
+        taken.add(name.lower())
         texts[wanted] = value
         is_half = is_half or bool(_HALF_CHARACTER.search(name) or (value and _HALF_CHARACTER.search(value)))
         if wants_kinds and value is not None and name.lower() not in names:

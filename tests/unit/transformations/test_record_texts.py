@@ -109,18 +109,22 @@ _VALUES: st.SearchStrategy[Any] = st.recursive(
 _OBJECTS = st.lists(st.dictionaries(st.text(max_size=3), _VALUES, max_size=4), min_size=1, max_size=4)
 
 
-def _is_apart(value: Any) -> bool:
+def _is_apart(one: dict[str, Any]) -> bool:
     """Whether no name of a record is there twice but for its case."""
-    return all(len({name.lower() for name in one}) == len(one) for one in value)
+    return len({name.lower() for name in one}) == len(one)
 
 
-@given(_OBJECTS.filter(_is_apart), st.sampled_from(["array", "one after another", "with blanks"]))
+@given(_OBJECTS, st.sampled_from(["array", "one after another", "with blanks"]))
 def test_what_python_writes_as_json_is_read_value_for_value(objects, layout):
     one = [json.dumps(o, ensure_ascii=bool(n % 2)) for n, o in enumerate(objects)]
     text = f"[{','.join(one)}]" if layout == "array" else ("" if layout == "one after another" else " \n").join(one)
     found = json_records(text, names={})
     assert isinstance(found, list)
     for record, wanted in zip(found, objects, strict=True):
+        if not _is_apart(wanted):
+            assert isinstance(record, Refused)
+            assert "is there twice" in record.why
+            continue
         assert isinstance(record, JsonRecord)
         for (name, text_of), (was, value) in zip(record.texts.items(), wanted.items(), strict=True):
             assert name == was
@@ -130,7 +134,7 @@ def test_what_python_writes_as_json_is_read_value_for_value(objects, layout):
                 assert repr(json.loads(text_of)) == repr(value)
 
 
-@given(_OBJECTS.filter(_is_apart), st.data())
+@given(_OBJECTS, st.data())
 def test_cut_or_changed_json_is_read_as_python_reads_it_or_refused(objects, data):
     text = json.dumps(objects)
     place = data.draw(st.integers(0, len(text) - 1))
@@ -188,6 +192,7 @@ def test_a_text_that_is_no_json_has_no_records(text, told):
 def test_an_object_that_says_two_things_is_refused_alone():
     assert _json('{"k":1,"k":2} {"k":3}') == ['the name \'k\' is there twice: {"k":1,"k":2}', {"k": "3"}]
     assert "'K' is there twice" in _json('{"k":1,"K":2}')[0]
+    assert _json('{"Foo":1,"foo":2} {"k":3}') == ['the name \'foo\' is there twice: {"Foo":1,"foo":2}', {"k": "3"}]
     assert "'a' is there twice" in _json('{"k":{"a":1,"b":[{"a":1,"a":2}]}}')[0]
     assert "half of a character" in _json('{"k":"\\ud800"}')[0]
 
