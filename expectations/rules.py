@@ -142,9 +142,12 @@ def judged_sides(judged: DataFrame, *, rules: Sequence[Rule]) -> tuple[DataFrame
 
 def all_hold(rules: Sequence[Rule]) -> Column:
     """TRUE of a row that keeps every rule, else FALSE."""
+    return _all([rule.holds for rule in rules])
+
+
+def _all(each: list[Column]) -> Column:
     from pyspark.sql import functions as F
 
-    each = [rule.holds for rule in rules]
     # In pairs, and those in pairs: a chain of thousands is deeper than the JVM's stack.
     while len(each) > 1:
         each = [each[n] & each[n + 1] if n + 1 < len(each) else each[n] for n in range(0, len(each), 2)]
@@ -202,11 +205,11 @@ def _are_sound(plain: DataFrame, rules: Sequence[Rule]) -> bool:
 
     try:
         each = plain.select(*[rule.column.alias(f"_{n}") for n, rule in enumerate(rules)]).schema
-        condition = F.lit(True)
-        for rule in rules:  # inside another expression, as every place writes it
-            is_text = isinstance(rule.predicate, str)
-            condition = condition & (F.expr(f"coalesce((\n{rule.predicate}\n), false)") if is_text else rule.holds)
-        plan = plain.where(condition)
+        inside = [  # another expression, as every place writes it
+            F.expr(f"coalesce((\n{rule.predicate}\n), false)") if isinstance(rule.predicate, str) else rule.holds
+            for rule in rules
+        ]
+        plan = plain.where(_all(inside))
         plan.schema  # noqa: B018 - as below
     except (AnalysisException, ParseException):
         return False

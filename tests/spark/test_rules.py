@@ -13,7 +13,7 @@ from expectations.chunks import chunk_rules, is_known_to_the_model
 from expectations.documents import DOCUMENT_RULES
 from expectations.predicates import holds_sql, in_sql
 from expectations.quarantine import quarantine_changes
-from expectations.rules import Rule, judged_sides, split, with_failed_rules
+from expectations.rules import Rule, check_rules, judged_sides, split, with_failed_rules
 from expectations.texts import has_no_personal_data, has_text, is_in_language, is_representative, is_within_length
 from transformations.errors import ConfigurationError
 
@@ -104,6 +104,16 @@ def test_each_level_does_what_it_says_and_a_refused_row_names_all_that_it_breaks
     judged.unpersist()
     assert split(rows, rules=())[0].count() == 5
     assert split(rows, rules=())[1].count() == 0
+
+
+@pytest.mark.long
+def test_five_thousand_rules_are_checked_together(spark, monkeypatch):
+    asked: list[int] = []
+    where = type(spark.range(1)).where
+    rows = spark.range(3)
+    monkeypatch.setattr(type(rows), "where", lambda frame, rule: asked.append(1) or where(frame, rule))
+    check_rules(rows, rules=[Rule(f"r{n}", f"id <> {n}") for n in range(5000)], table="t")
+    assert len(asked) == 1, "not one after another, which is what a chain too deep for the JVM's stack falls back to"
 
 
 def test_a_column_says_the_same_as_its_sql_and_spark_writes_it(spark):
