@@ -22,9 +22,11 @@ from pipelines.settings import Settings
 from pipelines.settings_records import RecordSettings
 from transformations.column_types import arrow_type, widens
 from transformations.errors import ConfigurationError
+from transformations.records import as_text
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
+    from pyspark.sql.types import StructField
 
 log = logging.getLogger(__name__)
 # What every row of bronze has beside its record; `_changed_at` orders where the contract names no order.
@@ -220,7 +222,7 @@ def follow(lake: Lakehouse, table: str) -> int:
         if gone:
             log.warning("%s: the contract has no longer %s; %s is written without", table, ", ".join(gone), table)
         columns = [
-            F.col(f"`{there[name].name}`").cast(of).alias(name) if name in there else F.lit(None).cast(of).alias(name)
+            (_as(there[name], of.simpleString()) if name in there else F.lit(None).cast(of)).alias(name)
             for name, of in wanted.items()
         ]
         write_anew(lake, table, rows.select(*columns, *[F.col(f"`{c}`") for c in others if c not in gone]))
@@ -228,6 +230,21 @@ def follow(lake: Lakehouse, table: str) -> int:
         columns_sql = ", ".join(f"`{name}` {wanted[name].simpleString()}" for name in added)
         lake.spark.sql(f"ALTER TABLE {lake.identifier(table)} ADD COLUMNS ({columns_sql})")
     return len(added) + len(wider)
+
+
+def _as(field: StructField, of: str) -> Column:
+    """A column as a type that holds every value of it; as text, as the rest of the records is written."""
+    from pyspark.sql import functions as F
+
+    column, was = F.col(f"`{field.name}`"), field.dataType.simpleString()
+    return as_text(column, was) if of == "string" else column.cast(of)
+
+
+def are_there(columns: Sequence[str]) -> Column:
+    """Whether a row has a value in each of the columns."""
+    from pyspark.sql import functions as F
+
+    return F.expr(" AND ".join(f"`{column}` IS NOT NULL" for column in columns))
 
 
 def write_anew(lake: Lakehouse, table: str, rows: DataFrame) -> None:

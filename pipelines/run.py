@@ -53,7 +53,7 @@ STAGES: tuple[Stage, ...] = (
         "bronze.records_*",
         "silver.records_*",
         "pipelines.silver.refine_records",
-        lambda s: f"3 {refining(s)}",
+        lambda s: f"4 {refining(s)}",
         is_per_source=True,
         also=("silver.records_*_history", "silver.records_*_quarantine"),
     ),

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.lakehouse import Lakehouse
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 # What makes a table what it was at some time, or what is left of it: a change feed does not tell which rows went.
 _TAKES_BACK = frozenset({"RESTORE", "FSCK"})
@@ -18,13 +23,23 @@ _TAKES_BACK = frozenset({"RESTORE", "FSCK"})
 def commit_id(lake: Lakehouse, table: str, version: int) -> str | None:
     """What tells this commit from another of the same number; None where the log has it no longer."""
     if lake.is_local:
-        entry = _entry(lake, table, version)
-        return None if entry is None else hashlib.sha256(entry).hexdigest()[:32]
-    commits = lake.spark.sql(f"DESCRIBE HISTORY {lake.identifier(table)}").where(f"version = {int(version)}")
+        return folder_commit_id(lake.folder(table), version)
+    return named_commit_id(lake.spark, lake.identifier(table), version)
+
+
+def folder_commit_id(folder: Path, version: int) -> str | None:
+    """`commit_id` of a Delta table in a folder."""
+    entry = _entry(folder, version)
+    return None if entry is None else hashlib.sha256(entry).hexdigest()[:32]
+
+
+def named_commit_id(spark: SparkSession, name: str, version: int) -> str | None:
+    """`commit_id` of a Delta table of the catalog."""
     # As a number: an instant is shown in the zone of whoever asks.
-    said = ("unix_micros(timestamp)", "operation", "operationParameters", "operationMetrics")
-    row = commits.selectExpr(*said).first()
-    return None if row is None else hashlib.sha256(repr(row).encode()).hexdigest()[:32]
+    told = "unix_micros(timestamp), userId, operation, operationParameters, operationMetrics, engineInfo"
+    rows = spark.sql(f"DESCRIBE HISTORY {name}").where(f"version = {int(version)}")
+    row = rows.selectExpr(f"to_json(struct({told}))").first()
+    return None if row is None else hashlib.sha256(row[0].encode()).hexdigest()[:32]
 
 
 def is_same_history(lake: Lakehouse, table: str, *, version: int, commit: str | None, until: int) -> bool:
@@ -50,14 +65,14 @@ def operations(lake: Lakehouse, table: str, *, after: int, until: int) -> list[s
         return [row["operation"] for row in rows]
     found = []
     for version in range(after + 1, until + 1):
-        for line in (_entry(lake, table, version) or b"").splitlines():
+        for line in (_entry(lake.folder(table), version) or b"").splitlines():
             if b'"commitInfo"' in line and "commitInfo" in (action := json.loads(line)):
                 found.append(str(action["commitInfo"].get("operation", "")))
     return found
 
 
-def _entry(lake: Lakehouse, table: str, version: int) -> bytes | None:
+def _entry(folder: Path, version: int) -> bytes | None:
     try:
-        return (lake.folder(table) / "_delta_log" / f"{version:020}.json").read_bytes()
+        return (folder / "_delta_log" / f"{version:020}.json").read_bytes()
     except FileNotFoundError:
         return None

@@ -21,7 +21,7 @@ _RESCUED = (
     "wrong_type map<string,string>, unknown map<string,string>, missing array<string>, hint string, unreadable string"
 )
 _TEXTS = "map<string,string>"
-_INSTANT_AS_JSON = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
+INSTANT_AS_JSON = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
 _TEMPORAL = ("date", "timestamp")
 
 
@@ -100,6 +100,7 @@ def recovered(
     columns: Mapping[str, str],
     readings: Mapping[str, Reading] | None = None,
     is_text: bool = False,
+    earlier: Mapping[str, Sequence[str]] | None = None,
 ) -> DataFrame:
     """Rows of bronze under the contract as it is now: what an earlier one could not take is read once more.
 
@@ -109,6 +110,7 @@ def recovered(
         readings: how the source says the columns, as it is known now.
         is_text: the source has texts alone, so that each value is what its text says: the same as if the source were
             read anew.
+        earlier: of a column that was renamed, those of `rows` that hold what it held under earlier contracts.
 
     Returns:
         All other columns but `_texts`, the contract's, and `_rescued` with what still does not fit.
@@ -116,31 +118,31 @@ def recovered(
     from pyspark.sql import functions as F
 
     readings = readings or {}
+    earlier = earlier or {}
     there = {f.name.lower(): f for f in rows.schema.fields}
     said = rows.withColumn("_said", F.from_json("_rescued", _RESCUED))
     kept = F.col("_texts") if "_texts" in rows.columns else F.lit(None).cast(_TEXTS)
     maps = {"_kept": kept, "_wrong": F.col("_said.wrong_type"), "_unknown": F.col("_said.unknown")}
     for place, entries in maps.items():
-        said = said.withColumn(place, F.transform_keys(entries, lambda k, v: F.lower(k)))
+        said = said.withColumn(place, _by_lower_name(entries))
 
     sources: dict[str, Column] = {}
     values: dict[str, Column] = {}
     for number, (name, of) in enumerate(columns.items()):
         reading = readings.get(name, PLAIN)
-        text = F.coalesce(
-            F.try_element_at("_kept", F.lit(name.lower())),
-            F.try_element_at("_wrong", F.lit(name.lower())),
-            F.try_element_at("_unknown", F.lit((reading.source or name).lower())),
-        )
-        field = there.get(name.lower())
-        mine = F.lit(None).cast(of) if field is None else F.col(f"`{field.name}`")
-        was = of if field is None else field.dataType.simpleString()
-        if is_text and (was != of or not reading.is_plain):
-            text, mine = F.coalesce(text, as_text(mine, was)), F.lit(None).cast(of)
-        elif was != of:
-            mine = mine.try_cast(of)
-        sources[f"_t{number}"] = text
-        values[f"_v{number}"] = F.when(F.col(f"_t{number}").isNull(), mine).otherwise(
+        names = [name.lower(), *map(str.lower, earlier.get(name, ()))]
+        texts = [F.try_element_at(place, F.lit(n)) for n in names for place in ("_kept", "_wrong")]
+        texts.append(F.try_element_at("_unknown", F.lit((reading.source or name).lower())))
+        mine = [F.lit(None).cast(of)]
+        for field in (there[n] for n in names if n in there):
+            column, was = F.col(f"`{field.name}`"), field.dataType.simpleString()
+            is_renamed = field.name.lower() != names[0]
+            if (is_text and (was != of or not reading.is_plain)) or (is_renamed and was != of):
+                texts.append(as_text(column, was))
+            else:
+                mine.append(column if was == of else column.try_cast(of))
+        sources[f"_t{number}"] = F.coalesce(*texts)
+        values[f"_v{number}"] = F.when(F.col(f"_t{number}").isNull(), F.coalesce(*mine)).otherwise(
             read_text(F.col(f"_t{number}"), of, reading)
         )
     said = said.select("*", *[text.alias(place) for place, text in sources.items()])
@@ -152,7 +154,10 @@ def recovered(
     }
     called = F.array(*[F.lit((readings.get(name, PLAIN).source or name).lower()) for name in columns])
     known = F.array(*[F.lit(name.lower()) for name in columns])
-    unknown = F.map_filter("_said.unknown", lambda k, v: ~F.array_contains(called, F.lower(k)))
+    unknown = F.map_filter(
+        "_said.unknown",
+        lambda k, v: ~(F.array_contains(called, F.lower(k)) & F.map_contains_key("_unknown", F.lower(k))),
+    )
     missing = F.filter("_said.missing", lambda name: F.array_contains(known, F.lower(name)))
     unknown, missing = F.when(F.size(unknown) > 0, unknown), F.when(F.size(missing) > 0, missing)
     rescued = _as_json(
@@ -204,7 +209,7 @@ def as_text(column: Column, of: str) -> Column:
     from pyspark.sql import functions as F
 
     if is_nested(of):
-        form = {"timestampFormat": _INSTANT_AS_JSON, "timestampNTZFormat": _INSTANT_AS_JSON[:-3]}
+        form = {"timestampFormat": INSTANT_AS_JSON, "timestampNTZFormat": INSTANT_AS_JSON[:-3]}
         return F.to_json(column, {**form, "ignoreNullFields": "false"})
     return F.base64(column) if of == "binary" else column.cast("string")
 
@@ -245,6 +250,18 @@ def _map(values: Mapping[str, Column]) -> Column:
     )
     # Not a chain of ORs, which is deeper than the JVM's stack where there are thousands.
     return F.when(F.coalesce(*values.values()).isNotNull(), entries)
+
+
+def _by_lower_name(entries: Column) -> Column:
+    """A map by its names in lower case, without those that differ in nothing but their case: which is meant?"""
+    from pyspark.sql import functions as F
+
+    names = F.transform(F.map_keys(entries), F.lower)
+    pairs = F.zip_with(
+        names, F.map_values(entries), lambda name, text: F.struct(name.alias("name"), text.alias("text"))
+    )
+    alone = F.filter(pairs, lambda pair: F.size(F.filter(names, lambda name: name == pair.getField("name"))) == 1)
+    return F.map_from_entries(alone)
 
 
 def _joined(one: Column, other: Column) -> Column:

@@ -9,7 +9,6 @@ checkpoint names the last commit that was read by its content, and the instant t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from collections.abc import Callable
@@ -19,14 +18,15 @@ from typing import TYPE_CHECKING
 
 from pipelines.bronze.record_reader import Part, TableRecord, quoted, typed_part
 from pipelines.lakehouse import FEW_ROWS
-from pipelines.records import RecordSource
+from pipelines.records import RecordSource, are_there
 from pipelines.settings_records import RecordSettings
 from pipelines.stage import Context
+from pipelines.table_log import folder_commit_id, named_commit_id
 from transformations.canonical import values_hash
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 _OF_THE_FEED = ("_change_type", "_commit_version", "_commit_timestamp", "_commit_micros")
 # Where a row stood in its commit: what was there before, what is there after, and what the table still has besides.
@@ -122,12 +122,8 @@ def commit_of(context: Context, source: RecordSource, version: int) -> str | Non
     """What tells the commit `version` of the table, as it stands now, from any other; None where the log has it not."""
     of, lake = source.settings, context.lake
     if is_folder(of):
-        file = context.settings.path(of.location) / "_delta_log" / f"{version:020d}.json"
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:32] if file.is_file() else None
-    told = "unix_micros(timestamp), userId, operation, operationParameters, operationMetrics, engineInfo"
-    rows = lake.spark.sql(f"DESCRIBE HISTORY {of.location}").where(f"version = {version}")
-    row = rows.selectExpr(f"to_json(struct({told}))").first()
-    return None if row is None else hashlib.sha256(row[0].encode()).hexdigest()[:32]
+        return folder_commit_id(context.settings.path(of.location), version)
+    return named_commit_id(lake.spark, of.location, version)
 
 
 def is_read(source: RecordSource, head: SourceHead, *, checkpoint: Path) -> bool:
@@ -266,7 +262,7 @@ def settled(context: Context, source: RecordSource, rows: DataFrame, *, fit: Cal
     key = list(source.settings.key)
     is_upsert = F.col("_op") == "upsert"
     in_commit = Window.partitionBy(*key, "_source_version")
-    has_key = _has_key(key)
+    has_key = are_there(key)
     rows = rows.withColumn("_is_there", F.max(is_upsert).over(in_commit) & has_key)
     rows = rows.where("NOT (_op = 'before' AND _is_there)").drop("_is_there")
     rows = rows.withColumn("_op", F.when(is_upsert, "upsert").otherwise("delete"))
@@ -284,12 +280,6 @@ def settled(context: Context, source: RecordSource, rows: DataFrame, *, fit: Cal
     still = still.withColumns({c: F.col(f"_last.{c}") for c in ("_changed_at", "_source_version")})
     still = still.withColumn("_offset", F.lit(_STILL).cast("bigint"))
     return rows.unionByName(still.select(*rows.columns))
-
-
-def _has_key(key: list[str]) -> Column:
-    from pyspark.sql import functions as F
-
-    return F.expr(" AND ".join(f"`{k}` IS NOT NULL" for k in key))
 
 
 def _state_part(context: Context, source: RecordSource, *, version: int) -> Part:
@@ -322,13 +312,13 @@ def _end_what_is_gone(
     lake, key = context.lake, list(source.settings.key)
     bronze = lake.read(source.bronze)
     last = F.max_by("_op", F.struct("_changed_at", "_source_version", "_offset")).alias("_op")
-    alive = bronze.where(_has_key(key)).groupBy(*key).agg(last).where("_op <> 'delete'").select(*key)
+    alive = bronze.where(are_there(key)).groupBy(*key).agg(last).where("_op <> 'delete'").select(*key)
     there = fit(_state_part(context, source, version=version)).select(*key)
     gone = alive.join(there, key, "left_anti")
     columns = source.contract.columns
     told = gone.select(*[F.col(c) if c in key else F.lit(None).cast(of).alias(c) for c, of in columns.items()])
     told = told.withColumn("_rescued", F.lit(None).cast("string"))
-    without = bronze.where(~_has_key(key)).withColumn("_id", values_hash(bronze, [*columns, "_rescued"]))
+    without = bronze.where(~are_there(key)).withColumn("_id", values_hash(bronze, [*columns, "_rescued"]))
     row = F.max_by(F.struct(*columns, "_rescued", "_op"), F.struct("_changed_at", "_source_version", "_offset"))
     without = without.groupBy("_id").agg(row.alias("_row")).select("_row.*").where("_op <> 'delete'").drop("_op")
     arrival = {

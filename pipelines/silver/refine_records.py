@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.quality import judge
-from pipelines.records import ARRIVAL, RecordSource, evolved, follow, of_keys, record_source, write_anew
+from pipelines.records import ARRIVAL, RecordSource, are_there, evolved, follow, of_keys, record_source, write_anew
 from pipelines.silver.set_aside import set_aside
 from pipelines.stage import STAGE_RUNS, Context, Counts, Window, apply_changes
 from transformations.canonical import said_hash, values_hash
 from transformations.changes import net_changes
 from transformations.history import history, history_changes
-from transformations.records import recovered
+from transformations.records import INSTANT_AS_JSON, recovered
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 log = logging.getLogger(__name__)
 COMMAND = "refine-records"
 _PLACE = frozenset(name for name, _ in ARRIVAL)
-_EXACT = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
 
 
 def run(context: Context, window: Window) -> Counts:
@@ -44,7 +43,8 @@ def run(context: Context, window: Window) -> Counts:
     with context.progress.step(COMMAND):
         arrivals = _arrivals(context, source, window)
         is_text = source.settings.format in ("csv", "json", "kafka")
-        rows = recovered(arrivals, columns=columns, readings=source.settings.readings, is_text=is_text)
+        readings, earlier = source.settings.readings, _earlier(context, source, arrivals)
+        rows = recovered(arrivals, columns=columns, readings=readings, is_text=is_text, earlier=earlier)
         rows, gone = _without_ended(_identified(rows, source), source)
         judged = judge(
             context,
@@ -89,8 +89,7 @@ def _identified(rows: DataFrame, source: RecordSource) -> DataFrame:
 
     which = [*source.settings.key, *source.settings.order_by]
     all_of_it = [*source.contract.columns, "_rescued", *([] if source.settings.format == "delta" else ["_op"])]
-    has_all = F.expr(" AND ".join(f"`{column}` IS NOT NULL" for column in which))
-    change = F.when(has_all, values_hash(rows, which)).otherwise(said_hash(rows, all_of_it))
+    change = F.when(are_there(which), values_hash(rows, which)).otherwise(said_hash(rows, all_of_it))
     return rows.withColumn("_record_id", change.substr(1, 32))
 
 
@@ -105,7 +104,7 @@ def _without_ended(rows: DataFrame, source: RecordSource) -> tuple[DataFrame, Da
 
     if source.settings.format != "delta":
         return rows, rows.select("_record_id").limit(0)
-    has_key = F.expr(" AND ".join(f"`{k}` IS NOT NULL" for k in source.settings.key))
+    has_key = are_there(source.settings.key)
     place = F.struct("_changed_at", "_source_version", "_offset")
     without = rows.where(~has_key)
     last = F.max_by("_op", place).over(Over.partitionBy("_record_id"))
@@ -133,7 +132,7 @@ def _set_aside(
     place = [c for c in context.lake.spec(source.quarantine).columns if c in _PLACE]
     told = refused.select(
         F.col("_record_id").alias("record_id"),
-        F.to_json(F.struct(*said), {"timestampFormat": _EXACT}).alias("record"),
+        F.to_json(F.struct(*said), {"timestampFormat": INSTANT_AS_JSON}).alias("record"),
         "failed_rules",
         reason.alias("reason"),
         # Refused for other rules is another refusal.
@@ -178,10 +177,18 @@ def _history_changes(context: Context, source: RecordSource, changes: DataFrame,
         before = of_keys(lake.read(source.history), changes, key=key)
         told = history_changes(before, changes, key=key, order_by=order_by, compare=compare, then_by=then_by)
     told = told.select(*lake.spec(source.history).columns, "_op")
-    if not source.settings.order_by:
-        # Nothing arrives late by its own arrival, so that a record that came again as it was needs no mark.
-        told = told.where(~((F.col("_op") == "insert") & F.col("_marks").eqNullSafe("repeat")))
+    told = told.where((F.col("_op") != "insert") | _is_needed(source))
     return told.withColumn("_run_id", F.lit(context.run_id))
+
+
+def _is_needed(source: RecordSource) -> Column:
+    """Of a row of a history: whether the table keeps it.
+
+    Nothing arrives late by its own arrival, so that there a record that came again as it was needs no mark.
+    """
+    from pyspark.sql import functions as F
+
+    return F.lit(True) if source.settings.order_by else ~F.col("_marks").eqNullSafe("repeat")
 
 
 def _has_another_key(context: Context, source: RecordSource) -> bool:
@@ -189,13 +196,42 @@ def _has_another_key(context: Context, source: RecordSource) -> bool:
     head = context.lake.head(source.silver)
     if head is None or head.version == 0:
         return False
-    runs = context.lake.read_arrow(STAGE_RUNS, columns=["stage", "definition", "target_id", "started_at"])
-    made = [row for row in runs.to_pylist() if (row["stage"], row["target_id"]) == (COMMAND, head.table_id)]
+    made = _definitions(context, target_id=head.table_id)
     if not made:
         return True
-    last = max(made, key=lambda row: row["started_at"])["definition"]
-    was = json.loads(last.partition(" ")[2])
+    was = made[-1]
     return (was["key"], was["order_by"]) != (list(source.settings.key), list(source.settings.order_by))
+
+
+def _definitions(context: Context, **which: str) -> list[dict[str, Any]]:
+    """What `refining` said when this stage ran for the table that `which` names, the last run last."""
+    runs = context.lake.read_arrow(STAGE_RUNS, columns=["stage", "definition", "started_at", *which]).to_pylist()
+    made = [row for row in runs if {"stage": COMMAND, **which}.items() <= row.items()]
+    made.sort(key=lambda row: row["started_at"])
+    return [json.loads(row["definition"].partition(" ")[2]) for row in made]
+
+
+def _earlier(context: Context, source: RecordSource, arrivals: DataFrame) -> dict[str, list[str]]:
+    """Of columns that have another name in lakeloop.yml now, those of bronze that were read from the same one of the
+    source: what arrived before is there. A column that was read from several says nothing of either.
+
+    The key of a Delta table is left out: where its name changed, the table is read whole again.
+    """
+    declared = {name.lower() for name in source.settings.columns} | _PLACE
+    others = [c for c in arrivals.columns if c.lower() not in declared]
+    head = context.lake.head(source.bronze)
+    if not others or head is None:
+        return {}
+    called: dict[str, set[str]] = {c.lower(): set() for c in others}
+    for made in _definitions(context, source_id=head.table_id):
+        for name, of in made["columns"].items():
+            called.setdefault(name.lower(), set()).add((of["source"] or name).lower())
+    earlier = {
+        name: [c for c in others if (called[c.lower()] or {c.lower()}) == {(of.source or name).lower()}]
+        for name, of in source.settings.columns.items()
+        if not (source.settings.format == "delta" and name in source.settings.key)
+    }
+    return {name: found for name, found in earlier.items() if found}
 
 
 def _rebuild(context: Context, source: RecordSource, changes: DataFrame) -> dict[str, int]:
@@ -209,9 +245,7 @@ def _rebuild(context: Context, source: RecordSource, changes: DataFrame) -> dict
         source.name,
     )
     rows = history(changes, key=key, order_by=source.order_by, compare=source.compared, then_by=source.then_by)
-    if not source.settings.order_by:
-        rows = rows.where("NOT _marks <=> 'repeat'")
-    rows = rows.withColumn("_run_id", F.lit(context.run_id)).persist()
+    rows = rows.where(_is_needed(source)).withColumn("_run_id", F.lit(context.run_id)).persist()
     context.persisted.append(rows)
     lake.ensure(source.history)
     write_anew(lake, source.history, rows.select(*lake.spec(source.history).columns))
