@@ -38,7 +38,11 @@ OPTIONS: dict[str, frozenset[str]] = {
     "delta": frozenset({"maxFilesPerTrigger", "maxBytesPerTrigger"}),
     "kafka": frozenset({"bootstrap.servers", "security.protocol", "startingOffsets", "maxOffsetsPerTrigger"}),
 }
-FILE_FORMATS = ("csv", "json", "parquet")
+FILE_PATTERNS = {
+    "csv": ("*.csv", "*.csv.gz"),
+    "json": ("*.json", "*.jsonl", "*.ndjson", "*.json.gz", "*.jsonl.gz", "*.ndjson.gz"),
+    "parquet": ("*.parquet",),
+}
 _NUMBERS = ("tinyint", "smallint", "int", "bigint", "float", "double")
 
 
@@ -130,7 +134,8 @@ class RecordSettings(_Part):
     rules: tuple[RuleSettings, ...] = Field((), description="a list of {name, predicate, level}")
     options: dict[str, str] = Field(default_factory=dict, description="of the reader; see docs/records.md")
     include: tuple[str, ...] = Field(
-        (), description="file name patterns, in any case; none: *.csv, *.json and *.jsonl, *.parquet"
+        (),
+        description="file name patterns, in any case; none: *.csv, *.json, *.jsonl and *.ndjson (.gz too), *.parquet",
     )
     discovery: Literal["auto", "listing", "auto_loader"] = Field(
         "auto", description="how new files are found; auto: Auto Loader on Databricks, else a listing of the folder"
@@ -138,7 +143,12 @@ class RecordSettings(_Part):
 
     @property
     def is_files(self) -> bool:
-        return self.format in FILE_FORMATS
+        return self.format in FILE_PATTERNS
+
+    @property
+    def file_patterns(self) -> tuple[str, ...]:
+        """What the names of its files are like, in any case."""
+        return self.include or FILE_PATTERNS[self.format]
 
     @field_validator("options", mode="before")
     @classmethod

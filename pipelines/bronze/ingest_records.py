@@ -15,8 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.bronze.record_files import new_files, note_files
-from pipelines.bronze.record_reader import Part, file_parts, message_part, unreadable
+from pipelines.bronze.record_reader import Part, example, file_parts, message_part, unreadable
 from pipelines.bronze.record_streams import (
+    below,
     checkpoint_of,
     drop_checkpoint,
     is_outdated,
@@ -200,21 +201,26 @@ def _in_order(context: Context, source: RecordSource, batch: DataFrame) -> list[
     last: dict[str, tuple[int, ...]] = {}
     # Not as Python's instants, which are those of this machine's zone.
     for row in batch.select("path", *[F.coalesce(F.unix_micros(c), F.lit(0)) for c in known]).collect():
-        path, order = _below(folder, row[0]), tuple(row[1:])
+        path, order = below(folder, row[0]), tuple(row[1:])
         last[path] = max(last.get(path, order), order)
     return sorted(last, key=lambda path: (last[path], path))
 
 
 def _poisonous(context: Context, source: RecordSource, batch: DataFrame, paths: list[str]) -> dict[str, str]:
-    """Those of some files that stop a batch, and why; reads each of them whole."""
-    broken = {}
-    for path in paths:
+    """Those of some files that stop a batch, and why; none where any record would. Reads each of them whole."""
+
+    def fault(read: Callable[[], list[Part]]) -> str | None:
         try:
-            for part in _parts(source, batch, context, paths=[path]):
+            for part in read():
                 _fitted(source, part).write.format("noop").mode("overwrite").save()
         except Exception as error:
-            broken[path] = why_broken(error)
-    return broken
+            return why_broken(error)
+        return None
+
+    if not paths or fault(lambda: [example(context.lake.spark, names=_names(source))]):
+        return {}
+    faults = {path: fault(partial(_parts, source, batch, context, paths=[path])) for path in paths}
+    return {path: why for path, why in faults.items() if why}
 
 
 def _read_and_append(
@@ -240,12 +246,13 @@ def _parts(
 ) -> list[Part]:
     of = source.settings
     wants_types = source.contract.evolution != "quarantine"
-    called = {name: reading.source or name for name, reading in of.readings.items()}
-    names = [*(called.get(name, name) for name in source.contract.columns), *([of.op.column] if of.op else [])]
+    names = _names(source)
     if of.format == "delta":
         return [feed_part(batch, name=of.location)]
     if of.format == "kafka":
-        return [message_part(batch, names=names, key=[called[k] for k in of.key], wants_types=wants_types)]
+        return [
+            message_part(batch, names=names, key=[of.columns[k].source or k for k in of.key], wants_types=wants_types)
+        ]
     return file_parts(
         context.lake.spark,
         context.settings.path(of.location),
@@ -253,8 +260,16 @@ def _parts(
         source=of,
         names=names,
         wants_types=wants_types,
+        most_mb=context.settings.ingest.max_file_mb,
         without=without,
     )
+
+
+def _names(source: RecordSource) -> list[str]:
+    """What the source calls the columns that are known."""
+    readings, op = source.settings.readings, source.settings.op
+    called = [readings.get(name, PLAIN).source or name for name in source.contract.columns]
+    return [*called, op.column] if op else called
 
 
 def _admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[RecordSource, int]:
@@ -274,9 +289,8 @@ def _admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[R
             log.warning("%s: %s: %s", source.bronze, part.name, "; ".join(map(str, changes)))
         contract = contract.admit(changes, source=part.name, can_be_column=able)
         if contract.evolution == "evolve" and part.is_text:
-            contract = replace(
-                contract, columns={**contract.columns, **_wider_by_value(source, part, contract.columns)}
-            )
+            wider = _wider_by_value(source, part, contract.columns)
+            contract = replace(contract, columns={**contract.columns, **wider})
     if contract.columns == source.contract.columns:
         return source, 0
     admitted = replace(source, contract=contract)
@@ -384,13 +398,3 @@ def _instant(context: Context, source: RecordSource) -> datetime:
     last = max((commit["at"] for commit in context.lake.history(source.bronze)[:1]), default=None)
     now = context.now()
     return now if last is None else max(now, last.astimezone(timezone.utc) + timedelta(milliseconds=1))
-
-
-def _below(folder: str, path: str) -> str:
-    """A path as the table of files has it; Auto Loader tells of whole addresses."""
-    from urllib.parse import unquote
-
-    if "://" not in path and not path.startswith(("dbfs:", "file:")):
-        return path
-    plain = unquote(path)
-    return plain[plain.index(folder) + len(folder) :].lstrip("/")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from fnmatch import fnmatchcase
@@ -24,11 +25,6 @@ from pipelines.stage import Context
 from transformations.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
-_PATTERNS = {
-    "csv": ("*.csv", "*.csv.gz"),
-    "json": ("*.json", "*.jsonl", "*.ndjson", "*.json.gz", "*.jsonl.gz"),
-    "parquet": ("*.parquet",),
-}
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -90,26 +86,29 @@ def _state(row: dict[str, Any] | None) -> tuple[Any, ...] | None:
 
 def _listed(folder: Path, source: RecordSource) -> Iterator[dict[str, Any]]:
     """The files below `folder` by path; links, and names that begin with . or _, are passed over."""
-    patterns = [p.lower() for p in source.settings.include or _PATTERNS[source.settings.format]]
+    patterns = [p.lower() for p in source.settings.file_patterns]
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
         for name in sorted(names):
             file = Path(parent) / name
+            path = file.relative_to(folder).as_posix()
             if name.startswith((".", "_")) or not any(fnmatchcase(name.lower(), pattern) for pattern in patterns):
                 continue
             try:
-                name.encode()
+                path.encode()
             except UnicodeEncodeError:
-                log.warning("ingest-records %s: passed over %r, whose name is not UTF-8: rename it", source.name, name)
+                log.warning("ingest-records %s: passed over %r, whose name is not UTF-8: rename it", source.name, path)
                 continue
-            if file.is_symlink() or not file.is_file():
+            try:
+                status = file.lstat()
+            except FileNotFoundError:
+                continue  # it went after it was listed
+            except OSError as error:
+                log.warning("ingest-records %s: cannot read %s, which is tried again: %s", source.name, path, error)
                 continue
-            status = file.stat()
-            yield {
-                "path": file.relative_to(folder).as_posix(),
-                "size": status.st_size,
-                "modified_at": _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000),
-            }
+            if stat.S_ISREG(status.st_mode):
+                modified_at = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
+                yield {"path": path, "size": status.st_size, "modified_at": modified_at}
 
 
 def _content_hash(file: Path) -> str:

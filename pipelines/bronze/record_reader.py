@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.bronze.record_text_files import (
     JSON_DDL,
+    PLACE,
     PLACE_COLUMNS,
     csv_batches,
     csv_header,
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame, SparkSession
 
-# `_op` is null where the record does not say; the rest is null where the source has no such thing.
-PLACE = "_op string, _changed_at timestamp, _source_file string, _source_version bigint, _offset bigint"
 _TEXTS = "map<string,string>"
 _MOST_NEW_COLUMNS = 200
 
@@ -72,6 +71,7 @@ def file_parts(
     source: RecordSettings,
     names: Sequence[str],
     wants_types: bool,
+    most_mb: int,
     without: Collection[str] = (),
 ) -> list[Part]:
     """The records of files.
@@ -80,6 +80,7 @@ def file_parts(
         paths: below `folder`, in the order of their arrival. One that is gone by now is an unreadable row.
         names: what the source calls the columns that are known.
         wants_types: new JSON columns are looked for, with their types.
+        most_mb: what a file that is read in one piece may have.
         without: those of the paths that are not read.
     """
     wanted = {path: number for number, path in enumerate(paths) if path not in without}
@@ -93,7 +94,9 @@ def file_parts(
         parts = []
         if here:
             known = {name.lower(): name for name in names}
-            read = json_file_batches(str(folder), options=source.options, names=known, wants_kinds=wants_types)
+            read = json_file_batches(
+                str(folder), options=source.options, names=known, wants_kinds=wants_types, most_mb=most_mb
+            )
             texts = _listed(spark, here).mapInArrow(read, JSON_DDL)
             parts = [_json_part(texts, names=names, wants_types=wants_types, name="the records")]
     return [*parts, *([unreadable(spark, broken)] if broken else [])]
@@ -104,6 +107,16 @@ def unreadable(spark: SparkSession, broken: Mapping[str, str]) -> Part:
     rows = [(None, None, path, None, None, None, None, f"{path}: {why}") for path, why in broken.items()]
     schema = f"{PLACE}, _record struct<_none:string>, _unknown {_TEXTS}, _unreadable string"
     return Part(spark.createDataFrame(rows, schema), is_text=True, tells_columns=False)
+
+
+def example(spark: SparkSession, *, names: Sequence[str]) -> Part:
+    """A record that is of no file, a text in each column: where it stops Spark, the files are not to blame."""
+    from pyspark.sql import functions as F
+
+    part = unreadable(spark, {"": ""})
+    record = F.struct(*[F.lit("1").alias(name) for name in names]).alias("_record")
+    rows = part.rows.select(*PLACE_COLUMNS, record, "_unknown", F.lit(None).cast("string").alias("_unreadable"))
+    return Part(rows, dict.fromkeys(names, "string"), is_text=True, tells_columns=False)
 
 
 def _json_part(texts: DataFrame, *, names: Sequence[str], wants_types: bool, name: str) -> Part:

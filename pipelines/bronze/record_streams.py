@@ -46,8 +46,7 @@ def uses_auto_loader(source: RecordSettings) -> bool:
 
 def auto_loader_options(source: RecordSettings) -> dict[str, str]:
     """Reader options of `cloudFiles`: it tells the names of files, and each is read here by its own columns."""
-    patterns = [*source.include] or {"csv": ["*.csv*"], "json": ["*.json*"], "parquet": ["*.parquet"]}[source.format]
-    patterns = [pattern if "[" in pattern else _in_any_case(pattern) for pattern in patterns]
+    patterns = [pattern if "[" in pattern else _in_any_case(pattern) for pattern in source.file_patterns]
     return {
         "cloudFiles.format": "binaryFile",
         "cloudFiles.includeExistingFiles": "true",
@@ -136,6 +135,16 @@ def stream_id(context: Context, source: RecordSource) -> str:
         new.write_text(f"ingest-records-{source.name}-{uuid.uuid4().hex}", encoding="utf-8")
         new.replace(file)
     return file.read_text(encoding="utf-8")
+
+
+def below(folder: str, path: str) -> str:
+    """A path as the table of files has it; Auto Loader tells of whole addresses."""
+    from urllib.parse import unquote
+
+    if "://" not in path and not path.startswith(("dbfs:", "file:")):
+        return path
+    plain = unquote(path)
+    return plain[plain.index(folder) + len(folder) :].lstrip("/")
 
 
 def drop_checkpoint(context: Context, source: RecordSource) -> None:

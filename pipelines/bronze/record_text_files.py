@@ -21,11 +21,10 @@ from transformations.record_texts import MOST_CHARACTERS, Dialect, JsonRecord, R
 
 _ROWS, _CHARACTERS = 2_000, 4 << 20
 _TEXTS = pa.map_(pa.string(), pa.string())
-PLACE_COLUMNS = ("_op", "_changed_at", "_source_file", "_source_version", "_offset")
-JSON_DDL = (
-    "_op string, _changed_at timestamp, _source_file string, _source_version bigint, _offset bigint, "
-    "_texts map<string,string>, _kinds map<string,string>, _unreadable string"
-)
+# `_op` is null where the record does not say; the rest is null where the source has no such thing.
+PLACE = "_op string, _changed_at timestamp, _source_file string, _source_version bigint, _offset bigint"
+PLACE_COLUMNS = tuple(column.split()[0] for column in PLACE.split(", "))
+JSON_DDL = f"{PLACE}, _texts map<string,string>, _kinds map<string,string>, _unreadable string"
 _JSON_SCHEMA = pa.schema(
     [
         ("_op", pa.string()),
@@ -106,14 +105,25 @@ def csv_batches(folder: str, *, width: int, options: Mapping[str, str]) -> Batch
 
 
 def json_file_batches(
-    folder: str, *, options: Mapping[str, str], names: Mapping[str, str], wants_kinds: bool
+    folder: str, *, options: Mapping[str, str], names: Mapping[str, str], wants_kinds: bool, most_mb: int
 ) -> Batches:
-    """A function for `mapInArrow`: rows of `number`, `path` → the records of these files, with the columns JSON_DDL."""
+    """A function for `mapInArrow`: rows of `number`, `path` → the records of these files, with the columns JSON_DDL.
+
+    Args:
+        most_mb: millions of characters (2^20) that a file which is read in one piece may have.
+    """
     is_whole = options.get("multiLine") == "true"
 
     def records(file: Path) -> Iterator[tuple[str | None, JsonRecord | None]]:
         with _checked(file, options) as stream:
-            lines = iter([stream.read()]) if is_whole else iter(lambda: stream.readline(MOST_CHARACTERS + 1), "")
+            lines = iter(lambda: stream.readline(MOST_CHARACTERS + 1), "")
+            if is_whole:
+                whole = stream.read((most_mb << 20) + 1)
+                if len(whole) > most_mb << 20:
+                    why = f"with multiLine a file is read in one piece, and this one has more than {most_mb} MB of text"
+                    yield f"{why}. Deliver one object a line, or raise ingest.max_file_mb and write it anew", None
+                    return
+                lines = iter([whole])
             for number, line in enumerate(lines, 1):
                 if not is_whole and len(line) > MOST_CHARACTERS:
                     yield f"line {number}: more than {MOST_CHARACTERS:,} characters; not read further", None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -107,10 +108,14 @@ def test_auto_loader_finds_files_on_databricks_and_a_listing_elsewhere(monkeypat
         "cloudFiles.includeExistingFiles": "true",
         "cloudFiles.allowOverwrites": "true",
         "recursiveFileLookup": "true",
-        "pathGlobFilter": "*.[cC][sS][vV]*",
+        "pathGlobFilter": "{*.[cC][sS][vV],*.[cC][sS][vV].[gG][zZ]}",
     }
     two = source.model_copy(update={"include": ("*.[ab]", "*.7")})
     assert auto_loader_options(two)["pathGlobFilter"] == "{*.[ab],*.7}"
+    # The same files as a listing finds.
+    json = auto_loader_options(RecordSettings(**{**ORDERS, "format": "json"}))["pathGlobFilter"][1:-1].split(",")
+    names = ["a.ndjson", "A.JSONL.GZ", "a.json", "a.ndjson.gz", "a.json.bak"]
+    assert [any(fnmatchcase(name, pattern) for pattern in json) for name in names] == [True] * 4 + [False]
 
 
 def test_settings_are_read_from_a_file_as_the_docs_show_them(tmp_path: Path):

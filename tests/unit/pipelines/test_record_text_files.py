@@ -68,7 +68,8 @@ def test_other_encodings_and_a_header_that_cannot_be_read(tmp_path):
 
 
 def _json(folder: Path, *paths: str, **options: str) -> list[dict[str, Any]]:
-    return _rows(json_file_batches(str(folder), options=options, names={"k": "k"}, wants_kinds=True), *paths)
+    read = json_file_batches(str(folder), options=options, names={"k": "k"}, wants_kinds=True, most_mb=1)
+    return _rows(read, *paths)
 
 
 def test_json_lines_and_whole_files(tmp_path):
@@ -82,6 +83,18 @@ def test_json_lines_and_whole_files(tmp_path):
     assert [row["_texts"] for row in _json(tmp_path, "b.json", multiLine="true")] == [[("k", "1")], [("k", "2")]]
     (refused, *_more) = _json(tmp_path, "b.json")
     assert "line 1: no JSON" in refused["_unreadable"]
+
+
+def test_a_file_in_one_piece_that_is_too_large_is_one_row_that_says_so_and_what_to_do(tmp_path):
+    many = b'[{"k": "' + b"x" * (1 << 20) + b'"}]'
+    (tmp_path / "a.json").write_bytes(many)
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(many))
+    (tmp_path / "b.json").write_bytes(b'[{"k": 1}]')
+    large, packed, small = _json(tmp_path, "a.json", "a.json.gz", "b.json", multiLine="true")
+    assert "more than 1 MB of text. Deliver one object a line, or raise ingest.max_file_mb" in large["_unreadable"]
+    assert (packed["_unreadable"], small["_texts"]) == (large["_unreadable"], [("k", "1")])
+    (line,) = _json(tmp_path, "a.json")
+    assert line["_unreadable"] is None, "the bound of a line is another one"
 
 
 def test_a_message_is_one_object():

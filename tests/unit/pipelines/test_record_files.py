@@ -1,0 +1,51 @@
+"""Folders of record files as they are found: names that are none, and files that go while they are looked at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.bronze.record_files import new_files
+from pipelines.records import record_source
+from pipelines.run import new_context
+from pipelines.settings import Settings
+from pipelines.settings_records import RecordSettings
+
+ORDERS = {"format": "csv", "location": "orders", "key": ["id"], "columns": {"id": "bigint"}}
+
+
+def _found(root: Path) -> list[str]:
+    context = new_context(Settings(root=root, records={"orders": RecordSettings(**ORDERS)}))
+    return [row["path"] for row in new_files(context, record_source(context.settings, "orders"))]
+
+
+def test_a_file_or_folder_whose_name_is_not_utf_8_is_passed_over_and_told_of(tmp_path, caplog):
+    folder = os.fsencode(tmp_path / "orders")
+    os.makedirs(os.path.join(folder, b"\xff"))
+    for name in (b"\xff/a.csv", b"\xfe.csv", b"b.csv"):
+        with open(os.path.join(folder, name), "w") as file:
+            file.write("id\n1\n")
+    assert _found(tmp_path) == ["b.csv"]
+    assert [r.getMessage().count("is not UTF-8") for r in caplog.records] == [1, 1]
+    assert "'\\udcff/a.csv'" in caplog.text
+
+
+def test_a_file_that_goes_while_the_folder_is_listed_is_passed_over(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("a.csv", "b.csv", "c.csv"):
+        (tmp_path / "orders").mkdir(exist_ok=True)
+        (tmp_path / "orders" / name).write_text("id\n1\n")
+    stat = Path.stat
+
+    def going(self: Path, *, follow_symlinks: bool = True) -> Any:
+        if self.name == "b.csv" and not follow_symlinks:
+            os.unlink(self)  # before this look
+        found = stat(self, follow_symlinks=follow_symlinks)
+        if self.name == "c.csv":
+            os.unlink(self)  # before the next one
+        return found
+
+    monkeypatch.setattr(Path, "stat", going)
+    assert _found(tmp_path) == ["a.csv"]
