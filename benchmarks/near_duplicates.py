@@ -167,11 +167,11 @@ def run_peer(spark: Any, folder: Path) -> set[tuple[str, str]]:
 
 
 def session(folder: Path) -> Any:
-    """The session of `lakeloop run`: 1 GB of heap, two partitions."""
+    """The session of `lakeloop run`: 1 GB of heap, as it was when the figures were taken, and two partitions."""
     from pipelines.session import get_spark
     from pipelines.settings import Settings
 
-    return get_spark(Settings(root=folder, spark={"conf": {"spark.local.dir": str(folder)}}))
+    return get_spark(Settings(root=folder, spark={"driver_memory": "1g", "conf": {"spark.local.dir": str(folder)}}))
 
 
 @contextmanager

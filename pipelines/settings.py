@@ -193,7 +193,7 @@ class SparkSettings(_Section):
         "local[2]",
         description="local[N], spark://…, or sc://… for Spark Connect; spark-submit and SPARK_REMOTE are stronger",
     )
-    driver_memory: str = Field("1g", pattern=r"^\d+[mg]$", description="heap of a local session")
+    driver_memory: str = Field("2g", pattern=r"^\d+[mg]$", description="heap of a local session, at most")
     conf: dict[str, str] = Field(default_factory=dict, description="any further Spark setting")
 
 

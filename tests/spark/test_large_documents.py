@@ -1,4 +1,4 @@
-"""Documents that are large, or give much, against a JVM of 1 GB; those refused for a limit, tried again."""
+"""Documents that are large, or give much, against the heap of the default settings; refused ones, tried again."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ import sys
 from pathlib import Path
 from pipelines.run import new_context, run_stages, stage_named
 from pipelines.settings import Settings
-settings = Settings(root=Path(sys.argv[1]), spark={"driver_memory": "1g"})
+settings = Settings(root=Path(sys.argv[1]))
 landing = settings.landing_path
 stages = [stage_named("ingest-documents"), stage_named("refine-documents")]
 print(dict(run_stages(new_context(settings), stages=stages).stages[-1].counts))

@@ -154,9 +154,9 @@ def test_a_demo_works_on_nobodys_own_tables(
 
 
 def test_a_demo_keeps_to_what_the_environment_says_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LAKELOOP__SPARK__DRIVER_MEMORY", "2g")
+    monkeypatch.setenv("LAKELOOP__SPARK__DRIVER_MEMORY", "3g")
     settings = make_workspace(tmp_path / "demo")
-    assert settings.spark.driver_memory == "2g"
+    assert settings.spark.driver_memory == "3g"
     assert settings.path(settings.lakehouse) == tmp_path / "demo" / "lakehouse"
 
 
