@@ -1,4 +1,7 @@
-"""Every store behind the pipeline: the scenarios of docs/benchmarks.md that an index meets, and what each costs it."""
+"""Every store behind the pipeline: the scenarios of docs/benchmarks.md that an index meets, and what each costs it.
+
+One way of running each; to Spark all ways are the same calls, and tests/stores/test_contract.py has every way.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from pipelines.index_state import served
 from pipelines.inference.search import Searcher
 from pipelines.run import new_context
 from pipelines.settings import Settings
+from pipelines.stores import STORES
+from tests.stores.servers import VARIANTS
 from tests.support.chunked import chunk, deliver, settings_for, sync
 from tests.support.embedders import counted
 
@@ -33,6 +38,7 @@ def written(settings: Settings) -> dict[str, int]:
     return {name: counts.get(name, 0) for name in ("upserts", "deletes", "skipped", "rows")}
 
 
+@pytest.mark.parametrize("variant", [ways[-1] for store in STORES if (ways := VARIANTS.get(store, (store,)))])
 def test_a_table_and_its_index_through_all_that_happens_to_them(store_settings: str, tmp_path: Path, spark):
     index: dict[str, Any] = json.loads(store_settings)["index"]
     settings = settings_for(tmp_path, **index)
