@@ -49,7 +49,7 @@ def test_a_history_of_edits_of_white_space_ends_with_the_vectors_of_a_build_from
     (tmp_path / "scratch").mkdir()
     edited, scratch = settings_for(tmp_path / "edited"), settings_for(tmp_path / "scratch")
     chance = random.Random(11)
-    for _ in range(3):
+    for _ in range(2):
         _edit(edited.landing_path, chance)
         _run(edited)
     for path in edited.landing_path.iterdir():

@@ -189,7 +189,7 @@ def test_any_history_of_a_table_ends_in_what_the_table_says(tmp_path, spark, see
         put,
         replaced,
     ]
-    for step in range(5):
+    for step in range(4):
         for _ in range(chance.randint(1, 5)):
             chance.choice(steps)()
         run(settings)
