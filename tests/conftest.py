@@ -43,7 +43,7 @@ def spark(tmp_path_factory):
     """The session of `lakeloop run`, made the same way, with room for the workspaces of many tests."""
     root = tmp_path_factory.mktemp("spark")
     log4j = Settings(root=root).log_path.with_name("log4j2.properties").as_uri()
-    # Java's second compiler, which a short run leaves out, gives back what it costs where hundreds of tests share a Java.
+    # Java's second compiler, which a short run leaves out, gives back what it costs where many tests share a Java.
     options = f'-Dlog4j2.configurationFile="{log4j}" -XX:+UseSerialGC'
     session = get_spark(Settings(root=root, spark={"conf": {"spark.driver.extraJavaOptions": options}}))
     yield session

@@ -77,11 +77,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("crashing")
 
 
-# The points between which a reader could see half a sync; the others run in CI.
+# The points between which a reader could see half a sync; of the others CI runs those that leave something behind.
 BY_DEFAULT = ("after the cache is committed", "after the upserts", "after the deletes", "after the manifest moved")
 
 
-@pytest.mark.parametrize("point", [pytest.param(p, marks=() if p in BY_DEFAULT else pytest.mark.long) for p in POINTS])
+def _marks(point: str) -> Any:
+    if point in BY_DEFAULT:
+        return ()
+    return pytest.mark.long if point.startswith("after") else pytest.mark.longest
+
+
+@pytest.mark.parametrize("point", [pytest.param(p, marks=_marks(p)) for p in POINTS])
 def test_a_crash_leaves_readers_a_whole_state_and_the_next_run_is_exact(point: str, root: Path, spark, monkeypatch):
     settings = settings_for(root)
     if new_context(settings).lake.head("silver.chunks") is None:
@@ -137,7 +143,7 @@ def test_a_first_load_that_dies_half_way_is_finished_without_a_row_twice(tmp_pat
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param("before the history", marks=pytest.mark.long),
+        pytest.param("before the history", marks=pytest.mark.longest),
         "after the history",
         pytest.param("after the documents", marks=pytest.mark.long),
     ],

@@ -153,7 +153,7 @@ def test_the_repeated_hour_of_autumn_in_a_process_of_another_zone(tmp_path, spar
     assert sum(r["is_current"] for r in past) == 2
 
 
-@pytest.mark.long
+@pytest.mark.longest
 @pytest.mark.parametrize("width", [300])
 def test_a_wide_table(tmp_path, spark, width):
     columns = {"k": "string", **{f"c{n}": "int" if n % 2 else "string" for n in range(width)}}

@@ -78,7 +78,7 @@ def _found(settings: Any, source: str) -> tuple[dict[str, Any], set[tuple[Any, .
     return current, versions
 
 
-@pytest.mark.long
+@pytest.mark.longest
 def test_any_cut_of_a_change_log_in_any_order_ends_as_one_batch_does_and_as_plain_python_says(tmp_path, spark):
     chance = random.Random(7)
     log = [
@@ -185,7 +185,7 @@ def test_without_an_order_the_later_arrival_and_the_later_line_win(tmp_path, spa
     assert len(history(settings)) == 8
 
 
-@pytest.mark.long
+@pytest.mark.longest
 def test_a_delta_table_by_its_change_feed_re_created_vacuumed_and_with_another_column(tmp_path, spark):
     columns = {"id": "bigint", "name": "string"}
     settings = settings_for(

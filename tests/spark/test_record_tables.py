@@ -102,6 +102,7 @@ def test_a_key_that_is_narrowed_has_the_table_read_anew(tmp_path, spark):
     assert run(settings) == {}
 
 
+@pytest.mark.longest
 def test_backups_and_other_tables_put_in_its_place(tmp_path, spark):
     settings = settings_for(tmp_path, people=PEOPLE)
     table = Table(spark, tmp_path / "people")
@@ -143,6 +144,7 @@ def test_backups_and_other_tables_put_in_its_place(tmp_path, spark):
     assert run(settings) == {}
 
 
+@pytest.mark.longest
 @pytest.mark.parametrize("seed", [1])
 def test_any_history_of_a_table_ends_in_what_the_table_says(tmp_path, spark, seed):
     chance = random.Random(seed)

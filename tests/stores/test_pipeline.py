@@ -19,6 +19,7 @@ from pipelines.inference.search import Searcher
 from pipelines.run import new_context
 from pipelines.settings import Settings
 from pipelines.stores import STORES
+from tests.stores.conftest import BY_DEFAULT
 from tests.stores.servers import VARIANTS
 from tests.support.chunked import chunk, deliver, settings_for, sync
 from tests.support.embedders import counted
@@ -38,7 +39,15 @@ def written(settings: Settings) -> dict[str, int]:
     return {name: counts.get(name, 0) for name in ("upserts", "deletes", "skipped", "rows")}
 
 
-@pytest.mark.parametrize("variant", [ways[-1] for store in STORES if (ways := VARIANTS.get(store, (store,)))])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        # CI runs one of each kind: see BY_DEFAULT.
+        pytest.param(ways[-1], marks=() if ways[-1] in BY_DEFAULT else pytest.mark.longest)
+        for store in STORES
+        if (ways := VARIANTS.get(store, (store,)))
+    ],
+)
 def test_a_table_and_its_index_through_all_that_happens_to_them(store_settings: str, tmp_path: Path, spark):
     index: dict[str, Any] = json.loads(store_settings)["index"]
     settings = settings_for(tmp_path, **index)
