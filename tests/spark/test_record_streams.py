@@ -249,7 +249,7 @@ def test_a_delta_table_by_its_change_feed_re_created_vacuumed_and_with_another_c
         run(settings)
 
 
-@pytest.mark.long
+@pytest.mark.longest
 def test_a_stream_without_end_takes_what_comes_and_stops_cleanly(tmp_path, spark):
     settings = settings_for(tmp_path, orders=ORDERS)
     put(settings, "1.csv", _csv([("a", 1, 1, "x")]))

@@ -120,7 +120,7 @@ def test_clusters_follow_who_comes_and_goes_and_are_those_of_a_rebuild(workspace
     assert_refined_as_from_scratch(marked)
 
 
-@pytest.mark.long
+@pytest.mark.longest
 def test_one_document_a_cluster_is_served_where_that_is_asked_for(workspace: Settings, spark):
     served = refining(workspace, near_duplicates="serve_one")
     deliver(served, {"a.md": LONG, "b.md": f"{LONG} More.", "c.md": "Another text."})
