@@ -19,7 +19,9 @@ from pipelines.java import find_java
 from tests.stores.postgres_server import postgres_uri  # noqa: F401 - a fixture
 from tests.stores.servers import address
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.longest
+# A cluster keeps Spark's own settings, which cut a few rows into 200 tasks and a commit log into 50.
+_FEW_ROWS = {"spark.sql.shuffle.partitions": "4", "spark.databricks.delta.snapshotPartitions": "2"}
 ROOT = Path(__file__).resolve().parents[2]
 
 _DRIVER = """
@@ -110,7 +112,7 @@ def test_both_executors_write_and_the_index_equals_the_table(store: str, cluster
         "root": str(tmp_path),
         "index": index,
         "embedding": {"model": "tests.support.embedders:Free"},
-        "spark": {"master": cluster, "conf": {"spark.executor.memory": "800m"}},
+        "spark": {"master": cluster, "conf": {"spark.executor.memory": "800m", **_FEW_ROWS}},
     }
     done = subprocess.run(
         [sys.executable, "-c", _DRIVER, json.dumps(settings)],
@@ -118,7 +120,7 @@ def test_both_executors_write_and_the_index_equals_the_table(store: str, cluster
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
