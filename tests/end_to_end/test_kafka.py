@@ -13,7 +13,7 @@ from tests.support.kafka_broker import Broker, kafka_broker
 from tests.support.killer import run
 from tests.support.recorded import now, refused, rows
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.longest
 
 
 def _workspace(root: Path, broker: Broker) -> None:

@@ -16,7 +16,7 @@ from tests.support.state import assert_refined_as_from_scratch, assert_same, sta
 COUNT = os.environ.get("LAKELOOP_REPLAY", "8")
 
 
-@pytest.mark.long
+@pytest.mark.longest
 def test_a_replayed_history_equals_a_build_from_scratch(workspace: Settings, spark, shared_data, tmp_path_factory):
     changes = shared_data / "delta_docs" / "changes.jsonl.gz"
     embedded, texts, new_texts = [], set(), []

@@ -43,7 +43,7 @@ def _run(settings: Settings) -> None:
     run_stages(new_context(settings, force=True), stages=DOCUMENT_STAGES)
 
 
-@pytest.mark.long
+@pytest.mark.longest
 def test_a_history_of_edits_of_white_space_ends_with_the_vectors_of_a_build_from_scratch(tmp_path: Path, spark):
     (tmp_path / "edited").mkdir()
     (tmp_path / "scratch").mkdir()

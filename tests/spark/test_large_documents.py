@@ -68,7 +68,7 @@ print(dict(run_stages(new_context(settings), stages=stages).stages[-1].counts))
 """
 
 
-@pytest.mark.long
+@pytest.mark.longest
 def test_large_files_and_large_texts_need_no_more_than_the_jvm_has(tmp_path: Path):
     """Four PDFs of 45 MB, a workbook of 3 kB that gives 150 MB, and 150 MB of long texts; then all of them again."""
     landing = tmp_path / "landing"
