@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -57,6 +58,24 @@ def _forget_tables():
     pyspark = sys.modules.get("pyspark")
     if pyspark is not None and pyspark.SparkContext._active_spark_context is not None:
         pyspark.SparkContext._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()
+
+
+@pytest.fixture(autouse=True)
+def _own_logs():
+    """A command that a test runs in this process logs to that test's terminal and folder, which the next has not.
+
+    Tests ask for `caplog.messages`, never `.text`: pytest also hands caplog's handler to PySpark's own loggers, which
+    make JSON of whatever it prints.
+    """
+    loggers = [logging.getLogger(name) for name in (None, "pipelines", "expectations", "transformations")]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        for handler in logger.handlers:
+            if handler not in handlers and isinstance(handler, logging.FileHandler):
+                handler.close()
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture
