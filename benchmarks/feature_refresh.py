@@ -62,7 +62,8 @@ def main() -> None:
 
 
 def measure(folder: Path, *, rows: int, days: int, entities: int, share: float, times: int) -> None:
-    from pipelines.run import new_context, run_stages, stage_named
+    from pipelines.flow.run import new_context, run_stages
+    from pipelines.flow.stages import stage_named
     from pipelines.settings import Settings
 
     spark = session(folder)

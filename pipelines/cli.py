@@ -122,7 +122,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run every stage whose input has moved, and no other."""
-    from pipelines.run import STAGES, stage_named
+    from pipelines.flow.stages import STAGES, stage_named
 
     commands = [stage.command for stage in STAGES]
     if until is not None:
@@ -154,9 +154,10 @@ def answer_questions(
 ) -> None:
     """inference.requests (and those of a file) → answers with their sources in inference.inference_log."""
     if questions is not None:
+        from pipelines.flow.lock import only_writer
+        from pipelines.flow.run import new_context
         from pipelines.inference.answer_questions import add_questions
         from pipelines.inference.questions import read_questions
-        from pipelines.run import new_context, only_writer
 
         context = new_context(settings_of(config, overrides))
         rows = read_questions(questions)
@@ -174,15 +175,17 @@ def _add_stage_command(command: str, text: str) -> None:
     app.command(command, help=text)(stage_command)
 
 
-for _command, _text in {
-    "refine-documents": "bronze.documents → silver.documents and its quarantine.",
+# As the stages say themselves (a test compares): to ask them here would load all that they need.
+_STAGE_HELP = {
+    "refine-documents": "bronze.documents → silver.documents, its history and its quarantine.",
     "refine-records": "bronze.records_* → silver.records_*, their history and their quarantine.",
-    "build-features": "Sources of the feature tables in the settings → gold.features_*.",
+    "build-features": "The source of each feature table in the settings → gold.features_*.",
     "chunk-documents": "silver.documents → silver.chunks.",
     "embed-chunks": "silver.chunks → gold.embeddings and gold.chunk_index.",
-    "monitor": "inference.inference_log → profile and quality metrics.",
+    "monitor": "inference.inference_log and inference.labels → profile and quality metrics.",
     "report": "All tables → one self-contained report.html.",
-}.items():
+}
+for _command, _text in _STAGE_HELP.items():
     _add_stage_command(_command, _text)
 
 

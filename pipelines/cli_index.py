@@ -44,9 +44,9 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """What the next run would add, change, delete and embed; exit 7 where a limit would refuse it. No Spark."""
+    from pipelines.flow.run import new_context
     from pipelines.plan import plan as make_plan
     from pipelines.plan import render
-    from pipelines.run import new_context
 
     made = make_plan(new_context(settings_of(config, overrides, landing), force=force))
     say(made.to_json(), render(made), as_json)
@@ -73,7 +73,7 @@ def sync_index(
 
 def verify(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
     """Compare files, tables and indexes with each other; exit 4 and name what differs."""
-    from pipelines.run import new_context
+    from pipelines.flow.run import new_context
     from pipelines.verify import verify as compare
 
     result = compare(new_context(settings_of(config, overrides)))
@@ -91,8 +91,8 @@ def verify(config: Config = None, overrides: Set = None, as_json: Json = False) 
 
 def audit(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
     """Compare every row and vector of the indexes with the table; exit 4 and name what differs."""
+    from pipelines.flow.run import new_context
     from pipelines.index.audit import audit as compare
-    from pipelines.run import new_context
 
     context = new_context(settings_of(config, overrides))
     results = [compare(context, state).to_json() for state in _indexes(context)]
@@ -108,8 +108,9 @@ def audit(config: Config = None, overrides: Set = None, as_json: Json = False) -
 
 def repair(config: Config = None, overrides: Set = None, force: Force = False, as_json: Json = False) -> None:
     """Audit, then write exactly the rows that differ. Embeds nothing."""
+    from pipelines.flow.lock import only_writer
+    from pipelines.flow.run import new_context
     from pipelines.index.repair import repair as mend
-    from pipelines.run import new_context, only_writer
 
     context = new_context(settings_of(config, overrides), force=force)
     with only_writer(context.settings):
@@ -128,8 +129,8 @@ def rebuild(
     as_json: Json = False,
 ) -> None:
     """Compute a table anew from its source, write what differs, and run what reads it. Embeds what the cache lacks."""
+    from pipelines.flow.run import new_context
     from pipelines.rebuild import rebuild as build
-    from pipelines.run import new_context
 
     outcome = build(new_context(settings_of(config, overrides), force=force), name)
     say(outcome.to_json(), lines_of(outcome), as_json)
@@ -138,8 +139,8 @@ def rebuild(
 
 def replay(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
     """Try every dead letter once more; exit 6 while some stay."""
+    from pipelines.flow.run import new_context
     from pipelines.index.replay import replay as try_again
-    from pipelines.run import new_context
 
     result = try_again(new_context(settings_of(config, overrides)))
     say(result, f"{result['tried']} tried, {result['still_open']} still open", as_json)
@@ -155,10 +156,11 @@ def swap(
     as_json: Json = False,
 ) -> None:
     """Serve the index of the settings' embedding model, if it passes its gates; the old one stays up to date."""
+    from pipelines.flow.lock import only_writer
+    from pipelines.flow.run import new_context
     from pipelines.index.swap import finish as drop_others
     from pipelines.index.swap import swap as move
     from pipelines.index.swap import swap_back
-    from pipelines.run import new_context, only_writer
 
     context = new_context(settings_of(config, overrides), force=force)
     with only_writer(context.settings):
@@ -187,9 +189,9 @@ def forget(
     Texts of records and other documents stay, though they quote it. The receipt says what was removed and what remains
     (MLflow's traces, logs, the report, backups); exit 6 where an index could not be cleared, with the command for it.
     """
+    from pipelines.flow.run import new_context
     from pipelines.forget import forget as remove
     from pipelines.forget import render
-    from pipelines.run import new_context
 
     receipt = remove(new_context(settings_of(config, overrides), force=force), document, only_index=only_index)
     say(receipt, render(receipt), as_json)

@@ -21,7 +21,7 @@ _OF_LIBRARIES = "lakeloop: what libraries tell"
 _NOT_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 if TYPE_CHECKING:
-    from pipelines.outcome import Outcome
+    from pipelines.flow.outcome import Outcome
 
 Config = Annotated[Path | None, typer.Option("--config", help=f"The settings; else the nearest {FILE_NAME}.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
@@ -98,7 +98,8 @@ def run_commands(
     *,
     take_over: str | None = None,
 ) -> None:
-    from pipelines.run import new_context, run_to_end, stage_named
+    from pipelines.flow.run import new_context, run_to_end
+    from pipelines.flow.stages import stage_named
 
     context = new_context(settings_of(config, overrides, landing), force=force)
     context.take_over = take_over

@@ -26,8 +26,9 @@ def quality(
     as_json: Json = False,
 ) -> None:
     """What the rules of each table said last, and where the Data Docs are; exit 4 where one of level fail is broken."""
+    from pipelines.flow.lock import only_writer
+    from pipelines.flow.run import new_context
     from pipelines.quality_results import describe, validate_tables
-    from pipelines.run import new_context, only_writer
 
     context = new_context(settings_of(config, overrides))
     if validate:
@@ -48,8 +49,8 @@ def quarantine(
     as_json: Json = False,
 ) -> None:
     """Everything that was set aside: table, key, reason, since when, attempts and the next step. No Spark."""
+    from pipelines.flow.run import new_context
     from pipelines.quarantine import passed_over, set_aside
-    from pipelines.run import new_context
 
     context = new_context(settings_of(config, overrides))
     found = set_aside(context, tables=table or ())

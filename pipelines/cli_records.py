@@ -26,7 +26,7 @@ def add_record_commands(app: typer.Typer) -> None:
             run_commands(["ingest-records"], config, overrides, None, False, detailed, as_json)
             return
         from pipelines.continuous import ingest_until_stopped
-        from pipelines.run import new_context
+        from pipelines.flow.run import new_context
 
         counts = ingest_until_stopped(new_context(settings_of(config, overrides)), seconds=seconds)
         told = (

@@ -18,7 +18,7 @@ def add_trace_commands(app: typer.Typer) -> None:
         as_json: Json = False,
     ) -> None:
         """From an index entry, or any row, back to its file, its arrival and its runs. No Spark."""
-        from pipelines.run import new_context
+        from pipelines.flow.run import new_context
         from pipelines.trace import render
         from pipelines.trace import trace as trace_back
 

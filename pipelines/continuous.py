@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipelines.bronze.ingest_records import Batches, discover, source_of, start
-from pipelines.outcome import Failure, Outcome
+from pipelines.bronze.ingest_records import Batches, discover, start
+from pipelines.flow.lock import only_writer
+from pipelines.flow.outcome import Failure, Outcome
+from pipelines.flow.run import run_under_lock
+from pipelines.flow.stage import Context, Counts
+from pipelines.flow.stages import stage_named
 from pipelines.records import RecordSource, evolved, follow
-from pipelines.run import instances_of, only_writer, run_under_lock, stage_named
-from pipelines.stage import Context, Counts
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -45,30 +47,30 @@ def ingest_until_stopped(context: Context, *, seconds: float, stop: threading.Ev
 
         def drop(failure: Failure) -> None:
             failures.append(failure)
-            if failure.source in running:
-                running.pop(failure.source).query.stop()
+            if failure.subject is not None and failure.subject.name in running:
+                running.pop(failure.subject.name).query.stop()
 
-        def failed(name: str, error: Exception) -> None:
-            failure = Failure("ingest-records", error, name)
+        def failed(each: Context, error: Exception) -> None:
+            failure = Failure("ingest-records", error, each.subject)
             log.error("%s; the other sources go on", failure)
             drop(failure)
 
         try:
-            for _, each in instances_of(stage_named("ingest-records"), context):
-                name = next(iter(each.settings.records))
+            for each in stage_named("ingest-records").contexts(context):
                 try:
-                    running[name] = Running.begin(each, seconds=seconds)
+                    stream = Running.begin(each, seconds=seconds)
+                    running[stream.source.name] = stream
                 except Exception as error:
-                    failed(name, error)
+                    failed(each, error)
             while True:
                 has_ended = stopped.wait(seconds) or not running
-                for name, stream in [*running.items()]:
+                for stream in [*running.values()]:
                     try:
                         stream.go_on(has_ended=has_ended)
                     except Exception as error:
-                        failed(name, error)
-                broken = {failure.source for failure in failures}
-                outcome = run_under_lock(context.without(broken), stages=[stage_named("refine-records")])
+                        failed(stream.context, error)
+                broken = {failure.subject.name for failure in failures if failure.subject}
+                outcome = run_under_lock(context, stages=[stage_named("refine-records")], without=broken)
                 for failure in outcome.failures:  # the run has told of them
                     drop(failure)
                 if has_ended:
@@ -90,7 +92,7 @@ class Running:
 
     @classmethod
     def begin(cls, context: Context, *, seconds: float) -> Running:
-        source = evolved(context.lake, source_of(context))
+        source = evolved(context.lake, context.about(RecordSource))
         follow(context.lake, source.bronze)
         discover(context, source)
         batches = Batches(context, source)

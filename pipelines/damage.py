@@ -42,7 +42,7 @@ _MADE_OF = {
     "monitoring.inference_log_profile_metrics": "inference.inference_log",
     "monitoring.llm_quality_metrics": "inference.inference_log",
     "monitoring.retrieval_metrics": "inference.inference_log",
-    "ops.stage_runs": "nothing, and every stage compares all of its source once",
+    "ops.stage_state": "nothing, and every stage compares all of its source once",
 }
 
 

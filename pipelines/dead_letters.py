@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.flow.stage import Context
 from pipelines.lakehouse import Lakehouse
-from pipelines.stage import Context
 
 TABLE = "ops.dead_letters"
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(minutes=5), timedelta(days=1)
@@ -65,7 +65,7 @@ def waits_for_work(letter: Mapping[str, Any]) -> bool:
     What a model did not answer in time it may answer later; what it has refused so often waits, and so does what an
     index has refused: that a sync with nothing else to do would only send again.
     """
-    return letter["stage"] != "embed-chunks" or (letter["attempts"] or 0) >= _MOST_ATTEMPTS
+    return bool(letter["index_name"]) or (letter["attempts"] or 0) >= _MOST_ATTEMPTS
 
 
 def report(

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.assets import cache_dir, ensure_assets, fetch_sdist
 from pipelines.demo_workspace import check_environment, check_folder, make_workspace, note_delivery
+from pipelines.flow.lock import only_writer
+from pipelines.flow.outcome import Outcome
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import DOCUMENT_STAGES, stage_named
 from pipelines.inference.answer_questions import add_questions
 from pipelines.inference.questions import heading_questions, read_questions
 from pipelines.java import find_java
 from pipelines.monitoring.report import write_report
-from pipelines.outcome import Outcome
 from pipelines.progress import Progress
-from pipelines.run import DOCUMENT_STAGES, new_context, only_writer, run_stages, stage_named
 from pipelines.settings import Settings
 from pipelines.verify import verify
 from transformations.errors import ConfigurationError

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipelines.run import only_writer
+from pipelines.flow.lock import only_writer
 from pipelines.settings import Settings, load_settings, settings_template
 from pipelines.settings_layers import FILE_NAME, from_environment, trust
 from transformations.errors import ConfigurationError

@@ -9,10 +9,12 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipelines.bronze.ingest_documents import document_id, look
+from pipelines.bronze.ingest_documents import delivery_of, document_id
+from pipelines.flow.lock import only_writer
+from pipelines.flow.run import advance
+from pipelines.flow.stage import Context
+from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.forget_index import Cleared, clear_place, places_to_clear
-from pipelines.run import DOCUMENT_STAGES, advance, only_writer
-from pipelines.stage import Context
 from transformations.errors import ConfigurationError, RefusedError
 
 RECEIPTS = "ops.forget_receipts"
@@ -51,7 +53,7 @@ def forget(context: Context, document: str, *, only_index: bool = False) -> dict
     keys, paths = _known(context, document)
     if not only_index and any(
         document_id(context.settings.ingest.source, found.path) in keys or found.path in paths
-        for found in look(context).found
+        for found in delivery_of(context).found
     ):
         raise RefusedError(
             f"forget: the file of {document!r} is still in {context.settings.landing_path}: the next run would bring "

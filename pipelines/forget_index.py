@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.flow.stage import Context
 from pipelines.index.lease import Lease, writing
 from pipelines.index.sync_index import has_rows
 from pipelines.index_owner import is_foreign
 from pipelines.index_places import Place, forget_place, kept, places
 from pipelines.index_state import all_states
-from pipelines.stage import Context
 from pipelines.stores import Manifest, Store
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
+from pipelines.flow.stage import Context, Subject
 from pipelines.index_owner import check_owner
 from pipelines.index_places import Place, kept, note, told
 from pipelines.lakehouse import Lakehouse
-from pipelines.models.embedders import EmbeddingModel, model_named
+from pipelines.models.embedders import EmbeddingModel, embedding_model, model_named
 from pipelines.settings import Settings
 from pipelines.stores import Manifest, Store, open_store
 from transformations.errors import ConfigurationError, RefusedError
@@ -74,6 +75,16 @@ class IndexState:
             return store.manifest()
         finally:
             store.close()
+
+
+def index_models(context: Context) -> list[Subject]:
+    """The embedding models that an index needs: those in use, then the settings' own."""
+    settings = context.settings
+    own = embedding_model(settings)
+    held = states(context.lake, settings.index.name)
+    others = [s.model_name for s in held if s.role != "shadow" and s.model_name != own.name and s.has_its_model]
+    models = [*(model_named(name) for name in dict.fromkeys(others)), own]
+    return [Subject("model", model.name, model, key=model.label) for model in models]
 
 
 def physical_name(alias: str, model: EmbeddingModel) -> str:

@@ -11,14 +11,15 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 
-from pipelines.bronze.ingest_documents import Delivery, arrivals, look, refuse_mass_delete
+from pipelines.bronze.ingest_documents import Delivery, arrivals, delivery_of, refuse_mass_delete
+from pipelines.flow.stage import Context
+from pipelines.flow.states import STAGE_RUNS
 from pipelines.index.sync_index import refuse_mass_delete as refuse_index_delete
 from pipelines.index_state import served
 from pipelines.models.embedders import chunk_limits, embedding_model, text_reader
 from pipelines.settings import Settings
 from pipelines.silver.describe import PersonalData, searched
 from pipelines.silver.parser_process import Limits, ParserProcess
-from pipelines.stage import STAGE_RUNS, Context
 from transformations.chunks import Chunk, chunk_id, chunk_markdown
 from transformations.errors import RefusedError
 from transformations.language import detect_language
@@ -71,7 +72,7 @@ def plan(context: Context) -> Plan:
 
 def _plan(context: Context, parser: ParserProcess) -> Plan:
     lake, settings = context.lake, context.settings
-    delivery = look(context)
+    delivery = delivery_of(context)
     chunks = lake.read_arrow("silver.chunks", columns=["chunk_id", "document_id", "text_hash", "token_count"])
     held: dict[str, dict[str, dict[str, Any]]] = {}
     for row in chunks.to_pylist():
@@ -86,7 +87,7 @@ def _plan(context: Context, parser: ParserProcess) -> Plan:
         gone_ids.add(key)
         gone_texts.update(row["text_hash"] for row in held.get(key, {}).values())
         documents.append(DocumentPlan(last.path, "-", chunks_removed=len(held.get(key, {}))))
-    for row in arrivals(delivery, settings.ingest):
+    for row in arrivals(delivery, settings.ingest, now=context.now):
         if row is None:
             continue
         before = held.get(row["document_id"], {})

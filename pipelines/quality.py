@@ -2,8 +2,8 @@
 
 How a stage uses it:
 
-    judged = judge(context, TARGET, rows, rules=RULES, window=window, source=SOURCE, stage="refine-documents", key=KEY)
-    set_aside(context, QUARANTINE, judged.refused, count=judged.refused_rows, scope=keys, window=window, same=…)
+    judged = judge(context, TARGET, rows, rules=RULES, versions=versions, source=SOURCE, stage=COMMAND, key=KEY)
+    set_aside(context, QUARANTINE, judged.refused, count=judged.refused_rows, scope=keys, versions=versions, same=…)
     desired = judged.valid …
 
 The one action in `judge` counts everything, and the judged rows stay persisted until the stage ends: the caller neither
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from expectations.rules import Rule, is_refused, judged_sides, with_failed_rules
-from pipelines.stage import Context, Window
+from pipelines.flow.stage import Context, Versions
 from transformations.errors import ConfigurationError, ExpectationFailedError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def judge(
     rows: DataFrame,
     *,
     rules: Sequence[Rule],
-    window: Window,
+    versions: Versions,
     source: str,
     stage: str,
     key: str,
@@ -58,7 +58,7 @@ def judge(
     is where no row was judged.
 
     Args:
-        source: the table that `window` is of.
+        source: the table that `versions` are of.
         key: the column whose values name a few broken rows in the error.
 
     Raises:
@@ -77,7 +77,7 @@ def judge(
         raise _unjudgeable(error, rows, rules=rules, table=table) from None
     if checked_rows:
         found = row_results(table, rules, checked_rows, broken)
-        record(context, found, window=window, source=source, stage=stage)
+        record(context, found, versions=versions, source=source, stage=stage)
     for rule in rules:
         if rule.level == "fail" and broken[rule.name]:
             which = judged.where(F.array_contains("failed_rules", rule.name)).select(key).limit(_SHOWN_KEYS)
@@ -148,7 +148,7 @@ def row_results(
     ]
 
 
-def record(context: Context, found: list[dict[str, Any]], *, window: Window, source: str, stage: str) -> None:
+def record(context: Context, found: list[dict[str, Any]], *, versions: Versions, source: str, stage: str) -> None:
     """Append results to monitoring.quality_metrics, but for those that it has already: running twice changes nothing.
 
     Args:
@@ -156,9 +156,9 @@ def record(context: Context, found: list[dict[str, Any]], *, window: Window, sou
     """
     whence = {
         "source_table": source,
-        "source_id": window.source_id,
-        "source_version_from": window.since,
-        "source_version_to": window.until,
+        "source_id": versions.table_id,
+        "source_version_from": versions.since,
+        "source_version_to": versions.until,
     }
     told = ("table_name", "rule", "definition_id", "level", "checked_rows", "failed_rows", "is_kept")
     same = (*told, *whence)
@@ -166,7 +166,7 @@ def record(context: Context, found: list[dict[str, Any]], *, window: Window, sou
     known = set()
     for table in tables:
         rows = context.lake.read_arrow(QUALITY_METRICS, columns=list(same), where={"table_name": table})
-        rows = rows.filter(pc.equal(rows["source_version_to"], window.until))
+        rows = rows.filter(pc.equal(rows["source_version_to"], versions.until))
         known |= {tuple(row[c] for c in same) for row in rows.to_pylist()}
     new = [row | whence for row in found]
     new = [row for row in new if tuple(row[c] for c in same) not in known]

@@ -8,11 +8,11 @@ from expectations.rules import with_failed_rules
 from expectations.table_rules import judge_table
 from expectations.tables import TableExpectations, table_expectations
 from pipelines.data_docs import page_of, validate
+from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse import Head, Lakehouse
 from pipelines.models.embedders import chunk_limits
 from pipelines.quality import QUALITY_METRICS, record, row_results
 from pipelines.quarantine import waiting
-from pipelines.stage import Context, Window
 from transformations.errors import LakeloopError
 
 
@@ -114,7 +114,7 @@ def _validate(context: Context, table: str, expectations: TableExpectations, hea
             f"two judges of {table} disagree: our own finds {sorted(broken) or 'nothing'} broken, Great Expectations "
             f"{sorted(r for r, n in theirs.items() if n) or 'nothing'}. Was the table written meanwhile? Run again."
         )
-    record(context, results, window=Window(None, head.version, head.table_id), source=table, stage="quality")
+    record(context, results, versions=Versions(None, head.version, head.table_id), source=table, stage="quality")
     return len(broken)
 
 

@@ -16,13 +16,14 @@ from typing import Any
 
 from pipelines.dead_letters import TABLE as DEAD_LETTERS
 from pipelines.dead_letters import open_letters, waits_for_work
+from pipelines.flow.stage import Context
+from pipelines.flow.states import STAGE_RUNS
 from pipelines.lakehouse import Lakehouse
 from pipelines.landing import files_below
 from pipelines.quality import QUALITY_METRICS
 from pipelines.schemas import TABLES
 from pipelines.schemas.spec import INT, LONG, STRING, STRINGS, TIMESTAMP, table_spec
 from pipelines.settings import Settings
-from pipelines.stage import STAGE_RUNS, Context
 from transformations.errors import ConfigurationError
 
 _ROWS = tuple(name for name, spec in TABLES.items() if {"failed_rules", "replayed_at"} <= set(spec.columns))

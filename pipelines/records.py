@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from expectations.contracts import Contract
 from expectations.rules import Rule
+from pipelines.flow.stage import Context, Subject
 from pipelines.lakehouse import FEW_ROWS, Lakehouse
 from pipelines.schemas.spec import INT, LONG, STRING, STRINGS, TIMESTAMP, TableSpec, table_spec
 from pipelines.settings import Settings
@@ -137,9 +138,14 @@ def record_source(settings: Settings, name: str) -> RecordSource:
     return RecordSource(name, of, Contract(table, of.types, of.key, required, of.evolution, rules, of.order_by))
 
 
-def refining(settings: Settings) -> str:
-    """What of the one source in `settings` decides how its arrivals become silver."""
-    ((_, of),) = settings.records.items()
+def source_subjects(context: Context) -> list[Subject]:
+    """The sources that the settings name, each a subject of the stages of records."""
+    sources = [record_source(context.settings, name) for name in context.settings.records]
+    return [Subject("source", source.name, source) for source in sources]
+
+
+def refining(of: RecordSettings) -> str:
+    """What of a source's settings decides how its arrivals become silver."""
     said = of.model_dump(include={"columns", "key", "order_by", "required", "evolution", "rules"})
     return json.dumps({**said, "null": of.options.get("nullValue")}, sort_keys=True)
 

@@ -276,3 +276,9 @@ def configuration(settings: Settings, master: str, *, log4j: Path) -> dict[str, 
 
 def _file_url(path: Path) -> str:
     return path.absolute().as_uri()
+
+
+def parallelism(spark: SparkSession) -> int:
+    """The number of partitions after a shuffle: 2 on a laptop, the cluster's elsewhere ("auto" counts as 200)."""
+    setting = spark.conf.get("spark.sql.shuffle.partitions") or ""
+    return int(setting) if setting.isdigit() else 200

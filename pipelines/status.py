@@ -8,14 +8,14 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pipelines.dead_letters import TABLE as DEAD_LETTERS
+from pipelines.flow.run import new_context
+from pipelines.flow.stage import Context
+from pipelines.flow.stages import STAGES
 from pipelines.index_state import IndexState, states
 from pipelines.lag import lag_of
-from pipelines.lakehouse import Lakehouse
 from pipelines.quality import QUALITY_METRICS
 from pipelines.quarantine import passed_over, quarantine_tables, waiting
-from pipelines.run import STAGES, instances_of, new_context, window_of
 from pipelines.settings import Settings
-from pipelines.stage import STAGE_RUNS, Context
 from transformations.errors import LakeloopError
 from transformations.printable import printable_line
 
@@ -23,24 +23,27 @@ from transformations.printable import printable_line
 def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     """The facts, and the same as text."""
     context = new_context(settings)
-    last_runs = {row["stage"]: row for row in _last_runs(context.lake)}
     stages, troubles = [], list[str]()
     for stage in STAGES:
-        windows, before = [], len(troubles)
+        found, before = [], len(troubles)
         with _noted(troubles):
-            for one, each in instances_of(stage, context):
+            for each in stage.contexts(context):
                 with _noted(troubles):
-                    windows.append(window_of(one, each))
-        window = next((w for w in windows if w is not None), None)
-        last = last_runs.get(stage.command)
-        behind = None if window is None else (window.until - window.since if window.since is not None else None)
+                    found.append(stage.look(each))
+        due = next((work for work in found if work is not None), None)
+        last = None
+        with _noted(troubles):
+            last = next(reversed(context.states.of_stage(stage.command)), None)
+        behind = None
+        if due is not None and due.versions and due.first.since is not None:
+            behind = due.first.until - due.first.since
         stages.append(
             {
                 "stage": stage.command,
-                "is_due": window is not None or len(troubles) > before,
+                "is_due": due is not None or len(troubles) > before,
                 "versions_behind": behind,
-                "last_run_at": last["started_at"] if last else None,
-                "last_counts": dict(last["counts"]) if last else None,
+                "last_run_at": last.started_at if last else None,
+                "last_counts": dict(last.counts) if last else None,
             }
         )
     page = settings.path(settings.report)
@@ -134,9 +137,3 @@ def _state(stage: dict[str, Any]) -> str:
 
 def _when(stage: dict[str, Any]) -> str:
     return f"last run {stage['last_run_at']:%Y-%m-%d %H:%M:%S} UTC" if stage["last_run_at"] else "never run"
-
-
-def _last_runs(lake: Lakehouse) -> list[dict[str, Any]]:
-    runs = lake.read_arrow(STAGE_RUNS, columns=["stage", "started_at", "counts"]).sort_by("started_at")
-    rows: list[dict[str, Any]] = runs.to_pylist()
-    return rows

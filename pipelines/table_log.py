@@ -76,3 +76,23 @@ def _entry(folder: Path, version: int) -> bytes | None:
         return (folder / "_delta_log" / f"{version:020}.json").read_bytes()
     except FileNotFoundError:
         return None
+
+
+# What Delta says where VACUUM, log retention or a re-created table took the versions away that a window names.
+_LOST_HISTORY = (
+    "DELTA_CHANGE_DATA_FILE_NOT_FOUND",
+    "DELTA_FILE_NOT_FOUND",
+    "DELTA_VERSION_NOT_FOUND",
+    "DELTA_MISSING_CHANGE_DATA",
+    "DELTA_TRUNCATED_TRANSACTION_LOG",
+    "DELTA_LOG_FILE_NOT_FOUND",
+    "DELTA_CHANGE_DATA_FEED_INCOMPATIBLE_SCHEMA_CHANGE",
+    "VersionNotFoundException",
+    "FAILED_READ_FILE.FILE_NOT_EXIST",
+)
+
+
+def is_lost_history(error: Exception) -> bool:
+    """Whether Delta says that versions which were to be read are gone."""
+    text = str(error)
+    return any(sign in text for sign in _LOST_HISTORY)

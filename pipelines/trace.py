@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.bronze.ingest_documents import Found
+from pipelines.flow.stage import Context
+from pipelines.flow.states import STAGE_RUNS
 from pipelines.index_state import IndexState, states
 from pipelines.lakehouse import Lakehouse
-from pipelines.stage import STAGE_RUNS, Context
 from pipelines.trace_records import record_steps
 from transformations.errors import ConfigurationError
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.flow.stage import Context
 from pipelines.records import ARRIVAL, declare, record_source
-from pipelines.stage import Context
 
 
 def record_steps(context: Context, name: str) -> Iterator[tuple[str, pa.Table]]:

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.bronze.ingest_documents import document_id, look
+from pipelines.bronze.ingest_documents import delivery_of, document_id
 from pipelines.dead_letters import open_letters
+from pipelines.flow.stage import Context
 from pipelines.index.audit import SAME_VECTOR, audit, belongs, distance
 from pipelines.index_owner import is_foreign
 from pipelines.index_state import IndexState, served, states
 from pipelines.models.embedders import model_named
 from pipelines.silver.chunk_documents import COMPARE, cut
-from pipelines.stage import Context
 from transformations.changes import net_changes
 from transformations.fingerprint import row_hash
 
@@ -182,7 +182,7 @@ def _documents(context: Context, documents: pa.Table) -> Iterator[Difference]:
     held = {row["document_id"]: row for row in documents.to_pylist()}
     source = context.settings.ingest.source
     present = set()
-    for found in look(context).found:
+    for found in delivery_of(context).found:
         key = document_id(source, found.path)
         present.add(key)
         row = held.get(key)

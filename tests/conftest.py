@@ -12,11 +12,11 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from pipelines.assets import cache_dir
+from pipelines.flow.run import new_context
+from pipelines.flow.stage import Context
 from pipelines.lakehouse import Lakehouse
-from pipelines.run import new_context
 from pipelines.session import get_spark
 from pipelines.settings import Settings
-from pipelines.stage import Context
 
 # Python workers of Spark import the tests' own embedders, and count what they embed in one file.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(

@@ -26,10 +26,11 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.stores.real_vectors import real_vectors
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import stage_named
 from pipelines.index.writer import ROWS_PER_CALL
 from pipelines.index_state import register
 from pipelines.models.embedders import embedding_model
-from pipelines.run import new_context, run_stages, stage_named
 from pipelines.schemas import INDEX_SCHEMA
 from pipelines.settings import Settings
 from pipelines.stores import Manifest, open_store

@@ -1,4 +1,4 @@
-"""A folder of files in; one row of bronze.documents for each file that is new, changed or gone out.
+"""ingest-documents: each file of the landing folder that is new, changed or gone becomes a row of bronze.documents.
 
 The folder is compared with the last arrival of each path. A file is read only when its size or time has moved, or when
 its time is so close to the last look that an edit could hide behind it; it arrives only when its bytes differ. Where
@@ -13,18 +13,19 @@ import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.flow.stage import Context, Counts, Stage, Work
 from pipelines.landing import files_below
 from pipelines.settings import IngestSettings
-from pipelines.stage import Context, Counts, Window
 from transformations.errors import ConfigurationError, RefusedError
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class Delivery:
         return (new & Counter(last.content_hash for last in self.gone if last.content_hash)).total()
 
 
-def look(context: Context) -> Delivery:
+def delivery_of(context: Context) -> Delivery:
     """List the landing folder and read the last arrivals.
 
     Raises:
@@ -128,23 +129,33 @@ def look(context: Context) -> Delivery:
     return delivery
 
 
-def due(context: Context) -> Window | None:
-    """A window where anything in the folder differs from its last arrival, else None; then the looks are remembered."""
-    delivery = look(context)
-    if delivery.gone or any(row is not None for row in arrivals(delivery, context.settings.ingest)):
-        return Window(None, 0, str(context.settings.landing_path))
+def look(context: Context) -> Work | None:
+    """The delivery, and a row a file, where anything in the folder differs from its last arrival.
+
+    Else None; then the looks are remembered. The rows are handed on from where the first difference was found.
+    """
+    delivery = delivery_of(context)
+    rows = arrivals(delivery, context.settings.ingest, now=context.now)
+    same = 0
+    for row in rows:
+        if row is not None:
+            return Work(found=(delivery, chain(repeat(None, same), [row], rows)))
+        same += 1
+    if delivery.gone:
+        return Work(found=(delivery, repeat(None, same)))
     _remember(context, delivery)
     return None
 
 
-def run(context: Context, window: Window) -> Counts:
+def work(context: Context, due: Work) -> Counts:
     """Append what is new, changed or gone. Counts: documents new, changed, gone, unchanged, set_aside.
 
     Raises:
         RefusedError: too large a share of the documents is gone (a mount that failed looks just like that).
     """
     ingest = context.settings.ingest
-    delivery = look(context)
+    delivery: Delivery
+    delivery, arriving = due.found
     refuse_mass_delete(context, delivery)
     if delivery.elsewhere:
         log.warning(
@@ -163,7 +174,7 @@ def run(context: Context, window: Window) -> Counts:
     rows: list[dict[str, Any]] = []
     size = 0
     with context.progress.step("ingest-documents", total=len(delivery.found)) as step:
-        for found, row in zip(delivery.found, arrivals(delivery, ingest), strict=True):
+        for found, row in zip(delivery.found, arriving, strict=True):
             step.advance()
             if row is None:
                 counts["unchanged"] += 1
@@ -258,16 +269,17 @@ def _last_arrivals(context: Context) -> Delivery:
     return Delivery([], known, elsewhere, max((last.ingested_at for last in last_of.values()), default=_NEVER))
 
 
-def arrivals(delivery: Delivery, ingest: IngestSettings) -> Iterator[dict[str, Any] | None]:
+def arrivals(
+    delivery: Delivery, ingest: IngestSettings, *, now: Callable[[], datetime]
+) -> Iterator[dict[str, Any] | None]:
     """For each found file, in order, its row, or None where it is as it was."""
     for found in delivery.found:
-        yield _arrival(found, delivery, ingest)
+        yield _arrival(found, delivery, ingest, looked_at=now())
 
 
-def _arrival(found: Found, delivery: Delivery, ingest: IngestSettings) -> dict[str, Any] | None:
+def _arrival(found: Found, delivery: Delivery, ingest: IngestSettings, *, looked_at: datetime) -> dict[str, Any] | None:
     row: dict[str, Any] = {"path": found.path, "op": "upsert", "_rescued": found.rescued}
     known = delivery.known.get(found.path)
-    looked_at = datetime.now(timezone.utc)
     changed_at = looked_at
     try:
         stat = os.stat(found.file)
@@ -347,3 +359,13 @@ def _remember(context: Context, delivery: Delivery) -> None:
     if delivery.looks:
         context.lake.append_arrow(LOOKS, delivery.looks)
         delivery.looks.clear()
+
+
+STAGE = Stage(
+    "ingest-documents",
+    "Files that are new, changed or gone → bronze.documents.",
+    look,
+    work,
+    targets=(TABLE,),
+    records="it holds what arrived: the next lakeloop run compares it with the landing folder",
+)

@@ -1,4 +1,4 @@
-"""Sources of records in; their arrivals appended to bronze.records_NAME, each exactly once, out.
+"""ingest-records: what has arrived from a source of records is appended to bronze.records_NAME, each exactly once.
 
 Every source is a stream with a checkpoint, whose batches `append_batch` appends: at `Trigger.AvailableNow` for a run,
 without end for --continuous, and once for a frame of a caller's own. The batch's number goes into the commit that
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pipelines.bronze.record_columns import admit, names_of, shown
 from pipelines.bronze.record_files import new_files, note_files
 from pipelines.bronze.record_reader import Part, example, file_parts, message_part, unreadable
 from pipelines.bronze.record_streams import (
@@ -27,16 +27,13 @@ from pipelines.bronze.record_streams import (
 )
 from pipelines.bronze.record_tables import dated, feed_part, is_read, settle, settled, source_head
 from pipelines.bronze.record_text_files import why_broken
-from pipelines.records import RecordSource, declare, evolved, follow, record_source
-from pipelines.settings_records import COLUMN_NAME, RESERVED_COLUMNS
-from pipelines.stage import Context, Counts, Window, read_until
-from transformations.column_types import is_type, wider_integers
+from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
+from pipelines.records import RecordSource, evolved, follow, source_subjects
 from transformations.errors import LakeloopError
 from transformations.records import fit
-from transformations.text_values import PLAIN, read_text
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
     from pyspark.sql.streaming.query import StreamingQuery
 
 log = logging.getLogger(__name__)
@@ -44,51 +41,48 @@ COMMAND = "ingest-records"
 _NO_FAULT_OF_FILES = ("OutOfMemoryError", "No space left on device")
 
 
-def source_of(context: Context) -> RecordSource:
-    """The one source that the context is of."""
-    return record_source(context.settings, next(iter(context.settings.records)))
+def look(context: Context) -> Work | None:
+    """Whether the source has what was not read yet; needs no JVM for folders of files and of Delta tables.
 
-
-def due(context: Context) -> Window | None:
-    """A window where the source has what was not read yet; needs no JVM for folders of files and of Delta tables.
-
-    Kafka and Auto Loader are asked by reading them: they are always due.
+    New files are handed on. Kafka and Auto Loader are asked by reading them: they are always due.
     """
-    from pipelines.run import stage_named
-
-    source = source_of(context)
+    source = context.about(RecordSource)
     location = source.settings.location
     if source.settings.format == "kafka" or uses_auto_loader(source.settings):
-        return Window(None, 0, location)
+        return Work((Versions(None, 0, location),))
     if source.settings.format == "delta":
         table, bronze = source_head(context, source), context.lake.head(source.bronze)
         is_same = bronze is not None and is_read(source, table, checkpoint=checkpoint_of(context, source))
-        return None if is_same else Window(None, table.version, table.table_id)
-    if source.settings.is_files:
-        head = context.lake.head(source.files)
-        # Noting what is new will be one commit.
-        until, source_id = (head.version if head else 0) + bool(new_files(context, source)), location
-        if until == 0:
-            return None
-    target = context.lake.head(source.bronze)
-    since = None
-    if target is not None:
-        stage = stage_named(COMMAND).of_source(source.name)
-        since = read_until(stage, context, source_id=source_id, target_id=target.table_id)
-    return None if since == until else Window(None, until, source_id)
+        return None if is_same else Work((Versions(None, table.version, table.table_id),))
+    arrived, head = new_files(context, source), context.lake.head(source.files)
+    # Noting what is new will be one commit.
+    until = (head.version if head else 0) + bool(arrived)
+    if until == 0 or _read_until(context, source) == until:
+        return None
+    return Work((Versions(None, until, location),), found=arrived)
 
 
-def run(context: Context, window: Window) -> Counts:
+def _read_until(context: Context, source: RecordSource) -> int | None:
+    """The version of the list of files up to which the stage, as it is defined now, has brought its table."""
+    state, target = STAGE.state(context), context.lake.head(source.bronze)
+    if state is None or target is None or state.definition != STAGE.definition(context):
+        return None
+    is_same = any(mark.table_id == target.table_id for mark in state.targets)
+    return next((mark.version for mark in state.sources if mark.table_id == source.settings.location and is_same), None)
+
+
+def work(context: Context, due: Work) -> Counts:
     """Append everything that has arrived. Counts: records, files, columns (gained or widened).
 
     Raises:
         ExpectationFailedError: the contract is frozen and something else arrived; nothing of that batch was written.
         ConfigurationError: no such folder, table or broker; a Delta table without a change feed.
     """
-    source = evolved(context.lake, source_of(context))
+    source = evolved(context.lake, context.about(RecordSource))
     follow(context.lake, source.bronze)
     with context.progress.step(COMMAND):
-        discover(context, source)
+        if due.found is not None:
+            _note(context, source, due.found)
         return ingest(context, source)
 
 
@@ -96,10 +90,13 @@ def discover(context: Context, source: RecordSource) -> int:
     """Note the files that have arrived, where files are listed. Returns how many were noted."""
     if not source.settings.is_files or uses_auto_loader(source.settings):
         return 0
+    return _note(context, source, new_files(context, source))
+
+
+def _note(context: Context, source: RecordSource, arrived: list[dict[str, Any]]) -> int:
     context.lake.ensure(source.files)
-    found = new_files(context, source)
-    note_files(context, source, found)
-    return len(found)
+    note_files(context, source, arrived)
+    return len(arrived)
 
 
 def ingest(context: Context, source: RecordSource) -> Counts:
@@ -217,7 +214,7 @@ def _poisonous(context: Context, source: RecordSource, batch: DataFrame, paths: 
             return why_broken(error)
         return None
 
-    if not paths or fault(lambda: [example(context.lake.spark, names=_names(source))]):
+    if not paths or fault(lambda: [example(context.lake.spark, names=names_of(source))]):
         return {}
     faults = {path: fault(partial(_parts, source, batch, context, paths=[path])) for path in paths}
     return {path: why for path, why in faults.items() if why}
@@ -235,7 +232,7 @@ def _read_and_append(
 ) -> int:
     """Append a batch, files in `without` as unreadable for the reasons there. Returns how many columns changed."""
     parts = _parts(source, batch, context, paths=paths, without=without or ())
-    admitted, gained = _admit(context, source, parts)
+    admitted, gained = admit(context, source, parts)
     parts = [*parts, *([unreadable(context.lake.spark, without)] if without else [])]
     _append(context, admitted, parts, txn=txn, may_go=may_go)
     return gained
@@ -246,7 +243,7 @@ def _parts(
 ) -> list[Part]:
     of = source.settings
     wants_types = source.contract.evolution != "quarantine"
-    names = _names(source)
+    names = names_of(source)
     if of.format == "delta":
         return [feed_part(batch, name=of.location)]
     if of.format == "kafka":
@@ -263,83 +260,6 @@ def _parts(
         most_mb=context.settings.ingest.max_file_mb,
         without=without,
     )
-
-
-def _names(source: RecordSource) -> list[str]:
-    """What the source calls the columns that are known."""
-    readings, op = source.settings.readings, source.settings.op
-    called = [readings.get(name, PLAIN).source or name for name in source.contract.columns]
-    return [*called, op.column] if op else called
-
-
-def _admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[RecordSource, int]:
-    """The source with the contract that its table has after these parts, and how many columns that changed."""
-    contract = source.contract
-    for part in parts:
-        arriving = _shown(source, part)
-        changes = contract.compare(arriving)
-        if not part.tells_columns:
-            changes = [change for change in changes if change.kind != "missing"]
-        able = [
-            name
-            for name, of in arriving.items()
-            if COLUMN_NAME.fullmatch(name) and name.lower() not in RESERVED_COLUMNS and is_type(of)
-        ]
-        if any(change.hint for change in changes):
-            log.warning("%s: %s: %s", source.bronze, part.name, "; ".join(map(str, changes)))
-        contract = contract.admit(changes, source=part.name, can_be_column=able)
-        if contract.evolution == "evolve" and part.is_text:
-            wider = _wider_by_value(source, part, contract.columns)
-            contract = replace(contract, columns={**contract.columns, **wider})
-    if contract.columns == source.contract.columns:
-        return source, 0
-    admitted = replace(source, contract=contract)
-    declare(context.lake, admitted)
-    return admitted, follow(context.lake, source.bronze)
-
-
-def _shown(source: RecordSource, part: Part) -> dict[str, str]:
-    """The columns of a part as a contract compares them: by the contract's names; texts have whatever type is wanted
-    of them, and so has a column that has no type."""
-    op = source.settings.op.column.lower() if source.settings.op else None
-    readings = source.settings.readings
-    called = {(readings[n].source or n if n in readings else n).lower(): n for n in source.contract.columns}
-    taken = {name.lower() for name in source.contract.columns}
-    shown = {}
-    for name, of in part.arriving.items():
-        mine = called.get(name.lower())
-        if name.lower() == op or (mine is None and (of == "void" or name.lower() in taken)):
-            continue
-        wanted = source.contract.columns[mine] if mine is not None else part.suggested.get(name, of)
-        shown[mine or name] = part.shown.get(name, wanted if part.is_text or of == "void" else of)
-    return shown
-
-
-def _wider_by_value(source: RecordSource, part: Part, columns: Mapping[str, str]) -> dict[str, str]:
-    """Integer columns for which texts came that only a wider integer holds, each with the narrowest that does."""
-    from pyspark.sql import functions as F
-
-    came = {name.lower(): name for name in part.arriving}
-    readings = source.settings.readings
-    checks: dict[tuple[str, str], Column] = {}
-    for name, of in columns.items():
-        wider = wider_integers(of)
-        reading = readings.get(name, PLAIN)
-        if wider and (mine := came.get((reading.source or name).lower())) is not None:
-            text = F.col("_record").getField(mine)
-            for enough in (of, *wider[:-1]):
-                too_large = read_text(text, wider[-1], reading).isNotNull() & read_text(text, enough, reading).isNull()
-                checks[name, enough] = F.coalesce(F.bool_or(too_large), F.lit(False))
-    if not checks:
-        return {}
-    row = part.rows.agg(*[check.alias(f"c{n}") for n, check in enumerate(checks.values())]).first()
-    assert row is not None
-    short = {of for of, is_short in zip(checks, row, strict=True) if is_short}
-    needed = {name for name, _ in short}
-    return {
-        name: next(of for of in (columns[name], *wider_integers(columns[name])) if (name, of) not in short)
-        for name in needed
-    }
 
 
 def _append(
@@ -381,7 +301,7 @@ def _fitted(source: RecordSource, part: Part) -> DataFrame:
         else:
             deletes = F.col("_record").getField(mine).cast("string").isin(*op.delete)
             rows = rows.withColumn("_op", F.coalesce("_op", F.when(deletes, "delete")))
-    changes = source.contract.compare(_shown(source, part)) if part.tells_columns else []
+    changes = source.contract.compare(shown(source, part)) if part.tells_columns else []
     return fit(
         rows,
         columns=source.contract.columns,
@@ -398,3 +318,14 @@ def _instant(context: Context, source: RecordSource) -> datetime:
     last = max((commit["at"] for commit in context.lake.history(source.bronze)[:1]), default=None)
     now = context.now()
     return now if last is None else max(now, last.astimezone(timezone.utc) + timedelta(milliseconds=1))
+
+
+STAGE = Stage(
+    COMMAND,
+    "Sources of records → bronze.records_*, each record exactly once.",
+    look,
+    work,
+    targets=("bronze.records_*", "bronze.records_*_files"),
+    subjects=source_subjects,
+    records="it holds what arrived: the next lakeloop run goes on where it ended",
+)

@@ -20,8 +20,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from pipelines.flow.stage import Context
 from pipelines.records import RecordSource
-from pipelines.stage import Context
 from transformations.errors import ConfigurationError
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from pipelines.bronze.record_reader import Part
 from pipelines.bronze.record_tables import begin, is_another, is_folder, source_head
+from pipelines.flow.stage import Context
 from pipelines.records import RecordSource
 from pipelines.settings_records import RecordSettings
-from pipelines.stage import Context, is_lost_history
+from pipelines.table_log import is_lost_history
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

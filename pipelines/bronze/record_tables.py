@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.bronze.record_reader import Part, TableRecord, quoted, typed_part
+from pipelines.flow.stage import Context
 from pipelines.lakehouse import FEW_ROWS
 from pipelines.records import RecordSource, are_there
 from pipelines.settings_records import RecordSettings
-from pipelines.stage import Context
 from pipelines.table_log import folder_commit_id, named_commit_id
 from transformations.canonical import values_hash
 from transformations.errors import ConfigurationError

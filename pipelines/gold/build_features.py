@@ -1,4 +1,4 @@
-"""Changes of a feature table's source in; gold.features_NAME, equal to one built from scratch, out.
+"""build-features: the changes of a source are merged into gold.features_NAME, which equals one built from scratch.
 
 A change of a source row reaches the feature rows of its entity whose windows it is in, and no others: those are
 computed anew from the source's rows of these entities and times, and what differs is merged. The tables keep deletion
@@ -10,14 +10,12 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pipelines.features import declare, feature_table, properties_of, target_of, typed
+from pipelines.flow.changed_rows import stamped
+from pipelines.flow.stage import Context, Counts, Stage, Subject, Versions, Work, moved
 from pipelines.lakehouse import Lakehouse
-from pipelines.settings import Settings
-from pipelines.stage import Context, Counts, Stage, Window, stamped
-from pipelines.stage import due as due_of
 from transformations.changes import net_changes
 from transformations.errors import ConfigurationError
 from transformations.features import FeatureTable, feature_rows, is_usable, step_end, touched_steps
@@ -26,51 +24,34 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 log = logging.getLogger(__name__)
-# Raise it when the same source gives other rows.
-_CODE = "2"
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def instances(stage: Stage, context: Context) -> list[tuple[Stage, Context]]:
-    """One stage for each feature table of the settings."""
-    found = []
-    for name in context.settings.features:
-        table = feature_table(name)
-        one = replace(stage, source=table.source, target=target_of(table), definition=partial(_definition, table))
-        settings = context.settings.model_copy(update={"features": (name,)})
-        found.append((one, replace(context, settings=settings)))
-    return found
+def subjects(context: Context) -> list[Subject]:
+    """The feature tables of the settings."""
+    tables = [feature_table(name) for name in context.settings.features]
+    return [Subject("features", table.name, table, reads=table.source) for table in tables]
 
 
-def _definition(table: FeatureTable, _: Settings) -> str:
-    return f"{_CODE} {table.fingerprint}"
+def look(context: Context) -> Work | None:
+    """What of its source the feature table has not seen; None while there is no source."""
+    return moved(STAGE, context) if declare(context.lake, context.about(FeatureTable)) else None
 
 
-def due(context: Context) -> Window | None:
-    """What of its source the one feature table of `context` has not seen; None while there is no source."""
-    (name,) = context.settings.features
-    table = feature_table(name)
-    if not declare(context.lake, table):
-        return None
-    ((one, _),) = instances(Stage("build-features", "", "", __name__), context)
-    return due_of(one, context)
-
-
-def run(context: Context, window: Window) -> Counts:
+def work(context: Context, due: Work) -> Counts:
     """Counts: rows insert, update, delete of gold.features_NAME; left_out, rows of the source that count nowhere."""
-    (name,) = context.settings.features
-    table = feature_table(name)
+    table, versions = context.about(FeatureTable), due.first
     lake, target = context.lake, target_of(table)
     declare(lake, table)
     _ensure(lake, table, may_replace=context.anew)
     is_empty = lake.read(target).isEmpty()
     if is_empty:  # perhaps for other columns, by a run that did not come to fill it
-        window = replace(window, since=None)
-    source = lake.read(table.source, version=window.until)
-    left_out = {"left_out": _left_out(context, table, window, source)}
+        versions = replace(versions, since=None)
+    source = lake.read(table.source, version=versions.until)
+    left_out = {"left_out": _left_out(context, table, versions, source)}
     within = "TRUE"
-    if window.since is None:
-        desired = _typed(context, source, table, window)
+    if versions.since is None:
+        desired = _typed(context, source, table, versions)
         if is_empty:
             before = lake.ensure(target).version
             # By time, so that each file is of some days only: what is late reaches back some days too.
@@ -78,23 +59,23 @@ def run(context: Context, window: Window) -> Counts:
             return {"insert": _written(lake, target, after=before), "update": 0, "delete": 0, **left_out}
         current = lake.read(target)
     else:
-        feed = lake.read_changes(table.source, after=window.since, until=window.until)
+        feed = lake.read_changes(table.source, after=versions.since, until=versions.until)
         reached = touched_steps(feed, table).persist()
         context.persisted.append(reached)
         bounds = _bounds(reached)
         if bounds is None:
             return {"insert": 0, "update": 0, "delete": 0, **left_out}
-        desired = _typed(context, _inputs(source, table, reached, bounds), table, window)
+        desired = _typed(context, _inputs(source, table, reached, bounds), table, versions)
         desired = _reached(desired, table, reached, bounds)
         current = _reached(lake.read(target), table, reached, bounds)
         within = _within("target.`event_at`", bounds)
     return {**_merge(context, table, current=current, desired=desired, within=within), **left_out}
 
 
-def _left_out(context: Context, table: FeatureTable, window: Window, source: DataFrame) -> int:
-    """How many rows that the window brought say not of whom or when, or not an instant that a feature row can have."""
-    if window.since is not None:
-        source = context.lake.read_changes(table.source, after=window.since, until=window.until)
+def _left_out(context: Context, table: FeatureTable, versions: Versions, source: DataFrame) -> int:
+    """How many rows of these versions count in no feature row: no entity, no time, or an instant out of range."""
+    if versions.since is not None:
+        source = context.lake.read_changes(table.source, after=versions.since, until=versions.until)
         source = source.where("_change_type IN ('insert', 'update_postimage')")
     found = source.where(~is_usable(source, table)).count()
     if found:
@@ -109,8 +90,8 @@ def _left_out(context: Context, table: FeatureTable, window: Window, source: Dat
     return found
 
 
-def _typed(context: Context, source: DataFrame, table: FeatureTable, window: Window) -> DataFrame:
-    rows = stamped(context, feature_rows(source, table), window=window)
+def _typed(context: Context, source: DataFrame, table: FeatureTable, versions: Versions) -> DataFrame:
+    rows = stamped(context, feature_rows(source, table), versions=versions)
     return typed(rows, context.lake.spec(target_of(table)))
 
 
@@ -206,3 +187,16 @@ def _written(lake: Lakehouse, target: str, *, after: int) -> int:
     """Rows that the append after version `after` added, as its commit says."""
     metrics = next(c["metrics"] for c in lake.history(target) if c["version"] > after)
     return int(metrics.get("numOutputRows", 0))
+
+
+STAGE = Stage(
+    "build-features",
+    "The source of each feature table in the settings → gold.features_*.",
+    look,
+    work,
+    sources=("?",),
+    targets=("gold.features_*",),
+    code_version=2,
+    decided_by=lambda context: context.about(FeatureTable).fingerprint,
+    subjects=subjects,
+)

@@ -1,4 +1,4 @@
-"""Changes of silver.chunks in; a vector a text in gold.embeddings, and the rows to serve in gold.chunk_index, out.
+"""embed-chunks: each new text gets a vector in gold.embeddings, and each chunk its row to serve in gold.chunk_index.
 
 gold.embeddings is a cache by text: what was embedded once is never embedded again, wherever the text moves. It is
 committed every `embedding.commit_every` texts, before anything else is written, so that a kill costs at most that.
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipelines.dead_letters import Failure, is_overdue, open_letters, report, to_retry
-from pipelines.models.embedders import EmbeddingModel, Embeds, embedding_model
-from pipelines.stage import Context, Counts, Window, apply_changes, changed, few_of, stamped, touched
+from pipelines.flow.changed_rows import apply_changes, changed, few_of, stamped, touched
+from pipelines.flow.stage import Context, Counts, Stage, Work, moved, nothing_new
+from pipelines.index_state import index_models
+from pipelines.models.embedders import EmbeddingModel, Embeds
 from transformations.changes import net_changes
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.fingerprint import row_hash
@@ -27,27 +29,28 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 log = logging.getLogger(__name__)
-STAGE, SOURCE, CACHE, TARGET = "embed-chunks", "silver.chunks", "gold.embeddings", "gold.chunk_index"
+COMMAND, SOURCE, CACHE, TARGET = "embed-chunks", "silver.chunks", "gold.embeddings", "gold.chunk_index"
 # So many texts refused in a row, and none accepted in between: it is not the texts.
 _POISON_IN_A_ROW = 8
 # A model sorts the texts of a call by length; a text that it refuses costs the others of its call a second time.
 _TEXTS_PER_CALL = 256
 
 
-def has_overdue(context: Context) -> bool:
-    """Whether a text that the model refused, or did not answer in time, is to be tried again. Needs no JVM."""
-    return is_overdue(context, open_letters(context.lake, stage=STAGE, model=embedding_model(context.settings).label))
+def look(context: Context) -> Work | None:
+    """The chunks that changed since, and the texts that the model refused once and that may be tried again by now."""
+    letters = open_letters(context.lake, stage=COMMAND, model=context.about(EmbeddingModel).label)
+    return moved(STAGE, context) or (nothing_new(STAGE, context) if is_overdue(context, letters) else None)
 
 
-def run(context: Context, window: Window) -> Counts:
+def work(context: Context, due: Work) -> Counts:
     """Counts: texts computed and cached (taken from the cache), set_aside, rows insert, update, delete."""
     from pyspark.sql import functions as F
 
-    lake, model = context.lake, embedding_model(context.settings)
+    lake, model, versions = context.lake, context.about(EmbeddingModel), due.first
     lake.ensure(CACHE)
     lake.ensure(TARGET)
-    letters = open_letters(lake, stage=STAGE, model=model.label)
-    chunks, keys = changed(context, SOURCE, window=window, key="chunk_id", also=to_retry(context, letters))
+    letters = open_letters(lake, stage=COMMAND, model=model.label)
+    chunks, keys = changed(context, SOURCE, versions=versions, key="chunk_id", also=to_retry(context, letters))
     chunks, keys = chunks.persist(), keys.persist()
     try:
         counts, refused = embed_missing(context, chunks.select("text_hash", "embed_text"), model=model)
@@ -61,11 +64,11 @@ def run(context: Context, window: Window) -> Counts:
             ),
         )
         desired = embedded.where("vector IS NOT NULL").withColumn("model", F.lit(model.label))
-        desired = stamped(context, desired.withColumn("row_hash", row_hash()), window=window)
+        desired = stamped(context, desired.withColumn("row_hash", row_hash()), versions=versions)
         desired = desired.select(*lake.spec(TARGET).columns)
-        current = touched(context, TARGET, keys, window=window, key="chunk_id").where(F.col("model") == model.label)
+        current = touched(context, TARGET, keys, versions=versions, key="chunk_id").where(F.col("model") == model.label)
         compare = ["row_hash"]
-        if window.since is None:  # a row that was altered by hand may have kept its hash
+        if versions.since is None:  # a row that was altered by hand may have kept its hash
             current, desired = (rows.withColumn("_said", row_hash()) for rows in (current, desired))
             compare += ["_said", "vector"]
         changes = net_changes(current, desired, key="chunk_id", compare=compare).drop("_said")
@@ -75,13 +78,13 @@ def run(context: Context, window: Window) -> Counts:
             poisoned = chunks.where(F.col("text_hash").isin(list(refused)))
             failures = [
                 Failure(
-                    stage=STAGE,
+                    stage=COMMAND,
                     model=model.label,
                     chunk_id=row["chunk_id"],
                     document_id=row["document_id"],
                     text_hash=row["text_hash"],
                     error=refused[row["text_hash"]],
-                    version=window.until,
+                    version=versions.until,
                 )
                 for row in poisoned.select("chunk_id", "document_id", "text_hash").collect()
             ]
@@ -89,7 +92,7 @@ def run(context: Context, window: Window) -> Counts:
         if letters:
             judged = keys.where(F.col("chunk_id").isin([row["chunk_id"] for row in letters]))
             resolved = [row["chunk_id"] for row in judged.collect()]
-            if window.since is None:  # everything was judged, also what is there no longer
+            if versions.since is None:  # everything was judged, also what is there no longer
                 resolved = [row["chunk_id"] for row in letters]
         set_aside = report(context, failures, resolved=resolved, known=letters) if failures or letters else 0
         return {**counts, "set_aside": set_aside, **rows}
@@ -247,3 +250,16 @@ def embed_all(
                 f"the embedding model returned {vectors.shape} for {len(places)} texts; its dimension is {dimension}"
             )
         yield places, vectors
+
+
+STAGE = Stage(
+    COMMAND,
+    "silver.chunks → gold.embeddings and gold.chunk_index.",
+    look,
+    work,
+    sources=(SOURCE,),
+    targets=(TARGET,),
+    decided_by=lambda context: f"model={context.about(EmbeddingModel).label}",
+    subjects=index_models,
+    names=(CACHE,),
+)

@@ -15,8 +15,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pipelines.features import MAX_AGE, source_schema
+from pipelines.flow.stage import Context
 from pipelines.lakehouse import Lakehouse
-from pipelines.stage import Context
 from transformations.canonical import values_hash
 from transformations.errors import ConfigurationError, ExpectationFailedError
 from transformations.fingerprint import fingerprint_lanes, fingerprint_of_lanes

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.dead_letters import open_letters
+from pipelines.flow.stage import Context
 from pipelines.index.source import read_index
 from pipelines.index_owner import check_owner
 from pipelines.index_state import IndexState
 from pipelines.lakehouse import Head, Lakehouse
-from pipelines.stage import Context
 from pipelines.stores import FILTER_COLUMNS, Manifest
 from pipelines.table_log import commit_id
 from transformations.errors import ConfigurationError

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.flow.changed_rows import held_if_few
+from pipelines.flow.stage import Context, Versions
 from pipelines.schemas import INDEX_SCHEMA
-from pipelines.stage import Context, Window, held_if_few
 from pipelines.stores import Store
 from transformations.changes import fold_changes, net_changes
 
@@ -95,17 +96,19 @@ class Changes:
             frame.unpersist()
 
 
-def changes_since(context: Context, window: Window, *, model: str, is_clean: bool, also: Sequence[str] = ()) -> Changes:
-    """The feed of the window, folded; rows whose hash is what it was are skipped.
+def changes_since(
+    context: Context, versions: Versions, *, model: str, is_clean: bool, also: Sequence[str] = ()
+) -> Changes:
+    """The feed of these versions, folded; rows whose hash is what it was are skipped.
 
     Not so after a sync that stopped half-way (`is_clean` false): the index may hold what the table took back since.
     """
     from pyspark.sql import functions as F
 
-    assert window.since is not None
+    assert versions.since is not None
     lake = context.lake
-    if window.since < window.until:
-        feed = lake.read_changes(SOURCE, after=window.since, until=window.until).where(F.col("model") == model)
+    if versions.since < versions.until:
+        feed = lake.read_changes(SOURCE, after=versions.since, until=versions.until).where(F.col("model") == model)
         folded = held_if_few(context, fold_changes(feed, key="chunk_id", before="row_hash"))
     else:
         folded = lake.read_keys(SOURCE, "chunk_id", []).withColumns({"_op": F.lit("upsert"), "_before": F.lit("")})
@@ -132,7 +135,7 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
         F.coalesce(F.sum(F.when(F.col("is_kept") == 0, F.col("deletes"))), F.lit(0)).alias("vanished"),
     ).first()
     assert totals is not None
-    lacking = [commit["at"] for commit in lake.history(SOURCE) if commit["version"] > window.since]
+    lacking = [commit["at"] for commit in lake.history(SOURCE) if commit["version"] > versions.since]
     upserts = net.where("_op = 'upsert'")
     return Changes(
         mode="changes",
@@ -151,19 +154,19 @@ def changes_since(context: Context, window: Window, *, model: str, is_clean: boo
     )
 
 
-def everything(context: Context, window: Window, *, model: str) -> Changes:
+def everything(context: Context, versions: Versions, *, model: str) -> Changes:
     """All rows of the table, for an index that holds none. Folders need no Spark for it."""
     lake = context.lake
     where = {"model": model}
     count = sum(
-        batch.num_rows for batch in lake.read_batches(SOURCE, columns=["model"], where=where, version=window.until)
+        batch.num_rows for batch in lake.read_batches(SOURCE, columns=["model"], where=where, version=versions.until)
     )
     is_local = str(context.settings.spark.master).startswith("local") and lake.is_local
     frame = None
     if not is_local:
         from pyspark.sql import functions as F
 
-        frame = lake.read(SOURCE, version=window.until).where(F.col("model") == model)
+        frame = lake.read(SOURCE, version=versions.until).where(F.col("model") == model)
     return Changes(
         mode="everything",
         upserts=count,
@@ -172,31 +175,31 @@ def everything(context: Context, window: Window, *, model: str) -> Changes:
         skipped=0,
         vanished=0,
         held=0,
-        batches=lambda: lake.read_batches(SOURCE, columns=INDEX_SCHEMA.names, where=where, version=window.until),
+        batches=lambda: lake.read_batches(SOURCE, columns=INDEX_SCHEMA.names, where=where, version=versions.until),
         frame=frame,
     )
 
 
-def difference(context: Context, store: Store, window: Window, *, model: str) -> Changes:
+def difference(context: Context, store: Store, versions: Versions, *, model: str) -> Changes:
     """What differs between the table and what was last written to the index, by id and hash."""
     from pyspark.sql import functions as F
 
     lake = context.lake
     ids = pa.Table.from_batches(store.ids_with_hashes(), schema=IDS)
     held = lake.frame(ids)
-    wanted = lake.read(SOURCE, version=window.until).where(F.col("model") == model).select("chunk_id", "row_hash")
+    wanted = lake.read(SOURCE, version=versions.until).where(F.col("model") == model).select("chunk_id", "row_hash")
     changes = net_changes(held, wanted, key="chunk_id", compare=["row_hash"])
     op = F.when(F.col("_op") == "delete", "delete").otherwise("upsert")
     keys = changes.withColumns({"_is_new": F.col("_op") == "insert", "_op": op}).persist()
     counts = {(row["_op"], row["_is_new"]): row["count"] for row in keys.groupBy("_op", "_is_new").count().collect()}
     inserts, deletes = counts.get(("upsert", True), 0), sum(n for (o, _), n in counts.items() if o == "delete")
     upserts = inserts + counts.get(("upsert", False), 0)
-    frame = lake.read(SOURCE, version=window.until).where(F.col("model") == model)
+    frame = lake.read(SOURCE, version=versions.until).where(F.col("model") == model)
     frame = frame.join(keys.where("_op = 'upsert'").select("chunk_id"), "chunk_id", "left_semi")
 
     def batches() -> Iterator[pa.RecordBatch]:
         wanted_ids = keys.where("_op = 'upsert'").select("chunk_id").toArrow()["chunk_id"].combine_chunks()
-        yield from rows_of(context, wanted_ids, model=model, version=window.until)
+        yield from rows_of(context, wanted_ids, model=model, version=versions.until)
 
     return Changes(
         mode="difference",

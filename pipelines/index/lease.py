@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from pipelines.flow.stage import Context
 from pipelines.index_state import IndexState, change, holder, is_alive, updated
-from pipelines.stage import Context
 from pipelines.stores import Manifest
 from transformations.errors import RefusedError
 

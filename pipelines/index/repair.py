@@ -7,11 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.flow.stage import Context, Versions
 from pipelines.index.audit import Audit, audit
 from pipelines.index.changes import Changes, rows_of
 from pipelines.index.sync_index import IndexSync
 from pipelines.index_state import IndexState
-from pipelines.stage import Context, Window
+from pipelines.models.embedders import model_named
 from pipelines.stores import Manifest
 from transformations.errors import RefusedError
 
@@ -26,8 +27,8 @@ def repair(context: Context, state: IndexState) -> dict[str, Any]:
     if found.is_equal:
         return {"index": state.index_name, "differences": {}, "upserts": 0, "deletes": 0}
     version = found.manifest.version
-    window = Window(version, version, found.manifest.source_id)
-    sync = IndexSync(context.of_model(state.model_name), window, command="repair")
+    versions = Versions(version, version, found.manifest.source_id)
+    sync = IndexSync(context, model_named(state.model_name), versions, command="repair")
     counts = sync.run(lambda sync, manifest, is_clean: _changes(sync, found, manifest))
     return {"index": state.index_name, "differences": found.counts, **counts}
 
@@ -43,7 +44,7 @@ def _changes(sync: IndexSync, found: Audit, manifest: Manifest | None) -> Change
 
     def batches() -> Iterator[pa.RecordBatch]:
         ids = pa.array(wanted, pa.string())
-        yield from rows_of(sync.context, ids, model=sync.model.label, version=sync.window.until)
+        yield from rows_of(sync.context, ids, model=sync.model.label, version=sync.versions.until)
 
     return Changes(
         mode="repair",

@@ -1,15 +1,15 @@
-"""Dead letters in; each tried once more now, and closed where it went through, out."""
+"""Dead letters: each is tried once more now, and closed where it went through."""
 
 from __future__ import annotations
 
-from dataclasses import replace as with_values
-from importlib import import_module
+from dataclasses import replace
 from typing import Any
 
 from pipelines.dead_letters import open_letters
-from pipelines.models.embedders import embedding_model
-from pipelines.run import instances_of, only_writer, stage_named, window_of
-from pipelines.stage import Context, Window, run_stage
+from pipelines.flow.lock import only_writer
+from pipelines.flow.run import run_stage
+from pipelines.flow.stage import Context, nothing_new
+from pipelines.flow.stages import STAGES
 
 
 def replay(context: Context) -> dict[str, Any]:
@@ -18,18 +18,15 @@ def replay(context: Context) -> dict[str, Any]:
     Returns:
         How many letters were open, and how many still are.
     """
-    context = with_values(context, retry=True)
-    before = len(open_letters(context.lake))
+    context = replace(context, retry=True)
+    before = open_letters(context.lake)
     with only_writer(context.settings):
-        for command in ("embed-chunks", "sync-index"):
-            stage = stage_named(command)
-            for _, each in instances_of(stage, context):
-                window = window_of(stage, each)
-                label = embedding_model(each.settings).label
-                if window is None and open_letters(each.lake, stage=command, model=label):
-                    head = each.lake.ensure(stage.source)
-                    # Nothing new to read: only the letters.
-                    window = Window(head.version, head.version, head.table_id)
-                if window is not None:
-                    run_stage(stage, each, window=window, work=import_module(stage.module).run)
-    return {"tried": before, "still_open": len(open_letters(context.lake))}
+        for stage in STAGES:
+            if stage.command not in {letter["stage"] for letter in before}:
+                continue
+            for each in stage.contexts(context):
+                is_meant = each.subject is not None and any(letter["model"] == each.subject.key for letter in before)
+                due = stage.look(each) or (nothing_new(stage, each) if is_meant else None)
+                if due is not None:
+                    run_stage(stage, each, due)
+    return {"tried": len(before), "still_open": len(open_letters(context.lake))}

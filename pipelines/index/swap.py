@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.dead_letters import open_letters
+from pipelines.flow.stage import Context
 from pipelines.index.audit import belongs
 from pipelines.index.sync_index import served_hashes
 from pipelines.index_owner import check_owner
 from pipelines.index_places import forget_place
 from pipelines.index_state import IndexState, change, physical_name, served, states
 from pipelines.models.embedders import embedding_model
-from pipelines.stage import Context, forget_runs
 from pipelines.stores import Manifest, Store
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.fingerprint import fingerprint
@@ -111,7 +111,7 @@ def finish(context: Context) -> dict[str, Any]:
         raise ConfigurationError(f"swap: behind {alias!r} is no index that is not served; nothing was done")
     for label in unused:
         # Who comes back to this model later finds that its rows are to be written again.
-        forget_runs(context, "embed-chunks", definitions_like=f" model={label}")
+        context.states.forget("embed-chunks", [label])
         lake.delete(SOURCE, {"model": [label]})
     return {"serves": keep.index_name, "dropped": sorted(names)}
 

@@ -1,4 +1,4 @@
-"""Changes of gold.chunk_index in; the vector index equal to it, and its manifest saying so, out.
+"""sync-index: the changes of gold.chunk_index reach the vector index, whose manifest says what it equals.
 
 How far the index has come is read from the index itself, so that a lost or restored index is noticed. Where its
 manifest does not fit the table, or the history it would need is gone, ids and hashes are compared instead and only the
@@ -16,33 +16,33 @@ from dataclasses import replace
 import pyarrow as pa
 
 from pipelines.dead_letters import Failure, open_letters, report, to_retry
+from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
 from pipelines.index.changes import Changes, changes_since, difference, everything
 from pipelines.index.lease import Lease, writing
 from pipelines.index.writer import IndexWriter, write_on_executors
 from pipelines.index_owner import check_owner, options_hash, workspace_id
 from pipelines.index_places import places
-from pipelines.index_state import IndexState, all_states, physical_name, register, states
+from pipelines.index_state import IndexState, all_states, index_models, physical_name, register, states
 from pipelines.lakehouse import Head
-from pipelines.models.embedders import embedding_model
+from pipelines.models.embedders import EmbeddingModel, embedding_model
 from pipelines.schemas import INDEX_SCHEMA
-from pipelines.stage import STAGE_RUNS, Context, Counts, Window
 from pipelines.stores import Manifest, Store, open_store
 from pipelines.table_log import commit_id, is_same_history
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
-STAGE, SOURCE, RUNS = "sync-index", "gold.chunk_index", "ops.index_runs"
+COMMAND, SOURCE, RUNS = "sync-index", "gold.chunk_index", "ops.index_runs"
 # Below so many rows, deleting many of them is an ordinary edit.
 _FEW_ROWS = 10
 
 
-def due(context: Context) -> Window | None:
+def look(context: Context) -> Work | None:
     """The versions of the table that the index lacks; None where it has all of them. Needs no JVM."""
     head = context.lake.head(SOURCE)
     if head is None:
         return None
-    model = embedding_model(context.settings)
+    model = context.about(EmbeddingModel)
     name = physical_name(context.settings.index.name, model)
     held = {state.index_name: state for state in states(context.lake, context.settings.index.name)}
     state = held.get(name) or IndexState(
@@ -50,59 +50,59 @@ def due(context: Context) -> Window | None:
     )
     manifest = state.manifest(context.settings)
     if manifest is not None:
-        check_source(context, manifest, state=state)
-    window = lacking(context, manifest, head=head)
+        check_source(context, manifest, state=state, model=model)
+    versions = lacking(context, manifest, head=head)
     is_known = name in held and manifest is not None and manifest.options in ("", options_hash(context.settings))
-    return None if is_known and window.since == window.until else window
+    return None if is_known and versions.since == versions.until else Work((versions,))
 
 
-def lacking(context: Context, manifest: Manifest | None, *, head: Head) -> Window:
+def lacking(context: Context, manifest: Manifest | None, *, head: Head) -> Versions:
     """The versions of the table that an index with this manifest lacks; everything, where it cannot be told by them."""
-    everything = Window(None, head.version, head.table_id)
+    everything = Versions(None, head.version, head.table_id)
     # An index that Databricks fills itself knows its table by name only.
     if manifest is None or manifest.source_id not in ("", head.table_id):
         return everything
     commit = manifest.commit or None
     if not is_same_history(context.lake, SOURCE, version=manifest.version, commit=commit, until=head.version):
         return everything
-    return Window(manifest.version, head.version, head.table_id)
+    return Versions(manifest.version, head.version, head.table_id)
 
 
-def run(context: Context, window: Window) -> Counts:
+def work(context: Context, due: Work) -> Counts:
     """Counts: index upserts, deletes, skipped (nothing that is served changed), set_aside, and the rows it then has.
 
     Raises:
         RefusedError: a mass delete, another writer has the lease, or the index is another workspace's.
         ConfigurationError: the index belongs to another table or was written by a newer lakeloop.
     """
-    return IndexSync(context, window, command=STAGE).run(_since_the_manifest)
+    return IndexSync(context, context.about(EmbeddingModel), due.first, command=COMMAND).run(_since_the_manifest)
 
 
 def _since_the_manifest(sync: IndexSync, manifest: Manifest | None, is_clean: bool) -> Changes:
     context, model = sync.context, sync.model.label
     # Another host may have written since this was planned: what the index lacks is told now, by who may write.
     now = lacking(context, manifest, head=context.lake.ensure(SOURCE))
-    # A window that began with nothing compares: the history that it would need may be gone.
-    sync.window = now if sync.window.since is not None else replace(now, since=None)
-    if sync.window.since is not None and manifest is not None:
+    # Versions that begin with nothing are compared: the history that it would need may be gone.
+    sync.versions = now if sync.versions.since is not None else replace(now, since=None)
+    if sync.versions.since is not None and manifest is not None:
         also = to_retry(context, sync.letters)
-        return changes_since(context, sync.window, model=model, is_clean=is_clean, also=also)
+        return changes_since(context, sync.versions, model=model, is_clean=is_clean, also=also)
     if not has_rows(sync.store):
-        return everything(context, sync.window, model=model)
-    return difference(context, sync.store, sync.window, model=model)
+        return everything(context, sync.versions, model=model)
+    return difference(context, sync.store, sync.versions, model=model)
 
 
 class IndexSync:
     """One writing to one index, from the lease to the record: what a sync and a repair share.
 
     Args:
-        window: the versions that the index will have taken in; `until` is what its manifest will say.
+        model: whose index it is.
+        versions: the versions that the index will have taken in; `until` is what its manifest will say.
         command: for the record.
     """
 
-    def __init__(self, context: Context, window: Window, *, command: str) -> None:
-        self.context, self.window, self.command = context, window, command
-        self.model = embedding_model(context.settings)
+    def __init__(self, context: Context, model: EmbeddingModel, versions: Versions, *, command: str) -> None:
+        self.context, self.model, self.versions, self.command = context, model, versions, command
         name = physical_name(context.settings.index.name, self.model)
         self.store: Store = open_store(context.settings, dimension=self.model.dimension, name=name)
         try:
@@ -112,7 +112,7 @@ class IndexSync:
         except BaseException:
             self.store.close()
             raise
-        self.letters = open_letters(context.lake, stage=STAGE, index_name=self.state.index_name)
+        self.letters = open_letters(context.lake, stage=COMMAND, index_name=self.state.index_name)
         self.seconds: dict[str, float] = {}
         self.started_at, self.start = context.now(), time.monotonic()
 
@@ -136,7 +136,7 @@ class IndexSync:
         if manifest is not None:
             # As the table says now: who wrote last is part of what makes an index ours.
             mine = next(s for s in states(self.context.lake, self.state.alias) if s.index_name == self.state.index_name)
-            check_source(self.context, manifest, state=mine)
+            check_source(self.context, manifest, state=mine, model=self.model)
         return manifest
 
     def _apply(self, changes: Changes, manifest: Manifest | None, *, lease: Lease) -> Counts:
@@ -153,7 +153,7 @@ class IndexSync:
         )
         writer.delete(changes.doubled)
         # New before old: a reader without atomic commits meets a document twice rather than not at all.
-        with self._timed("upsert"), context.progress.step(STAGE, total=changes.upserts or None) as step:
+        with self._timed("upsert"), context.progress.step(COMMAND, total=changes.upserts or None) as step:
             if changes.upserts and self._is_distributed(changes):
                 lease.check()
                 self._upsert_on_executors(changes, writer)
@@ -203,12 +203,12 @@ class IndexSync:
             return 0
         failures = [
             Failure(
-                stage=STAGE,
+                stage=COMMAND,
                 model=self.model.label,
                 index_name=self.state.index_name,
                 chunk_id=chunk_id,
                 error=error,
-                version=self.window.until,
+                version=self.versions.until,
             )
             for chunk_id, error in writer.refused.items()
         ]
@@ -223,14 +223,14 @@ class IndexSync:
             value = fingerprint(added, since=before.fingerprint, without=removed)
             rows = before.rows + len(added) - len(removed)
         else:
-            letters = open_letters(context.lake, stage=STAGE, index_name=self.state.index_name)
+            letters = open_letters(context.lake, stage=COMMAND, index_name=self.state.index_name)
             missing = {row["chunk_id"] for row in letters}
-            hashes = served_hashes(context, model=model.label, version=self.window.until, without=missing)
+            hashes = served_hashes(context, model=model.label, version=self.versions.until, without=missing)
             value, rows = fingerprint(hashes), len(hashes)
         return Manifest(
             source_table=source_name(context),
-            source_id=self.window.source_id,
-            version=self.window.until,
+            source_id=self.versions.table_id,
+            version=self.versions.until,
             fingerprint=value,
             model=model.name,
             revision=model.revision,
@@ -240,21 +240,21 @@ class IndexSync:
             fence=fence,
             workspace=workspace_id(context.lake),
             place=str(context.settings.root),
-            commit=commit_id(context.lake, SOURCE, self.window.until) or "",
+            commit=commit_id(context.lake, SOURCE, self.versions.until) or "",
             options=options_hash(context.settings),
         )
 
     def _record(self, changes: Changes, counts: Counts, *, writer: IndexWriter, fence: int) -> None:
         """One row of ops.index_runs."""
         embedded = _embedded_by(self.context)
-        lag_versions = None if self.window.since is None else self.window.until - self.window.since
+        lag_versions = None if self.versions.since is None else self.versions.until - self.versions.since
         row = {
             "run_id": self.context.run_id,
             "index_name": self.state.index_name,
             "command": self.command,
             "mode": changes.mode,
-            "from_version": self.window.since,
-            "to_version": self.window.until,
+            "from_version": self.versions.since,
+            "to_version": self.versions.until,
             "inserted": changes.inserts,
             "updated": changes.upserts - changes.inserts,
             "deleted": counts["deletes"],
@@ -287,7 +287,7 @@ def source_name(context: Context) -> str:
     )
 
 
-def check_source(context: Context, manifest: Manifest, *, state: IndexState) -> None:
+def check_source(context: Context, manifest: Manifest, *, state: IndexState, model: EmbeddingModel) -> None:
     """What a writer demands of an index that is there.
 
     Raises:
@@ -300,7 +300,6 @@ def check_source(context: Context, manifest: Manifest, *, state: IndexState) -> 
             f"sync-index: the index at {state.uri} was made by the table {manifest.source_table}, not "
             f"by {source_name(context)}. Nothing was changed. Give this table an index of its own with index.name."
         )
-    model = embedding_model(context.settings)
     if manifest.model_label != model.label:
         raise ConfigurationError(
             f"sync-index: the index at {state.uri} holds vectors of {manifest.model_label}, not of "
@@ -361,9 +360,26 @@ def served_hashes(context: Context, *, model: str, version: int, without: set[st
 
 def _embedded_by(context: Context) -> dict[str, int]:
     """What embed-chunks computed and found in its cache in this run."""
-    runs = context.lake.read_arrow(STAGE_RUNS, columns=["run_id", "stage", "counts"]).to_pylist()
-    mine = [dict(r["counts"]) for r in runs if r["run_id"] == context.run_id and r["stage"] == "embed-chunks"]
+    runs = context.states.of_stage("embed-chunks")
+    mine = [state.counts for state in runs if state.run_id == context.run_id]
     return {
         "embedded": sum(counts.get("computed", 0) for counts in mine),
         "cache_hits": sum(counts.get("cached", 0) for counts in mine),
     }
+
+
+def _check(context: Context) -> None:
+    """A wrong option of the store, or a library that is missing, is told before an hour of embedding."""
+    open_store(context.settings, dimension=embedding_model(context.settings).dimension).close()
+
+
+STAGE = Stage(
+    COMMAND,
+    "gold.chunk_index → the vector index, equal to it.",
+    look,
+    work,
+    sources=(SOURCE,),
+    subjects=index_models,
+    check=_check,
+    names=("index",),
+)

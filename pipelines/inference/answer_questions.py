@@ -1,4 +1,4 @@
-"""inference.requests in, inference.inference_log out: every request is answered once, each answer with its sources.
+"""answer-questions: every row of inference.requests is answered once, with its sources, in inference.inference_log.
 
 A request that has a row in the log is done, whenever a run was killed, unless its call failed for a reason that may
 pass (no answer in time, a busy server): then later runs ask again, and each try has its row. Rows are appended a few at
@@ -17,13 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.flow.stage import Context, Counts, Stage, Work, moved, nothing_new
 from pipelines.inference.ask import Answerer, Search, current_user, new_call
 from pipelines.inference.log_row import INFERENCE_LOG
-from pipelines.inference.questions import heading_questions, read_questions
 from pipelines.models.tracking import drop_unlogged_traces
-from pipelines.stage import Context, Counts, Window
-
-__all__ = ["add_questions", "heading_questions", "read_questions", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +81,17 @@ def add_questions(context: Context, rows: Sequence[Mapping[str, Any]], *, batch:
     return len(requests)
 
 
-def has_overdue(context: Context) -> bool:
-    """Whether a request that failed for a reason that may pass is to be asked again. Needs no JVM."""
+def look(context: Context) -> Work | None:
+    """The requests that came since; and those that failed for a reason that may have passed by now."""
+    return moved(STAGE, context) or (nothing_new(STAGE, context) if _has_overdue(context) else None)
+
+
+def _has_overdue(context: Context) -> bool:
     statuses = context.lake.read_arrow(INFERENCE_LOG, columns=["status_code"])["status_code"]
     return bool(pc.any(pc.is_in(statuses, pa.array(_MAY_PASS, statuses.type))).as_py()) and bool(_waiting(context))
 
 
-def run(context: Context, window: Window | None, *, searcher: Search | None = None) -> Counts:
+def work(context: Context, due: Work | None, *, searcher: Search | None = None) -> Counts:
     """Answer every request that has no row in the log, or that failed there for a reason that may have passed.
 
     Such a request is asked again by later runs, after 5 minutes, 10, 20 …, six times in all; each try is a call, and
@@ -188,3 +189,14 @@ def _current_labels(context: Context) -> dict[str, str]:
     rows = context.lake.read_arrow(LABELS, columns=columns).to_pylist()
     gold = [r for r in rows if r["label_source"] == "gold"]
     return {r["request_id"]: r["label"] for r in sorted(gold, key=lambda r: str(r["valid_from"] or ""))}
+
+
+STAGE = Stage(
+    "answer-questions",
+    "inference.requests (and those of a file) → answers with their sources in inference.inference_log.",
+    look,
+    work,
+    sources=(REQUESTS,),
+    targets=(INFERENCE_LOG,),
+    records="it holds what was answered",
+)

@@ -1,7 +1,7 @@
-"""New calls in the inference log, and new labels, in; the profile, quality and retrieval rows of their days out.
+"""monitor: the days of new calls and new labels get their profile, quality and retrieval metrics.
 
 A day is computed anew as a whole when its log has grown or a request of it was labelled; what comes out as it was is
-not written. Labels arrive late, so this stage has two sources: how far it has read the labels is part of its counts.
+not written. Labels arrive late, so that the log and the labels are two sources, each read as far as it goes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.stage import STAGE_RUNS, Context, Counts, Window
-from pipelines.stage import due as due_by_log
+from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved
 from transformations.changes import net_changes
 from transformations.profile import DEFINITION_ID, profile
 from transformations.quality import llm_quality, retrieval_quality
@@ -30,45 +29,37 @@ LOG, LABELS, CHUNKS = "inference.inference_log", "inference.labels", "gold.chunk
 PROFILE = "monitoring.inference_log_profile_metrics"
 QUALITY, RETRIEVAL = "monitoring.llm_quality_metrics", "monitoring.retrieval_metrics"
 GRANULARITY = "1 day"
-_READ_LABELS = "labels_version"
 # What says when and from which versions a row was computed does not make it another row.
 _PROVENANCE = ("computed_at", "logging_table_commit_version", "source_version_from", "source_version_to")
 
 
-def due(context: Context) -> Window | None:
-    """The versions of the log that have not been monitored; an empty window where only labels are new. Needs no JVM."""
-    from pipelines.run import stage_named
-
-    window = due_by_log(stage_named(COMMAND), context)
-    if window is not None:
-        return window
-    calls, labels = context.lake.head(LOG), context.lake.head(LABELS)
-    if calls is None or labels is None or labels.version == _labels_read(context):
-        return None
-    return Window(calls.version, calls.version, calls.table_id)
+def look(context: Context) -> Work | None:
+    """The calls and the labels that came since the last run."""
+    return moved(STAGE, context)
 
 
-def run(context: Context, window: Window) -> Counts:
-    """Counts: windows computed, rows written to each table, and the version of the labels that was read."""
+def work(context: Context, due: Work) -> Counts:
+    """Counts: windows computed, and rows written to each table."""
+    versions, labels_read = due.versions
     lake = context.lake
     for table in (PROFILE, QUALITY, RETRIEVAL):
         lake.ensure(table)
-    labels_version = lake.ensure(LABELS).version
-    days = _touched_days(context, window, labels_version=labels_version)
+    lake.ensure(LABELS)
+    days = _touched_days(context, versions, labels_read)
     counts = {"windows": len(days), "profile_rows": 0, "quality_rows": 0, "retrieval_rows": 0}
     if days:
         from pyspark.sql import functions as F
 
-        calls = lake.read(LOG, version=window.until).where(F.col("request_date").isin(days))
-        labels = lake.read(LABELS, version=labels_version)
+        calls = lake.read(LOG, version=versions.until).where(F.col("request_date").isin(days))
+        labels = lake.read(LABELS, version=labels_read.until)
         with context.progress.step(COMMAND, total=3) as step:
             rows = profile(
                 calls,
                 labels=labels,
                 granularity=GRANULARITY,
                 computed_at=context.now(),
-                version_from=window.since,
-                version_to=window.until,
+                version_from=versions.since,
+                version_to=versions.until,
             )
             counts["profile_rows"] = _write(context, PROFILE, rows, days=days)
             step.advance()
@@ -78,37 +69,29 @@ def run(context: Context, window: Window) -> Counts:
             rows = retrieval_quality(calls, labels=labels, chunks=chunks, granularity=GRANULARITY)
             counts["retrieval_rows"] = _write(context, RETRIEVAL, rows, days=days)
             step.advance()
-    return counts | {_READ_LABELS: labels_version}
+    return counts
 
 
-def _labels_read(context: Context) -> int | None:
-    """The version of the labels that the last run of this stage read; None where there was none."""
-    runs = context.lake.read_arrow(STAGE_RUNS, columns=["stage", "started_at", "counts"])
-    runs = runs.filter(pc.equal(runs["stage"], COMMAND)).sort_by("started_at")
-    return dict(runs["counts"][-1].as_py()).get(_READ_LABELS) if runs.num_rows else None
-
-
-def _touched_days(context: Context, window: Window, *, labels_version: int) -> list[date]:
+def _touched_days(context: Context, versions: Versions, labels_read: Versions) -> list[date]:
     """The UTC dates whose log has grown or whose requests were labelled since the last run; all of them at first."""
     from pyspark.sql import functions as F
 
     lake = context.lake
-    calls = lake.read(LOG, version=window.until)
-    if window.since is None:
+    calls = lake.read(LOG, version=versions.until)
+    if versions.since is None:
         return [row[0] for row in calls.select("request_date").distinct().sort("request_date").collect()]
     days: set[date] = set()
-    if window.since < window.until:
+    if versions.since < versions.until:
         # The log is only appended to, so a day has changed exactly where it has more rows. It is partitioned by day:
         # this reads no column of it.
         now = calls.groupBy("request_date").count()
-        before = lake.read(LOG, version=window.since).groupBy("request_date").agg(F.count("*").alias("_before"))
+        before = lake.read(LOG, version=versions.since).groupBy("request_date").agg(F.count("*").alias("_before"))
         grown = now.join(before, "request_date", "left").where("_before IS NULL OR count <> _before")
         days.update(row[0] for row in grown.select("request_date").collect())
-    labels_since = _labels_read(context)
-    if labels_since != labels_version:
-        labels = lake.read(LABELS, version=labels_version)
-        if labels_since is not None and labels_since < labels_version:
-            labels = labels.exceptAll(lake.read(LABELS, version=labels_since))
+    if labels_read.since != labels_read.until:
+        labels = lake.read(LABELS, version=labels_read.until)
+        if labels_read.since is not None:
+            labels = labels.exceptAll(lake.read(LABELS, version=labels_read.since))
         labelled = calls.join(labels.select("request_id").distinct(), "request_id", "left_semi")
         days.update(row[0] for row in labelled.select("request_date").distinct().collect())
     return sorted(days)
@@ -164,3 +147,13 @@ def _write(context: Context, table: str, rows: DataFrame, *, days: Sequence[date
     else:
         context.lake.merge(table, context.lake.spark.createDataFrame(changes))
     return int(changes.num_rows)
+
+
+STAGE = Stage(
+    COMMAND,
+    "inference.inference_log and inference.labels → profile and quality metrics.",
+    look,
+    work,
+    sources=(LOG, LABELS),
+    targets=(PROFILE, QUALITY, RETRIEVAL),
+)

@@ -1,4 +1,4 @@
-"""The tables of a workspace in; one self-contained HTML page out: what came in, what it cost, what was answered.
+"""report: the tables of a workspace become one HTML page: what came in, what it cost, what was answered.
 
 Needs no JVM and no network. Documents, questions and answers are data: the template escapes all of them. Whatever is
 missing (a table, a metric, a value) is shown as missing, and what cannot be read is named on the page: the page is
@@ -21,10 +21,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
+from pipelines.flow.states import STAGE_RUNS
 from pipelines.lakehouse import Lakehouse
 from pipelines.monitoring import charts
 from pipelines.quarantine import passed_over, set_aside, set_aside_tables
-from pipelines.stage import STAGE_RUNS, Context, Counts, Window
 from transformations.printable import printable, printable_line
 
 log = logging.getLogger(__name__)
@@ -49,23 +50,23 @@ _OF_CALLS = (
 Row = dict[str, Any]
 
 
-def due(context: Context) -> Window | None:
+def look(context: Context) -> Work | None:
     """The runs that the page does not show yet; None where it shows them all. Needs no JVM."""
     head = context.lake.head(STAGE_RUNS)
     if head is None:
         return None
-    window = Window(None, head.version, head.table_id)
+    versions = Versions(None, head.version, head.table_id)
     page = context.settings.path(context.settings.report)
     if page.is_file():
         with page.open(encoding="utf-8", errors="replace") as lines:
-            if _mark(window) in lines.read(4096):
+            if _mark(versions) in lines.read(4096):
                 return None
-    return window
+    return Work((versions,))
 
 
-def run(context: Context, window: Window) -> Counts:
+def work(context: Context, due: Work) -> Counts:
     """Counts: runs and answers that the page shows."""
-    facts = gather(context, window=window)
+    facts = gather(context, versions=due.first)
     _write(context, facts)
     return {"runs": len(facts["runs"]), "answers": len(facts["answers"])}
 
@@ -77,11 +78,11 @@ def write_report(context: Context, *, summary: Mapping[str, Any] | None = None) 
         summary: what no table holds, as in summary.json: `deliveries` (version, verified), `peak_memory_mb`.
     """
     head = context.lake.head(STAGE_RUNS)
-    window = Window(None, head.version, head.table_id) if head else None
-    return _write(context, gather(context, window=window, summary=summary))
+    versions = Versions(None, head.version, head.table_id) if head else None
+    return _write(context, gather(context, versions=versions, summary=summary))
 
 
-def gather(context: Context, *, window: Window | None = None, summary: Mapping[str, Any] | None = None) -> Row:
+def gather(context: Context, *, versions: Versions | None = None, summary: Mapping[str, Any] | None = None) -> Row:
     """Everything that the template shows, each fact there or None; `unread` is what of it could not be read."""
     tables, summary = _Tables(context.lake), summary or {}
     runs = _runs(tables.read(STAGE_RUNS))
@@ -101,7 +102,7 @@ def gather(context: Context, *, window: Window | None = None, summary: Mapping[s
     refused = [row for t in aside for row in tables.or_else(t, partial(set_aside, context, tables=[t]), [])]
     the_index = f"the index {context.settings.index.name}"
     facts = {
-        "source_mark": _mark(window) if window else "",
+        "source_mark": _mark(versions) if versions else "",
         "workspace": context.settings.root.name or str(context.settings.root),
         "landing": context.settings.landing,
         "written_at": context.now(),
@@ -188,8 +189,8 @@ def render(facts: Row) -> str:
     return environment.from_string(template).render(facts)
 
 
-def _mark(window: Window) -> str:
-    return _MARK.format(escape(f"{window.source_id} {window.until}"))
+def _mark(versions: Versions) -> str:
+    return _MARK.format(escape(f"{versions.table_id} {versions.until}"))
 
 
 def _runs(rows: pa.Table) -> list[Row]:
@@ -325,3 +326,6 @@ def _json(text: str | None) -> Row:
     except (ValueError, RecursionError):
         return {"error": {"message": "the logged response is not JSON"}}
     return value if isinstance(value, dict) else {}
+
+
+STAGE = Stage("report", "All tables → one self-contained report.html.", look, work, sources=(STAGE_RUNS,))

@@ -6,20 +6,31 @@ import pyarrow as pa
 
 from pipelines.schemas.spec import DOUBLE, INT, LONG, STRING, STRINGS, TIMESTAMP, TableSpec, table_spec
 
+# What some tables were at a moment.
+_MARKS = pa.list_(pa.struct([("table", STRING), ("table_id", STRING), ("version", LONG), ("commit", STRING)]))
 TABLES: dict[str, TableSpec] = {
     "ops.stage_runs": table_spec(
         ("run_id", STRING),
         ("stage", STRING),
+        ("subject", STRING),
         ("definition", STRING),
         ("source_id", STRING),
-        ("target_id", STRING),
         ("from_version", LONG),
         ("to_version", LONG),
-        ("source_commit", STRING),
-        ("targets", pa.map_(STRING, STRING)),
         ("counts", pa.map_(STRING, LONG)),
         ("started_at", TIMESTAMP),
         ("seconds", DOUBLE),
+    ),
+    "ops.stage_state": table_spec(
+        ("stage", STRING),
+        ("subject", STRING),
+        ("definition", STRING),
+        ("sources", _MARKS),
+        ("targets", _MARKS),
+        ("run_id", STRING),
+        ("started_at", TIMESTAMP),
+        ("counts", pa.map_(STRING, LONG)),
+        key="stage subject",
     ),
     "ops.file_looks": table_spec(
         ("source", STRING),

@@ -1,4 +1,4 @@
-"""Changes of silver.documents in; the chunks of the documents that they touch, in silver.chunks, out."""
+"""chunk-documents: the documents that changed are cut anew, and their chunks merged into silver.chunks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from expectations.chunks import chunk_rules, is_known_to_the_model
-from pipelines.models.embedders import EmbeddingModel, chunk_limits, embedding_model
+from pipelines.flow.changed_rows import apply_changes, changed, partitions, stamped, touched
+from pipelines.flow.stage import Context, Counts, Stage, Work, moved
+from pipelines.models.embedders import EmbeddingModel, chunk_limits, embedding_model, text_reader
 from pipelines.quality import judge
 from pipelines.silver.set_aside import set_aside
-from pipelines.stage import Context, Counts, Window, apply_changes, changed, partitions, stamped, touched
 from transformations.changes import net_changes
 
 if TYPE_CHECKING:
@@ -23,11 +24,16 @@ COMPARE = [
 ]
 
 
-def run(context: Context, window: Window) -> Counts:
+def look(context: Context) -> Work | None:
+    """The documents that changed since."""
+    return moved(STAGE, context)
+
+
+def work(context: Context, due: Work) -> Counts:
     """Counts: chunks insert, update (moved, or their document renamed), delete, and set_aside."""
-    lake, (max_tokens, max_characters) = context.lake, chunk_limits(context.settings)
+    lake, versions, (max_tokens, max_characters) = context.lake, due.first, chunk_limits(context.settings)
     lake.ensure(TARGET)
-    documents, keys = changed(context, SOURCE, window=window, key="document_id")
+    documents, keys = changed(context, SOURCE, versions=versions, key="document_id")
     with context.progress.step("chunk-documents"):
         pieces = cut(context, documents)
         keys = keys.persist()
@@ -37,15 +43,17 @@ def run(context: Context, window: Window) -> Counts:
                 TARGET,
                 pieces,
                 rules=(*chunk_rules(max_tokens=max_tokens, max_characters=max_characters), is_known_to_the_model()),
-                window=window,
+                versions=versions,
                 source=SOURCE,
                 stage="chunk-documents",
                 key="chunk_id",
             )
             count = judged.refused_rows
-            set_aside(context, QUARANTINE, judged.refused, count=count, scope=keys, window=window, same=["chunk_id"])
-            current = touched(context, TARGET, keys, window=window, key="document_id")
-            desired = stamped(context, judged.valid, window=window).select(*lake.spec(TARGET).columns)
+            set_aside(
+                context, QUARANTINE, judged.refused, count=count, scope=keys, versions=versions, same=["chunk_id"]
+            )
+            current = touched(context, TARGET, keys, versions=versions, key="document_id")
+            desired = stamped(context, judged.valid, versions=versions).select(*lake.spec(TARGET).columns)
             counts = apply_changes(context, TARGET, net_changes(current, desired, key="chunk_id", compare=COMPARE))
             return {**counts, "set_aside": count}
         finally:
@@ -79,7 +87,6 @@ def chunk_batches(
     """
 
     def chunk(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from pipelines.models.embedders import text_reader
         from pipelines.schemas import TABLES
         from transformations.chunks import chunk_id, chunk_markdown
 
@@ -108,3 +115,21 @@ def chunk_batches(
                     yield from pa.Table.from_pylist(rows, schema=schema).to_batches()
 
     return chunk
+
+
+def _decided_by(context: Context) -> str:
+    settings = context.settings
+    tokenizer, of_all = text_reader(embedding_model(settings)).label, settings.refine.near_duplicates != "serve_one"
+    return f"limits={chunk_limits(settings)} {tokenizer=} {of_all=}"
+
+
+STAGE = Stage(
+    "chunk-documents",
+    "silver.documents → silver.chunks.",
+    look,
+    work,
+    sources=(SOURCE,),
+    targets=(TARGET, QUARANTINE),
+    code_version=3,
+    decided_by=_decided_by,
+)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.flow.changed_rows import held_if_few
+from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse import FEW_ROWS
-from pipelines.stage import Context, Window, held_if_few
 from transformations.near_duplicates import affected, clusters, signatures
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ COLUMNS = ("cluster_id", "is_representative", "_text_hash", "_near_keys")
 
 
 def with_clusters(
-    context: Context, current: DataFrame, desired: DataFrame, *, keys: DataFrame, window: Window
+    context: Context, current: DataFrame, desired: DataFrame, *, keys: DataFrame, versions: Versions
 ) -> tuple[DataFrame, DataFrame]:
     """Give `desired` its clusters, and put beside it the other documents whose cluster may have changed.
 
     Args:
-        current: the rows that the table has of `keys`; all its rows where the window is everything.
+        current: the rows that the table has of `keys`; all its rows where the versions are everything.
         desired: the rows that it should have of them, without `COLUMNS`.
         keys: `document_id` of every document that came, changed or went.
 
@@ -50,7 +51,7 @@ def with_clusters(
     threshold = settings.near_duplicate_threshold
     signed = signatures(desired, threshold=threshold)
     are_alone = False
-    if window.since is None:
+    if versions.since is None:
         now = _kept(context, signed)
         found = clusters(desired, now, threshold=threshold)
     elif _are_alone(context, signed := held_if_few(context, signed), keys=keys):

@@ -1,4 +1,4 @@
-"""Arrivals of bronze.records_NAME in; the records as they are now, as they were, and those that are refused, out.
+"""refine-records: arrivals of bronze.records_NAME become the records as they are now, as they were, and the refused.
 
 silver.records_NAME is what is open in silver.records_NAME_history, which is built from every change that keeps the
 contract, late ones in their place (transformations/history.py). What breaks it is in silver.records_NAME_quarantine.
@@ -10,10 +10,22 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+from pipelines.flow.changed_rows import apply_changes
+from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved
+from pipelines.flow.states import STAGE_RUNS
 from pipelines.quality import judge
-from pipelines.records import ARRIVAL, RecordSource, are_there, evolved, follow, of_keys, record_source, write_anew
+from pipelines.records import (
+    ARRIVAL,
+    RecordSource,
+    are_there,
+    evolved,
+    follow,
+    of_keys,
+    refining,
+    source_subjects,
+    write_anew,
+)
 from pipelines.silver.set_aside import set_aside
-from pipelines.stage import STAGE_RUNS, Context, Counts, Window, apply_changes
 from transformations.canonical import said_hash, values_hash
 from transformations.changes import net_changes
 from transformations.history import history, history_changes
@@ -27,21 +39,26 @@ COMMAND = "refine-records"
 _PLACE = frozenset(name for name, _ in ARRIVAL)
 
 
-def run(context: Context, window: Window) -> Counts:
+def look(context: Context) -> Work | None:
+    """The arrivals of the source that were not read."""
+    return moved(STAGE, context)
+
+
+def work(context: Context, due: Work) -> Counts:
     """Counts: records insert, update, delete (now), intervals (written to the history), set_aside.
 
     Raises:
         ExpectationFailedError: a rule of level fail is broken; nothing was written.
     """
-    lake = context.lake
-    source = evolved(lake, record_source(context.settings, next(iter(context.settings.records))))
-    is_rebuilt = window.since is None and _has_another_key(context, source)
+    lake, versions = context.lake, due.first
+    source = evolved(lake, context.about(RecordSource))
+    is_rebuilt = versions.since is None and _has_another_key(context, source)
     if not is_rebuilt:
         for table in (source.silver, source.history):
             follow(lake, table)
     columns = source.contract.columns
     with context.progress.step(COMMAND):
-        arrivals = _arrivals(context, source, window)
+        arrivals = _arrivals(context, source, versions)
         is_text = source.settings.format in ("csv", "json", "kafka")
         readings, earlier = source.settings.readings, _earlier(context, source, arrivals)
         rows = recovered(arrivals, columns=columns, readings=readings, is_text=is_text, earlier=earlier)
@@ -51,31 +68,31 @@ def run(context: Context, window: Window) -> Counts:
             source.silver,
             rows,
             rules=source.contract.rules,
-            window=window,
+            versions=versions,
             source=source.bronze,
             stage=COMMAND,
             key="_record_id",
         )
         ids = judged.valid.select("_record_id").union(judged.refused.select("_record_id")).union(gone)
         ids = ids.withColumnRenamed("_record_id", "record_id")
-        _set_aside(context, source, judged.refused, scope=ids, count=judged.refused_rows, window=window)
+        _set_aside(context, source, judged.refused, scope=ids, count=judged.refused_rows, versions=versions)
         changes = _changes(source, judged.valid)
         if is_rebuilt:
             counts = _rebuild(context, source, changes)
             return {**counts, "set_aside": judged.refused_rows}
-        told = _history_changes(context, source, changes, window=window).persist()
+        told = _history_changes(context, source, changes, versions=versions).persist()
         context.persisted.append(told)
         intervals = apply_changes(context, source.history, told)
-        counts = _bring_now(context, source, changes, window=window)
+        counts = _bring_now(context, source, changes, versions=versions)
         return {**counts, "intervals": sum(intervals.values()), "set_aside": judged.refused_rows}
 
 
-def _arrivals(context: Context, source: RecordSource, window: Window) -> DataFrame:
-    """The rows of bronze that the window brought; all, where it says so."""
+def _arrivals(context: Context, source: RecordSource, versions: Versions) -> DataFrame:
+    """The rows of bronze that these versions brought; all, where they are everything."""
     lake = context.lake
-    if window.since is None:
-        return lake.read(source.bronze, version=window.until)
-    feed = lake.read_changes(source.bronze, after=window.since, until=window.until)
+    if versions.since is None:
+        return lake.read(source.bronze, version=versions.until)
+    feed = lake.read_changes(source.bronze, after=versions.since, until=versions.until)
     return feed.where("_change_type = 'insert'").drop("_change_type", "_commit_version", "_commit_timestamp")
 
 
@@ -115,7 +132,7 @@ def _without_ended(rows: DataFrame, source: RecordSource) -> tuple[DataFrame, Da
 
 
 def _set_aside(
-    context: Context, source: RecordSource, refused: DataFrame, *, scope: DataFrame, count: int, window: Window
+    context: Context, source: RecordSource, refused: DataFrame, *, scope: DataFrame, count: int, versions: Versions
 ) -> None:
     """Tell the quarantine of the refused rows, the last one of each change."""
     from pyspark.sql import functions as F
@@ -146,7 +163,7 @@ def _set_aside(
         source.quarantine,
         last,
         scope=scope,
-        window=window,
+        versions=versions,
         same=["content_hash"],
         count=count,
         scope_key="record_id",
@@ -163,13 +180,13 @@ def _changes(source: RecordSource, valid: DataFrame) -> DataFrame:
     return valid.select(*source.contract.columns, *known, *carried, "_op")
 
 
-def _history_changes(context: Context, source: RecordSource, changes: DataFrame, *, window: Window) -> DataFrame:
-    """What the changes make of the history; all of it is compared where the window is everything."""
+def _history_changes(context: Context, source: RecordSource, changes: DataFrame, *, versions: Versions) -> DataFrame:
+    """What the changes make of the history; all of it is compared where the versions are everything."""
     from pyspark.sql import functions as F
 
     lake, key = context.lake, list(source.settings.key)
     order_by, then_by, compare = source.order_by, source.then_by, source.compared
-    if window.since is None:
+    if versions.since is None:
         desired = history(changes, key=key, order_by=order_by, compare=compare, then_by=then_by)
         same = [*compare, *then_by, "valid_to", "is_current", "_marks"]
         told = net_changes(lake.read(source.history), desired, key=[*key, "valid_from"], compare=same)
@@ -196,19 +213,17 @@ def _has_another_key(context: Context, source: RecordSource) -> bool:
     head = context.lake.head(source.silver)
     if head is None or head.version == 0:
         return False
-    made = _definitions(context, target_id=head.table_id)
-    if not made:
+    state = STAGE.state(context)
+    if state is None or all(mark.table_id != head.table_id for mark in state.targets):
         return True
-    was = made[-1]
+    was = _refining(state.definition)
     return (was["key"], was["order_by"]) != (list(source.settings.key), list(source.settings.order_by))
 
 
-def _definitions(context: Context, **which: str) -> list[dict[str, Any]]:
-    """What `refining` said when this stage ran for the table that `which` names, the last run last."""
-    runs = context.lake.read_arrow(STAGE_RUNS, columns=["stage", "definition", "started_at", *which]).to_pylist()
-    made = [row for row in runs if {"stage": COMMAND, **which}.items() <= row.items()]
-    made.sort(key=lambda row: row["started_at"])
-    return [json.loads(row["definition"].partition(" ")[2]) for row in made]
+def _refining(definition: str) -> dict[str, Any]:
+    """What `refining` said in a definition of this stage."""
+    said: dict[str, Any] = json.loads(definition.partition(" ")[2])
+    return said
 
 
 def _earlier(context: Context, source: RecordSource, arrivals: DataFrame) -> dict[str, list[str]]:
@@ -223,7 +238,9 @@ def _earlier(context: Context, source: RecordSource, arrivals: DataFrame) -> dic
     if not others or head is None:
         return {}
     called: dict[str, set[str]] = {c.lower(): set() for c in others}
-    for made in _definitions(context, source_id=head.table_id):
+    runs = context.lake.read_arrow(STAGE_RUNS, columns=["definition", "source_id"], where={"stage": COMMAND})
+    for definition in {row["definition"] for row in runs.to_pylist() if row["source_id"] == head.table_id}:
+        made = _refining(definition)
         for name, of in made["columns"].items():
             called.setdefault(name.lower(), set()).add((of["source"] or name).lower())
     earlier = {
@@ -262,14 +279,14 @@ def _last(rows: DataFrame, *, key: list[str]) -> DataFrame:
     return last.where("NOT _marks <=> 'delete'")
 
 
-def _bring_now(context: Context, source: RecordSource, changes: DataFrame, *, window: Window) -> dict[str, int]:
+def _bring_now(context: Context, source: RecordSource, changes: DataFrame, *, versions: Versions) -> dict[str, int]:
     """Make the current table what was said last of each key that has changes, deletes left out.
 
     That is what is open in the history; where a record came again and only its order moved, the last of them.
     """
     lake, key = context.lake, list(source.settings.key)
     columns = lake.spec(source.silver).columns
-    if window.since is None:
+    if versions.since is None:
         was, now = lake.read(source.silver), lake.read(source.history)
     else:
         was = of_keys(lake.read(source.silver), changes, key=key)
@@ -277,3 +294,16 @@ def _bring_now(context: Context, source: RecordSource, changes: DataFrame, *, wi
     desired = _last(now, key=key).select(*columns)
     same = [c for c in source.contract.columns if c not in key]
     return apply_changes(context, source.silver, net_changes(was, desired, key=key, compare=same or key))
+
+
+STAGE = Stage(
+    COMMAND,
+    "bronze.records_* → silver.records_*, their history and their quarantine.",
+    look,
+    work,
+    sources=("bronze.records_*",),
+    targets=("silver.records_*", "silver.records_*_history", "silver.records_*_quarantine"),
+    code_version=4,
+    decided_by=lambda context: refining(context.about(RecordSource).settings),
+    subjects=source_subjects,
+)

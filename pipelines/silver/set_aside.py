@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pyarrow.compute as pc
 
 from expectations.quarantine import quarantine_changes
-from pipelines.stage import Context, Window, apply_changes, touched
+from pipelines.flow.changed_rows import apply_changes, touched
+from pipelines.flow.stage import Context, Versions
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -20,7 +21,7 @@ def set_aside(
     refused: DataFrame,
     *,
     scope: DataFrame,
-    window: Window,
+    versions: Versions,
     same: Sequence[str],
     count: int | None = None,
     scope_key: str = "document_id",
@@ -47,7 +48,7 @@ def set_aside(
         return 0
     refused = refused.withColumn("_run_id", F.lit(context.run_id))
     columns = [c for c in lake.spec(table).columns if c not in ("attempts", "replayed_at")]
-    current = touched(context, table, scope, window=window, key=scope_key)
+    current = touched(context, table, scope, versions=versions, key=scope_key)
     changes = quarantine_changes(current, refused.select(*columns), key=key, same=same, now=context.now())
     apply_changes(context, table, changes)
     return count

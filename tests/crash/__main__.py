@@ -22,8 +22,8 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+from pipelines.flow.run import new_context
 from pipelines.index_state import served
-from pipelines.run import new_context
 from pipelines.verify import verify
 from tests.crash.victim import DELIVERIES
 from tests.support.chunked import settings_for

@@ -10,6 +10,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines import index_state
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stage import Stage
+from pipelines.flow.stages import stage_named
 from pipelines.gold import embed_chunks
 from pipelines.index import lease as lease_module
 from pipelines.index import sync_index, writer
@@ -18,10 +21,8 @@ from pipelines.index.lease import Lease
 from pipelines.index.writer import IndexWriter
 from pipelines.index_state import served, states
 from pipelines.lakehouse import Lakehouse
-from pipelines.run import new_context, run_stages, stage_named
 from pipelines.settings import Settings
 from pipelines.silver import refine_documents
-from pipelines.stage import Stage
 from pipelines.stores.lance import LanceStore
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, settings_for, sync
 from tests.support.embedders import counted

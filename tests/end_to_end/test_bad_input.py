@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.bronze import ingest_documents
-from pipelines.run import DOCUMENT_STAGES, new_context, only_writer, run_stages
+from pipelines.flow.lock import only_writer
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.settings import IngestSettings, Settings
 from pipelines.verify import verify
 from tests.support import files

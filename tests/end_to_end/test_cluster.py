@@ -28,7 +28,7 @@ _DRIVER = """
 import json, sys
 from pipelines.index.audit import audit
 from pipelines.index_state import states
-from pipelines.run import new_context, run_stages
+from pipelines.flow.run import new_context, run_stages
 from pipelines.settings import Settings
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, runs
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from markupsafe import escape
 
+from pipelines.flow.run import new_context, run_stages
 from pipelines.inference.answer_questions import add_questions
 from pipelines.inference.ask import Answerer
-from pipelines.run import new_context, run_stages
 from pipelines.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.settings import Settings
 from pipelines.verify import verify
 from tests.support.history import deliveries, write

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from pipelines.flow.states import STAGE_RUNS
 from pipelines.lakehouse import Lakehouse
 from pipelines.settings import Settings
-from pipelines.stage import STAGE_RUNS
 
 
 def test_a_table_of_an_older_lakeloop_is_read_and_gets_the_columns_that_it_lacks(workspace: Settings, spark):
@@ -15,16 +15,16 @@ def test_a_table_of_an_older_lakeloop_is_read_and_gets_the_columns_that_it_lacks
         spark.sql(f"CREATE TABLE {name} (run_id STRING, stage STRING) USING delta")
         spark.sql(f"INSERT INTO {name} VALUES ('1', 'monitor')")
         lake = Lakehouse(settings, spark=lambda: spark)
-        columns = ["run_id", "source_commit", "targets"]
+        columns = ["run_id", "subject", "counts"]
         assert lake.read_arrow(STAGE_RUNS, columns=columns).to_pylist() == [
-            {"run_id": "1", "source_commit": None, "targets": None}
+            {"run_id": "1", "subject": None, "counts": None}
         ]
-        lake.append_arrow(STAGE_RUNS, [{"run_id": "2", "source_commit": "c", "targets": [("silver.chunks", "1 c")]}])
+        lake.append_arrow(STAGE_RUNS, [{"run_id": "2", "subject": "orders", "counts": [("rows", 1)]}])
         assert lake.columns(STAGE_RUNS) == lake.spec(STAGE_RUNS).schema, (
             "instants too, as a feature table asks for them"
         )
         rows = lake.read_arrow(STAGE_RUNS, columns=columns).sort_by("run_id").to_pylist()
-        assert [row["source_commit"] for row in rows] == [None, "c"]
+        assert [row["subject"] for row in rows] == [None, "orders"]
         head = lake.head(STAGE_RUNS)
         assert Lakehouse(settings, spark=lambda: spark).ensure(STAGE_RUNS) == head, "nothing more is to be added"
     finally:

@@ -11,7 +11,8 @@ import yaml
 from expectations.declared import by_decorator, expected, has_expectations, kept, refused
 from expectations.documents import DOCUMENT_RULES
 from expectations.rules import Rule
-from pipelines.run import new_context, run_stages, stage_named
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import stage_named
 from pipelines.settings import Settings
 from tests.support.connect import ROOT, ConnectServer, connect_server
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.settings import Settings
 from pipelines.verify import verify
 from tests.support.chunked import settings_for

@@ -16,10 +16,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipelines.features import table_spec_of, typed
+from pipelines.flow.run import run_stages
+from pipelines.flow.stage import Context
+from pipelines.flow.stages import stage_named
 from pipelines.gold.training_set import Lookup, cut
-from pipelines.run import run_stages, stage_named
 from pipelines.schemas.spec import LONG, STRING, TIMESTAMP, TableSpec
-from pipelines.stage import Context
 from tests.support.feature_tables import SHORT_LIVED
 from transformations.errors import ConfigurationError
 from transformations.features import Aggregate, FeatureTable, feature_rows

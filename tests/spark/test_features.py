@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.gold.build_features import instances
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stage import Context
+from pipelines.flow.stages import stage_named
 from pipelines.lakehouse import Lakehouse
 from pipelines.rebuild import rebuild
-from pipelines.run import new_context, run_stages, stage_named
 from pipelines.schemas.spec import DOUBLE, LONG, STRING, TIMESTAMP, TableSpec
-from pipelines.stage import Context
 from tests.support import feature_tables
 from tests.support.feature_tables import TRIPS
 from transformations.errors import ConfigurationError
@@ -239,4 +239,4 @@ def test_what_a_setting_names_must_be_a_definition_whose_columns_the_source_has(
 
 
 def test_without_feature_tables_in_the_settings_there_is_no_stage(context: Context):
-    assert instances(stage_named("build-features"), context) == []
+    assert stage_named("build-features").contexts(context) == []

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.forget import forget
 from pipelines.index_places import Place, forget_place, note
 from pipelines.plan import plan
-from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.settings import Settings
 from pipelines.verify import verify
 from tests.support.chunked import settings_for

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import stage_named
 from pipelines.lakehouse import Lakehouse
-from pipelines.run import new_context, run_stages, stage_named
 from pipelines.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "history.md"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
+from pipelines.flow.run import new_context
 from pipelines.index_state import served
-from pipelines.run import new_context
 from pipelines.settings import load_settings
 
 

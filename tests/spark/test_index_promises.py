@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stage import Context
 from pipelines.index.audit import audit
 from pipelines.index.lease import writing
 from pipelines.index.repair import repair
 from pipelines.index.replay import replay
 from pipelines.index_state import change, served, states, updated
 from pipelines.inference.search import Searcher
-from pipelines.run import new_context, run_stages
 from pipelines.settings import Settings
-from pipelines.stage import Context
 from pipelines.status import describe
 from pipelines.stores import Manifest
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, runs, settings_for, sync

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.run import new_context, run_stages, stage_named
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import stage_named
 from pipelines.settings import ParseSettings, Settings
 from pipelines.silver import refine_documents
 from tests.support import files
@@ -56,7 +57,8 @@ def test_a_document_that_still_takes_too_much_is_tried_once(workspace: Settings,
 _TWICE = """
 import sys
 from pathlib import Path
-from pipelines.run import new_context, run_stages, stage_named
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import stage_named
 from pipelines.settings import Settings
 settings = Settings(root=Path(sys.argv[1]))
 landing = settings.landing_path

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipelines.flow.run import run_stage
+from pipelines.flow.stage import Counts, everything
+from pipelines.flow.stages import stage_named
 from pipelines.monitoring import monitor
-from pipelines.run import stage_named
-from pipelines.stage import Counts, run_stage
 
 DAY = datetime(2026, 3, 1, 8, tzinfo=timezone.utc)
 LOG, LABELS = monitor.LOG, monitor.LABELS
@@ -50,8 +51,8 @@ def run(context):
     """Run the stage if it is due, as `lakeloop run` does; None where it is not."""
 
     def run_if_due() -> Counts | None:
-        window = monitor.due(context)
-        return None if window is None else run_stage(STAGE, context, window=window, work=monitor.run)[0]
+        due = monitor.look(context)
+        return None if due is None else run_stage(STAGE, context, due).counts
 
     return run_if_due
 
@@ -87,8 +88,7 @@ def test_monitor_fills_the_three_tables_and_is_then_not_due(logged, run):
 def test_monitor_over_everything_again_writes_nothing(logged, run, context):
     run()
     versions = {t: logged.head(t) for t in (monitor.PROFILE, monitor.QUALITY, monitor.RETRIEVAL)}
-    head = logged.head(LOG)
-    counts = monitor.run(context, monitor.Window(None, head.version, head.table_id))
+    counts = monitor.work(context, everything(STAGE, context))
     assert (counts["profile_rows"], counts["quality_rows"], counts["retrieval_rows"]) == (0, 0, 0)
     assert {t: logged.head(t) for t in versions} == versions
 
@@ -128,8 +128,7 @@ def test_monitor_scores_chunks_that_the_index_has_dropped_since(logged, run, spa
 def test_monitor_takes_a_row_away_when_what_it_was_about_is_gone(logged, run, context, spark):
     run()
     spark.sql(f"UPDATE {logged.identifier(monitor.QUALITY)} SET metric_name = 'old' WHERE metric_name = 'failed_ratio'")
-    head = logged.head(LOG)
-    counts = monitor.run(context, monitor.Window(None, head.version, head.table_id))
+    counts = monitor.work(context, everything(STAGE, context))
     assert counts["quality_rows"] == 4
     assert value(logged, monitor.QUALITY, "old", day=1) is None
     assert value(logged, monitor.QUALITY, "failed_ratio", day=1) == (0.0, 2)

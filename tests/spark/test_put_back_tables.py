@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.index.audit import audit
 from pipelines.index.sync_index import due as sync_due
 from pipelines.index.sync_index import run as run_sync
 from pipelines.index_state import served, states
 from pipelines.plan import plan
 from pipelines.rebuild import rebuild
-from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.settings import Settings
 from pipelines.status import describe
 from pipelines.table_log import commit_id

@@ -11,10 +11,11 @@ import pytest
 
 from expectations.rules import Rule
 from pipelines.cli import main
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stage import Context, Versions
+from pipelines.flow.stages import stage_named
 from pipelines.quality import QUALITY_METRICS, judge
-from pipelines.run import new_context, run_stages, stage_named
 from pipelines.settings import Settings
-from pipelines.stage import Context, Window
 from transformations.errors import ConfigurationError, ExpectationFailedError
 
 RULES = (Rule("is_small", "value < 10", "warn"), Rule("is_even", "value % 2 = 0"), Rule("is_set", "id > ''", "fail"))
@@ -23,7 +24,7 @@ STAGES = [stage_named(command) for command in ("ingest-documents", "refine-docum
 
 def _judge(context: Context, rows: Any, *, until: int = 1, **changed: Any) -> Any:
     arguments: dict[str, Any] = {"rules": RULES, "source": "bronze.things", "stage": "refine-things", "key": "id"}
-    return judge(context, "silver.things", rows, window=Window(None, until, "t"), **{**arguments, **changed})
+    return judge(context, "silver.things", rows, versions=Versions(None, until, "t"), **{**arguments, **changed})
 
 
 def _metrics(context: Context) -> list[tuple[Any, ...]]:

@@ -15,8 +15,8 @@ import pytest
 from pipelines.bronze import ingest_records
 from pipelines.bronze.ingest_records import append_batch
 from pipelines.continuous import ingest_until_stopped
+from pipelines.flow.run import new_context
 from pipelines.records import declare, record_source
-from pipelines.run import new_context
 from tests.support.recorded import ORDERS, history, now, put, refused, rows, run, settings_for, versions
 from transformations.errors import ConfigurationError
 
@@ -151,7 +151,7 @@ def test_a_batch_that_was_appended_before_a_crash_is_not_appended_again(tmp_path
     assert history(settings) >= silver[1]
 
     # One batch of a caller's own, through the same function; the same one twice is one.
-    context = new_context(settings).of_source("orders")
+    context = new_context(settings)
     source = declare(context.lake, record_source(settings, "orders"))
     batch = spark.createDataFrame([("2.csv",)], "path string")
     assert append_batch(context, source, batch, txn=("mine", 0))["records"] == 1

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import stage_named
 from pipelines.plan import plan
-from pipelines.run import new_context, run_stages, stage_named
 from pipelines.settings import RefineSettings, Settings
 from tests.support.state import assert_refined_as_from_scratch
 from transformations.history import state_at

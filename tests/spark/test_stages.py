@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stage import Context
+from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.index_state import served
 from pipelines.lakehouse import Lakehouse
-from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings
-from pipelines.stage import Context
 from pipelines.verify import verify
 
 WORDS = "table stream commit merge schema reader writer column version file batch".split()  # noqa: SIM905

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.flow.run import new_context, run_stages
 from pipelines.index.audit import audit
 from pipelines.index.swap import finish, swap, swap_back
 from pipelines.index_state import served, states
 from pipelines.inference import search as search_module
 from pipelines.inference.search import Searcher
 from pipelines.models.embedders import embedding_model
-from pipelines.run import new_context, run_stages
 from pipelines.settings import Settings
 from pipelines.status import describe
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, settings_for, sync

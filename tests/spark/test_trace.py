@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stage import Context
+from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.index_state import served
 from pipelines.lakehouse import Lakehouse
-from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.settings import Settings, load_settings
-from pipelines.stage import Context
 from pipelines.trace import Trace, render, trace
 from transformations.errors import ConfigurationError
 

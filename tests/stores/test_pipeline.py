@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipelines.flow.run import new_context
 from pipelines.index.audit import audit
 from pipelines.index.repair import repair
 from pipelines.index_state import served
 from pipelines.inference.search import Searcher
-from pipelines.run import new_context
 from pipelines.settings import Settings
 from pipelines.stores import STORES
 from tests.stores.servers import VARIANTS

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings
 

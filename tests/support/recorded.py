@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipelines.run import STAGES, new_context, run_stages
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import stage_named
 from pipelines.settings import Settings
 
-RECORD_STAGES = tuple(stage for stage in STAGES if stage.is_per_source)
+RECORD_STAGES = tuple(stage_named(command) for command in ("ingest-records", "refine-records"))
 ORDERS = {
     "format": "csv",
     "location": "orders",

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import stage_named
 from pipelines.index_state import served
-from pipelines.run import new_context, run_stages, stage_named
 from pipelines.settings import Settings
 
 _OF_THE_RUN = {"_run_id", "_source_version", "_ingested_at", "modified_at", "attempts", "replayed_at"}
@@ -71,7 +72,7 @@ def assert_refined_as_from_scratch(settings: Settings) -> None:
     tables, stage = ("silver.documents", "silver.documents_history"), [stage_named("refine-documents")]
     lake = new_context(settings).lake
     heads = [lake.head(table) for table in tables]
-    shutil.rmtree(lake.folder("ops.stage_runs"))
+    shutil.rmtree(lake.folder("ops.stage_state"))
     run_stages(new_context(settings), stages=stage)
     assert [lake.head(table) for table in tables] == heads
     kept = [_versions(settings, table) for table in tables]

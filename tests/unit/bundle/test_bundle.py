@@ -67,7 +67,7 @@ def test_an_unchanged_copy_has_no_problem(bundle: Path) -> None:
 
 
 def test_every_stage_has_one_task_in_the_order_of_the_stages() -> None:
-    from pipelines.run import STAGES
+    from pipelines.flow.stages import STAGES
 
     commands = [stage.command for stage in STAGES]
     assert problems(ROOT, commands=commands) == []

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
+from pipelines.flow.stage import Context
 from pipelines.inference import answer_questions as stage
 from pipelines.inference.ask import NOT_TOLD, Answerer, NotLoggedError
 from pipelines.models import tracking
 from pipelines.models.language import ModelCallError
 from pipelines.models.prompts import neutral
 from pipelines.settings import LanguageModelSettings, Settings
-from pipelines.stage import Context
 from pipelines.stores import Hit
 from tests.support.answering import (
     EVIL,
@@ -124,10 +124,10 @@ def test_every_request_is_answered_and_logged_once_and_a_failed_call_loses_nothi
     ]
     assert stage.add_questions(context, rows(*questions), batch="b") == 4
     assert stage.add_questions(context, rows(*questions), batch="b") == 0
-    assert stage.run(context, None, searcher=OneHit()) == {"answered": 3, "grounded": 2, "quoted": 1, "failed": 1}
+    assert stage.work(context, None, searcher=OneHit()) == {"answered": 3, "grounded": 2, "quoted": 1, "failed": 1}
     asked = len(model[1].asked)
 
-    assert stage.run(context, None, searcher=OneHit()) == {"answered": 0, "grounded": 0, "quoted": 0, "failed": 0}
+    assert stage.work(context, None, searcher=OneHit()) == {"answered": 0, "grounded": 0, "quoted": 0, "failed": 0}
     assert len(model[1].asked) == asked
 
     logged = {json.loads(r["request"])["question"]: r for r in log_of(context)}
@@ -168,20 +168,20 @@ def test_a_call_that_got_no_answer_in_time_is_asked_again_by_later_runs(context,
     now = [datetime.now(timezone.utc)]
     monkeypatch.setattr(Context, "now", staticmethod(lambda: now[0]))
     stage.add_questions(context, rows("LATE: captured output?", "Captured output?"), batch="b")
-    assert not stage.has_overdue(context_on(context.settings)), "nothing was asked yet"
+    assert not stage._has_overdue(context_on(context.settings)), "nothing was asked yet"
     asked = {"answered": 0, "grounded": 0, "quoted": 0, "failed": 0}
-    assert stage.run(context, None, searcher=OneHit()) == asked | {"answered": 1, "grounded": 1, "failed": 1}
-    assert not stage.has_overdue(context)
-    assert stage.run(context, None, searcher=OneHit()) == asked, "not at once"
+    assert stage.work(context, None, searcher=OneHit()) == asked | {"answered": 1, "grounded": 1, "failed": 1}
+    assert not stage._has_overdue(context)
+    assert stage.work(context, None, searcher=OneHit()) == asked, "not at once"
     now[0] += timedelta(minutes=6)
-    assert stage.has_overdue(context)
-    assert stage.run(context, None, searcher=OneHit()) == asked | {"failed": 1}
-    assert not stage.has_overdue(context), "the second pause is longer"
+    assert stage._has_overdue(context)
+    assert stage.work(context, None, searcher=OneHit()) == asked | {"failed": 1}
+    assert not stage._has_overdue(context), "the second pause is longer"
     model[1].is_late = False
     now[0] += timedelta(minutes=11)
-    assert stage.run(context, None, searcher=OneHit()) == asked | {"answered": 1, "grounded": 1}
+    assert stage.work(context, None, searcher=OneHit()) == asked | {"answered": 1, "grounded": 1}
     now[0] += timedelta(days=9)
-    assert not stage.has_overdue(context), "it is answered"
+    assert not stage._has_overdue(context), "it is answered"
     assert sorted(row["status_code"] for row in log_of(context)) == [200, 200, 504, 504]
 
 
@@ -189,7 +189,7 @@ def test_a_server_that_goes_away_ends_the_run_and_the_next_one_answers_the_rest(
     stage.add_questions(context, rows(*(f"Captured output {n}?" for n in range(5))), batch="b")
     model[1].gone_after = 3
     with pytest.raises(LakeloopError, match="no language model at"):
-        stage.run(context, None, searcher=OneHit())
+        stage.work(context, None, searcher=OneHit())
     assert len(log_of(context)) == 3
 
     model[1].gone_after = None
@@ -199,7 +199,7 @@ def test_a_server_that_goes_away_ends_the_run_and_the_next_one_answers_the_rest(
     try:
         url = f"http://127.0.0.1:{again.server_port}/v1"
         back = context.settings.model_copy(update={"language_model": LanguageModelSettings(base_url=url, model="tiny")})
-        assert stage.run(context_on(back), None, searcher=OneHit())["answered"] == 2
+        assert stage.work(context_on(back), None, searcher=OneHit())["answered"] == 2
     finally:
         again.shutdown()
         thread.join()
@@ -331,11 +331,11 @@ def test_a_judge_that_does_not_answer_says_nothing_of_the_answer_and_is_asked_ag
     judged = judged_by(context, model[0])
     stage.add_questions(judged, rows("How do I read captured output?"), batch="b")
     model[1].judge_status = 504
-    assert stage.run(judged, None, searcher=OneHit()) == {"answered": 0, "grounded": 0, "quoted": 0, "failed": 1}
+    assert stage.work(judged, None, searcher=OneHit()) == {"answered": 0, "grounded": 0, "quoted": 0, "failed": 1}
     model[1].judge_status = 200
     now[0] += timedelta(minutes=6)
-    assert stage.has_overdue(judged)
-    assert stage.run(judged, None, searcher=OneHit()) == {"answered": 1, "grounded": 1, "quoted": 0, "failed": 0}
+    assert stage._has_overdue(judged)
+    assert stage.work(judged, None, searcher=OneHit()) == {"answered": 1, "grounded": 1, "quoted": 0, "failed": 0}
     assert sorted(row["status_code"] for row in log_of(judged)) == [200, 504]
 
 
@@ -345,7 +345,7 @@ def test_a_judge_that_goes_away_ends_the_run_as_its_model_does(context, model):
         judge.gone_after = 1
         stage.add_questions(judged, rows(*(f"Captured output {n}?" for n in range(4))), batch="b")
         with pytest.raises(LakeloopError, match=r"no language model at .* \(answers\.judge_url\)"):
-            stage.run(judged, None, searcher=OneHit())
+            stage.work(judged, None, searcher=OneHit())
     assert sorted(row["status_code"] for row in log_of(judged)) == [200]
     assert len(model[1].asked) == 2, "no other question is asked of a model whose answers nobody can judge"
 
@@ -382,13 +382,13 @@ def test_a_run_that_was_killed_before_it_logged_leaves_one_trace_a_row(context, 
     with monkeypatch.context() as killed:
         killed.setattr(context.lake, "append_arrow", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            stage.run(context, None, searcher=OneHit())
+            stage.work(context, None, searcher=OneHit())
     traces = connect(context.settings).search_traces(return_type="list")
     assert len(traces) == 2
     assert log_of(context) == []
     with connect(context.settings).start_span("of somebody else"):
         pass
-    stage.run(context, None, searcher=OneHit())
+    stage.work(context, None, searcher=OneHit())
     traces = connect(context.settings).search_traces(return_type="list")
     ours = {trace.info.trace_id for trace in traces if trace.info.client_request_id}
     assert ours == {row["trace_id"] for row in log_of(context)}
@@ -404,15 +404,15 @@ def test_a_try_that_was_killed_before_it_logged_leaves_no_trace_where_an_earlier
     now = [datetime.now(timezone.utc)]
     monkeypatch.setattr(Context, "now", staticmethod(lambda: now[0]))
     stage.add_questions(context, rows("LATE: captured output?"), batch="b")
-    assert stage.run(context, None, searcher=OneHit())["failed"] == 1
+    assert stage.work(context, None, searcher=OneHit())["failed"] == 1
     now[0] += timedelta(minutes=6)
     model[1].is_late = False
     with monkeypatch.context() as killed:
         killed.setattr(context.lake, "append_arrow", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            stage.run(context, None, searcher=OneHit())
+            stage.work(context, None, searcher=OneHit())
     assert len(connect(context.settings).search_traces(return_type="list")) == 2
-    assert stage.run(context, None, searcher=OneHit())["answered"] == 1
+    assert stage.work(context, None, searcher=OneHit())["answered"] == 1
     traces = connect(context.settings).search_traces(return_type="list")
     logged = {row["trace_id"] for row in log_of(context)}
     assert {trace.info.trace_id for trace in traces} == logged

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import continuous, run
-from pipelines.run import new_context
+from pipelines import continuous
+from pipelines.flow import run
+from pipelines.flow.run import new_context
+from pipelines.flow.stage import Context
 from pipelines.settings import Settings
 from pipelines.settings_records import RecordSettings
 
@@ -26,9 +28,15 @@ def test_a_failure_is_logged_once(tmp_path, monkeypatch: pytest.MonkeyPatch, cap
     def passes(*_: Any, **__: Any) -> None:
         return None
 
-    stream = SimpleNamespace(query=SimpleNamespace(stop=lambda: stopped.append(True)), batches=None)
+    query, source = SimpleNamespace(stop=lambda: stopped.append(True)), SimpleNamespace(name="orders")
+    stream = SimpleNamespace(query=query, source=source, batches=None)
     stream.go_on = fails if stage == "ingest-records" else passes
-    monkeypatch.setattr(continuous.Running, "begin", lambda context, *, seconds: stream)
+
+    def begin(context: Context, *, seconds: float) -> SimpleNamespace:
+        stream.context = context
+        return stream
+
+    monkeypatch.setattr(continuous.Running, "begin", begin)
     monkeypatch.setattr(run, "_run_if_due", fails if stage == "refine-records" else passes)
     stop = threading.Event()
     stop.set()

@@ -14,19 +14,21 @@ from deltalake import DeltaTable, write_deltalake
 
 from pipelines.damage import _MADE_OF, damaged
 from pipelines.features import source_schema
+from pipelines.flow.lock import only_writer
+from pipelines.flow.run import new_context, run_stage
+from pipelines.flow.stage import Context, Stage, Versions, Work, everything, moved
+from pipelines.flow.stages import STAGES
 from pipelines.lakehouse import Lakehouse
 from pipelines.progress import Progress
 from pipelines.rebuild import rebuild
-from pipelines.run import STAGES, new_context, only_writer
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings
-from pipelines.stage import STAGE_RUNS, Context, Stage, Window, due, run_stage
 from transformations.errors import ConfigurationError, DamagedTableError
 
 TABLE = "silver.chunks"
 ROWS = 5
 LOGS = {
-    "ops.file_looks", "ops.index_places", "ops.index_state", "ops.index_runs", "ops.dead_letters",
+    "ops.file_looks", "ops.index_places", "ops.index_state", "ops.index_runs", "ops.dead_letters", "ops.stage_runs",
     "ops.forget_receipts",
     "ops.training_sets", "monitoring.embedding_drift_metrics", "monitoring.quality_metrics",
 }  # fmt: skip
@@ -127,19 +129,20 @@ def test_a_table_whose_log_is_gone_is_not_taken_for_a_table_that_was_never_there
 @pytest.mark.parametrize("of_source", [True, False])
 def test_nothing_to_do_is_not_said_while_a_file_is_missing(of_source: bool, tmp_path: Path):
     lake = _lake(tmp_path)
-    stage = Stage("embed-chunks", TABLE, "gold.chunk_index", "")
-    lake.append_arrow(stage.target, [{"chunk_id": "1"}])
+    target = "gold.chunk_index"
+    stage = Stage("made", "", _nothing, lambda context, due: {}, sources=(TABLE,), targets=(target,))
+    lake.append_arrow(target, [{"chunk_id": "1"}])
     context = Context(lake.settings, lake, "run", Progress())
-    source, target = lake.head(TABLE), lake.head(stage.target)
-    assert source is not None
-    assert target is not None
-    seen = {"source_id": source.table_id, "target_id": target.table_id, "to_version": source.version}
-    lake.append_arrow(STAGE_RUNS, [{"stage": stage.command, "definition": "1", **seen}])
-    assert due(stage, context) is None
-    table = TABLE if of_source else stage.target
+    run_stage(stage, context, everything(stage, context))
+    assert moved(stage, context) is None
+    table = TABLE if of_source else target
     next(lake.folder(table).glob("*.parquet")).unlink()
     with pytest.raises(DamagedTableError, match=f"{table} is damaged: .*parquet is missing"):
-        due(stage, context)
+        moved(stage, context)
+
+
+def _nothing(context: Context) -> Work | None:
+    return None
 
 
 def _harmed(tmp_path: Path, *tables: str) -> tuple[Context, dict[str, Path]]:
@@ -153,12 +156,13 @@ def _harmed(tmp_path: Path, *tables: str) -> tuple[Context, dict[str, Path]]:
 
 
 def _failed(context: Context, text: str) -> Exception:
-    def work(context: Context, window: Window) -> dict[str, int]:
+    def work(context: Context, due: Work) -> dict[str, int]:
         raise ValueError(text)
 
-    stage = Stage("embed-chunks", "silver.chunks", "gold.chunk_index", "", also=("silver.chunks_quarantine",))
+    targets = ("gold.chunk_index", "silver.chunks_quarantine")
+    stage = Stage("made", "", _nothing, work, sources=("silver.chunks",), targets=targets)
     with pytest.raises(Exception) as raised:  # noqa: PT011
-        run_stage(stage, context, window=Window(None, 1, "source"), work=work)
+        run_stage(stage, context, Work((Versions(None, 1, "source"),)))
     return raised.value
 
 
@@ -200,13 +204,15 @@ def test_every_table_has_a_remedy(tmp_path: Path):
 
 
 def test_the_remedies_name_what_each_stage_makes_its_tables_of():
-    made = {table: stage.source for stage in STAGES for table in (stage.target, *stage.also) if table}
-    plain = {table: source for table, source in made.items() if "*" not in table}
-    computed = {table: source for table, source in plain.items() if table != "inference.inference_log"}
+    made = {table: stage.sources for stage in STAGES for table in stage.targets}
+    plain = {table: sources for table, sources in made.items() if "*" not in table}
+    computed = {table: sources for table, sources in plain.items() if table != "inference.inference_log"}
     assert set(computed) - set(_MADE_OF) == set()
-    assert set(_MADE_OF) - set(computed) == {"gold.embeddings", "ops.stage_runs"}, "the cache, and the record of runs"
-    for table, source in computed.items():
-        assert source in _MADE_OF[table], table
+    assert set(_MADE_OF) - set(computed) == {"gold.embeddings", "ops.stage_state"}, (
+        "the cache, and how far each stage came"
+    )
+    for table, sources in computed.items():
+        assert not sources or sources[0] in _MADE_OF[table], table
 
 
 def test_what_is_left_of_a_damaged_record_of_what_happened_is_kept_by_its_remedy(tmp_path: Path):

@@ -10,7 +10,7 @@ import pytest
 from pipelines import demo
 from pipelines.demo import deliver, run_demo
 from pipelines.demo_workspace import MARK, check_folder, make_workspace
-from pipelines.run import only_writer
+from pipelines.flow.lock import only_writer
 from pipelines.settings import Settings
 from transformations.errors import ConfigurationError, RefusedError
 

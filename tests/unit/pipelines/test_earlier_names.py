@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from pipelines.flow.run import new_context
+from pipelines.flow.states import STAGE_RUNS
 from pipelines.records import record_source, refining
-from pipelines.run import new_context
 from pipelines.settings import Settings
 from pipelines.silver.refine_records import _earlier
-from pipelines.stage import STAGE_RUNS
 
 ORDERS = {"format": "csv", "location": "orders", "key": ["k"]}
 
@@ -22,7 +22,7 @@ def test_a_renamed_column_is_what_was_read_from_the_same_one_of_the_source_and_n
     was = _settings(tmp_path, {"k": "string", "n": "int", "odd": {"type": "int", "from": "x"}})
     lake = new_context(was).lake
     bronze = lake.ensure(record_source(was, "orders").bronze).table_id
-    run = {"stage": "refine-records", "definition": f"4 {refining(was)}", "source_id": bronze}
+    run = {"stage": "refine-records", "definition": f"4 {refining(was.records['orders'])}", "source_id": bronze}
     lake.append_arrow(STAGE_RUNS, [run | {"started_at": new_context(was).now()}])
 
     def earlier(columns: dict[str, Any], **more: str) -> dict[str, list[str]]:

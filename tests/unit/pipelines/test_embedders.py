@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
+from pipelines.flow.run import new_context
+from pipelines.flow.stages import stage_named
 from pipelines.models.embedders import Embedder, chunk_limits, embedding_model, model_named, text_reader, unknown_ratios
-from pipelines.run import stage_named
 from pipelines.settings import Settings
 from pipelines.silver.chunk_documents import chunk_batches
 from tests.support.embedders import Free
@@ -73,7 +74,9 @@ def test_each_model_counts_by_its_own_tokenizer():
 
 
 def test_chunks_are_cut_anew_for_another_tokenizer_or_limit_and_for_nothing_else():
-    definition = stage_named("chunk-documents").definition
+    def definition(settings: Settings) -> str:
+        return stage_named("chunk-documents").definition(new_context(settings))
+
     same = {definition(Settings()), definition(settings_of(Free)), definition(Settings(embedding={"batch_size": 3}))}
     assert len(same) == 1
     others = [settings_of(ByWord), Settings(chunks={"max_characters": 999}), Settings(chunks={"max_tokens": 99})]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pipelines import forget as forget_module
+from pipelines.flow.run import new_context
 from pipelines.forget import forget
 from pipelines.inference.answer_questions import LABELS, REQUESTS, run
 from pipelines.inference.log_row import INFERENCE_LOG
-from pipelines.run import new_context
 from pipelines.settings import Settings
 
 SECRET = "Zanzibar-Quokka-7781"

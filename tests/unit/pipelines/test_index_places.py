@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.flow.run import new_context, record, run_stages
+from pipelines.flow.stage import Context, everything, moved
+from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.forget_index import clear_place, places_to_clear
 from pipelines.index.swap import finish
 from pipelines.index_places import Place, note, places
-from pipelines.index_state import change, served, states, updated
+from pipelines.index_state import change, index_models, served, states, updated
 from pipelines.models.embedders import embedding_model
-from pipelines.run import DOCUMENT_STAGES, new_context, run_stages
 from pipelines.schemas import INDEX_SCHEMA
 from pipelines.settings import Settings, load_settings
-from pipelines.stage import Window, due, record
 from transformations.errors import ConfigurationError
 from transformations.fingerprint import row_hash_of
 
@@ -48,10 +49,15 @@ def sync(settings: Settings) -> None:
 
 def embedded(settings: Settings) -> None:
     """embed-chunks has run up to now."""
+    context = embedding(settings)
+    context.lake.ensure("silver.chunks")
+    record(EMBED, context, everything(EMBED, context), counts={}, started_at=context.now(), seconds=0.0)
+
+
+def embedding(settings: Settings) -> Context:
+    """A run of embed-chunks for the settings' own model."""
     context = new_context(settings)
-    head = context.lake.ensure(EMBED.source)
-    window = Window(None, head.version, head.table_id)
-    record(EMBED, context, window, counts={}, started_at=context.now(), seconds=0.0)
+    return context.for_subject(index_models(context)[-1])
 
 
 def holding(root: Path) -> set[str]:
@@ -170,21 +176,21 @@ def test_finish_leaves_the_rows_that_another_index_serves_and_what_it_drops_is_d
         sync(settings)
     for settings in (old, new):
         embedded(settings)
-        assert due(EMBED, new_context(settings)) is None
+        assert moved(EMBED, embedding(settings)) is None
     names = {state.model_name.split(":")[1]: state.index_name for state in states(lake, "chunks")}
     change(lake, lambda rows: updated(updated(rows, names["Free"], role="previous"), names["Other"], role="served"))
     assert finish(new_context(new))["dropped"] == [names["Free"]]
     models = lake.read_arrow("gold.chunk_index")["model"].to_pylist()
     assert sorted({model.split(":")[1].split("@")[0] for model in models}) == ["Free", "Other"], "the second serves it"
     assert names["Free"] not in {place.index_name for place in places(lake)}
-    assert due(EMBED, new_context(old)) is None, "nothing of it was dropped"
+    assert moved(EMBED, embedding(old)) is None, "nothing of it was dropped"
     change(lake, lambda rows: [row for row in rows if row.alias != "second"])
     # What a finish that died left behind is dropped by the next one.
     assert finish(new_context(new))["dropped"] == []
     assert set(lake.read_arrow("gold.chunk_index")["model"].to_pylist()) == {embedding_model(new).label}
     with pytest.raises(ConfigurationError, match="no index that is not served"):
         finish(new_context(new))
-    again = due(EMBED, new_context(old))
+    again = moved(EMBED, embedding(old))
     assert again is not None
-    assert again.since is None, "all of its rows are to be written again"
-    assert due(EMBED, new_context(new)) is None
+    assert again.first.since is None, "all of its rows are to be written again"
+    assert moved(EMBED, embedding(new)) is None

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.bronze.ingest_documents import LOOKS, TABLE, Found
-from pipelines.run import new_context, run_stages, stage_named
+from pipelines.flow.run import new_context, run_stages
+from pipelines.flow.stages import stage_named
 from pipelines.settings import Settings
 from transformations.errors import RefusedError
 
@@ -63,8 +64,7 @@ def arrived(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
         def now(cls, tz=None):
             return datetime.now(tz) + timedelta(hours=cls.hours)
 
-    monkeypatch.setattr("pipelines.bronze.ingest_documents.datetime", Clock)
-    monkeypatch.setattr("pipelines.stage.datetime", Clock)
+    monkeypatch.setattr("pipelines.flow.stage.datetime", Clock)
     file = settings.landing_path / "a.md"
     file.write_text("# A\n\none")
     _settle(file)
@@ -91,9 +91,7 @@ def test_a_file_that_was_only_touched_is_read_once_and_then_no_more(settings: Se
 def test_a_file_rewritten_in_place_with_its_size_and_time_arrives(
     settings: Settings, arrived: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from pipelines.bronze import ingest_documents
-
-    monkeypatch.setattr(ingest_documents.datetime, "hours", 0)
+    monkeypatch.setattr("pipelines.flow.stage.datetime.hours", 0)
     (settings.root / "lakehouse").rename(settings.root / "gone")
     assert _ingest(settings) == {"new": 1}
     arrived.write_text("# B\n\ntwo")

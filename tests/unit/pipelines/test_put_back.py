@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.run import new_context
+from pipelines.flow.run import new_context, record
+from pipelines.flow.stage import Context, Stage, Subject, Versions, everything, moved
 from pipelines.settings import Settings
-from pipelines.stage import STAGE_RUNS, Context, Stage, Window, due, forget_runs, record
 from pipelines.table_log import commit_id, is_same_history
 
 SOURCE, TARGET = "silver.documents", "silver.chunks"
-STAGE = Stage("chunk-documents", SOURCE, TARGET, "", also=("silver.chunks_quarantine",))
+QUARANTINE = "silver.chunks_quarantine"
+STAGE = Stage(
+    "made", "", lambda context: None, lambda context, due: {}, sources=(SOURCE,), targets=(TARGET, QUARANTINE)
+)
 
 
 @pytest.fixture
@@ -29,11 +32,16 @@ def add(context: Context, table: str, key: str) -> None:
 
 def done(context: Context, stage: Stage = STAGE) -> None:
     """The stage has run up to now."""
-    source = context.lake.ensure(SOURCE)
-    for table in (TARGET, *stage.also):
+    for table in (SOURCE, *stage.targets):
         context.lake.ensure(table)
-    window = Window(None, source.version, source.table_id)
-    record(stage, context, window, counts={}, started_at=context.now(), seconds=0.0)
+    record(stage, context, everything(stage, context), counts={}, started_at=context.now(), seconds=0.0)
+
+
+def due(stage: Stage, context: Context) -> Versions | None:
+    """What has moved of the stage's source, as a run in a process of its own sees it."""
+    context.states.reload()
+    found = moved(stage, context)
+    return None if found is None else found.first
 
 
 def test_what_came_since_is_due_and_nothing_where_nothing_came(context: Context):
@@ -43,7 +51,7 @@ def test_what_came_since_is_due_and_nothing_where_nothing_came(context: Context)
     assert due(STAGE, context) is None
     add(context, SOURCE, "b")
     version = context.lake.ensure(SOURCE).version
-    assert due(STAGE, context) == Window(version - 1, version, context.lake.ensure(SOURCE).table_id)
+    assert due(STAGE, context) == Versions(version - 1, version, context.lake.ensure(SOURCE).table_id)
     add(context, TARGET, "c")
     assert due(STAGE, context).since == version - 1, "other writers of the target only go on"
 
@@ -116,35 +124,18 @@ def test_a_target_put_back_from_a_copy_is_compared(context: Context, table: str)
 def test_a_definition_that_is_set_back_is_no_reason_to_trust_an_older_run(context: Context):
     add(context, SOURCE, "a")
     done(context)
-    other = replace(STAGE, definition=lambda settings: "other")
+    other = replace(STAGE, decided_by=lambda context: "other")
     assert due(other, context).since is None
     done(context, other)
     assert due(STAGE, context).since is None, "the table is what the other definition made"
-    first, second = (replace(STAGE, definition=lambda settings, n=n: f"1 model={n}", is_per_model=True) for n in "ab")
-    done(context, first)
-    done(context, second)
-    assert due(first, context) is None
-    assert due(second, context) is None
-    forget_runs(context, "chunk-documents", definitions_like=" model=a")
-    assert due(first, context).since is None
-    assert due(second, context) is None
-
-
-def test_runs_that_an_older_lakeloop_recorded_are_read(context: Context):
-    add(context, SOURCE, "a")
-    context.lake.ensure(TARGET)
-    done(context)
-    rows = context.lake.read_arrow(STAGE_RUNS).drop_columns(["source_commit", "targets"])
-    shutil.rmtree(context.lake.folder(STAGE_RUNS))
-    DeltaTable.create(str(context.lake.folder(STAGE_RUNS)), schema=rows.schema)
-    from deltalake import write_deltalake
-
-    write_deltalake(str(context.lake.folder(STAGE_RUNS)), rows, mode="append")
-    assert due(STAGE, context) is None
-    add(context, SOURCE, "b")
-    done(context)
-    assert due(STAGE, context) is None
-    assert context.lake.read_arrow(STAGE_RUNS).num_rows == 2
+    first, second = (context.for_subject(Subject("model", name, None)) for name in "ab")
+    done(first)
+    done(second)
+    assert due(STAGE, first) is None
+    assert due(STAGE, second) is None
+    context.states.forget("made", ["a"])
+    assert due(STAGE, first).since is None
+    assert due(STAGE, second) is None
 
 
 def test_a_commit_that_the_log_no_longer_has_is_no_reason_to_compare(context: Context):
@@ -164,4 +155,4 @@ def test_a_commit_that_the_log_no_longer_has_is_no_reason_to_compare(context: Co
         (folder / "_delta_log" / f"{version:020}.json").unlink()
     assert commit_id(context.lake, SOURCE, 1) is None
     assert is_same_history(context.lake, SOURCE, version=1, commit=noted, until=3)
-    assert due(STAGE, context) == Window(1, 3, context.lake.ensure(SOURCE).table_id)
+    assert due(STAGE, context) == Versions(1, 3, context.lake.ensure(SOURCE).table_id)

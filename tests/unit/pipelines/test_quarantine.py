@@ -16,11 +16,12 @@ from pipelines import quarantine, status
 from pipelines.bronze.ingest_documents import list_files
 from pipelines.cli import main
 from pipelines.dead_letters import is_overdue, open_letters
+from pipelines.flow.stage import Context
+from pipelines.flow.states import STAGE_RUNS
 from pipelines.lakehouse import Lakehouse
 from pipelines.progress import Progress
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings
-from pipelines.stage import STAGE_RUNS, Context
 from transformations.errors import ConfigurationError
 from transformations.printable import printable
 
@@ -186,6 +187,7 @@ def test_every_rule_of_documents_and_chunks_has_a_step_of_its_own():
 )
 def test_a_letter_says_which_run_tries_it_again(context, stage, attempts, when):
     letter = {"letter_id": "l", "stage": stage, "chunk_id": "c", "attempts": attempts, "next_retry_at": T0}
+    letter["index_name"] = "documents_1" if stage == "sync-index" else ""
     context.lake.append_arrow("ops.dead_letters", [letter])
     [one] = quarantine.set_aside(context)
     assert f"; {when}, at once: lakeloop replay" in one.next_step

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines.bronze.record_files import new_files
+from pipelines.flow.run import new_context
 from pipelines.records import record_source
-from pipelines.run import new_context
 from pipelines.settings import Settings
 from pipelines.settings_records import RecordSettings
 

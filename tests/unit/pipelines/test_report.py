@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.flow.run import run_stage
+from pipelines.flow.stage import Context
 from pipelines.index_state import register
 from pipelines.lakehouse import Lakehouse
 from pipelines.models.embedders import embedding_model
 from pipelines.monitoring import charts, report
 from pipelines.progress import Progress
-from pipelines.run import stage_named
 from pipelines.settings import Settings
-from pipelines.stage import Context, run_stage
 from pipelines.stores import Manifest
 
 START = datetime(2026, 3, 1, 9, tzinfo=timezone.utc)
@@ -234,15 +234,15 @@ def test_report_takes_versions_and_verification_from_a_summary(context):
 
 
 def test_report_is_due_until_it_shows_the_last_run(context):
-    assert report.due(context) is None
+    assert report.look(context) is None
     context.lake.append_arrow(report.STAGE_RUNS, [record("ingest-documents", {"new": 1}, run=0, seconds=1)])
-    window = report.due(context)
-    assert window is not None
-    counts, _ = run_stage(stage_named("report"), context, window=window, work=report.run)
+    due = report.look(context)
+    assert due is not None
+    counts = run_stage(report.STAGE, context, due).counts
     assert counts == {"runs": 1, "answers": 0}
-    assert report.due(context) is None
+    assert report.look(context) is None
     context.lake.append_arrow(report.STAGE_RUNS, [record("ingest-documents", {"new": 1}, run=1, seconds=1)])
-    assert report.due(context) is not None
+    assert report.look(context) is not None
 
 
 def without(context: Context, tables: set[str]) -> Context:

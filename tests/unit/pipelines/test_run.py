@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pipelines.outcome import Failure
-from pipelines.run import advance, new_context, run_stages, run_to_end
+from pipelines.flow.outcome import Failure
+from pipelines.flow.run import advance, new_context, run_stages, run_to_end
+from pipelines.flow.stage import Context, Stage, Subject, Versions, Work
 from pipelines.settings import Settings
-from pipelines.stage import Context, Stage, Window
 from pipelines.status import describe
 from transformations.errors import ConfigurationError, ExpectationFailedError, RefusedError, SeveralFailedError
 
@@ -20,37 +20,43 @@ SOURCES = {
 }
 
 
+def _due(context: Context) -> Work:
+    return Work((Versions(None, 1, "source"),))
+
+
+def _sources(context: Context) -> list[Subject]:
+    return [Subject("source", name, name) for name in context.settings.records]
+
+
+def _noted(command: str, ran: list[Any], fails: dict[Any, Exception]) -> Callable[[Context, Work], dict[str, int]]:
+    def work(context: Context, due: Work) -> dict[str, int]:
+        ran.append((command, context.subject.name if context.subject else None))
+        if ran[-1] in fails:
+            raise fails[ran[-1]]
+        return {"rows": 1}
+
+    return work
+
+
 @pytest.fixture
-def stages(monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[str, str | None]], dict[Any, Exception], list[Stage]]:
+def stages() -> tuple[list[tuple[str, str | None]], dict[Any, Exception], list[Stage]]:
     """Stages that note that they ran, and fail where they are told to: what ran, what fails, the stages."""
     ran: list[tuple[str, str | None]] = []
     fails: dict[Any, Exception] = {}
 
-    def module(command: str) -> str:
-        made = ModuleType(f"made_{command}")
-
-        def run(context: Context, window: Window) -> dict[str, int]:
-            source = next(iter(context.settings.records)) if len(context.settings.records) == 1 else None
-            ran.append((command, source))
-            if (command, source) in fails:
-                raise fails[command, source]
-            return {"rows": 1}
-
-        made.run = run  # type: ignore[attr-defined]
-        made.due = lambda context: Window(None, 1, "source")  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, made.__name__, made)
-        return made.__name__
+    def stage(command: str, **declared: Any) -> Stage:
+        return Stage(command, "", _due, _noted(command, ran, fails), **declared)
 
     return (
         ran,
         fails,
         [
-            Stage("ingest", "", "bronze.records_*", module("ingest"), is_per_source=True),
-            Stage("refine", "bronze.records_*", "silver.records_*", module("refine"), is_per_source=True),
-            Stage("first", "", "bronze.documents", module("first")),
-            Stage("second", "bronze.documents", "silver.documents", module("second")),
-            Stage("third", "silver.documents", "", module("third")),
-            Stage("last", "inference.requests", "", module("last")),
+            stage("ingest", targets=("bronze.records_*",), subjects=_sources),
+            stage("refine", sources=("bronze.records_*",), targets=("silver.records_*",), subjects=_sources),
+            stage("first", targets=("bronze.documents",)),
+            stage("second", sources=("bronze.documents",), targets=("silver.documents",)),
+            stage("third", sources=("silver.documents",)),
+            stage("last", sources=("inference.requests",)),
         ],
     )
 
@@ -64,7 +70,7 @@ def test_one_failing_source_never_stops_another(tmp_path, stages):
         ("ingest", "a"), ("ingest", "b"), ("ingest", "c"), ("refine", "a"), ("refine", "c"),
     ]  # fmt: skip
     assert [command for command, source in ran if source is None] == ["first", "second", "third", "last"]
-    assert [(f.stage, f.source) for f in outcome.failures] == [("ingest", "b"), ("refine", "b")]
+    assert [(f.stage, f.subject.name) for f in outcome.failures] == [("ingest", "b"), ("refine", "b")]
     assert outcome.to_json()["failed"] == [
         "ingest of b: no folder",
         "refine of b: did not run, for what it reads was not brought up to date",
@@ -82,38 +88,31 @@ def test_what_reads_the_table_of_a_stage_that_failed_does_not_run(tmp_path, stag
     assert [command for command, _ in ran] == ["first", "last"]
 
 
-def test_what_one_model_fails_with_keeps_no_index_of_another_from_its_way(
-    tmp_path, stages, monkeypatch: pytest.MonkeyPatch
-):
-    ran, fails, all_stages = stages
-    served, own = new_context(Settings(root=tmp_path)), new_context(Settings(root=tmp_path)).of_model("next")
-    modules = {stage.command: stage.module for stage in all_stages}
-    of_models = [
-        Stage("embed", "silver.chunks", "gold.chunk_index", "made_embed", is_per_model=True),
-        Stage("sync", "gold.chunk_index", "", "made_sync", is_per_model=True),
-        Stage("reader", "gold.chunk_index", "", modules["last"]),
-    ]
-    done: list[tuple[str, str]] = []
-    for stage in of_models[:2]:
-
-        def run(context: Context, window: Window, command: str = stage.command) -> dict[str, int]:
-            done.append((command, context.settings.embedding.model))
-            if done[-1] in fails:
-                raise fails[done[-1]]
-            return {}
-
-        made = ModuleType(stage.module)
-        made.run, made.due = run, lambda context: Window(None, 1, "source")  # type: ignore[attr-defined]
-        made.instances = lambda stage, context: [(stage, served), (stage, own)]  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, stage.module, made)
-    name = served.settings.embedding.model
+def test_what_one_model_fails_with_keeps_no_index_of_another_from_its_way(tmp_path, stages):
+    ran, fails, (*_, last) = stages
+    context = new_context(Settings(root=tmp_path))
+    models = [Subject("model", name, name) for name in ("served", "next")]
+    embed, sync, reader = (
+        replace(
+            last,
+            command=command,
+            sources=(source,),
+            targets=targets,
+            subjects=subjects,
+            work=_noted(command, ran, fails),
+        )
+        for command, source, targets, subjects in (
+            ("embed", "silver.chunks", ("gold.chunk_index",), lambda context: models),
+            ("sync", "gold.chunk_index", (), lambda context: models),
+            ("reader", "gold.chunk_index", (), None),
+        )
+    )
     fails["embed", "next"] = ConfigurationError("no such model")
-    outcome = run_to_end(served, stages=of_models)
-    assert done == [("embed", name), ("embed", "next"), ("sync", name)]
+    outcome = run_to_end(context, stages=[embed, sync, reader])
+    assert ran == [("embed", "served"), ("embed", "next"), ("sync", "served")], "the reader waits for all models"
     assert [(f.stage, f.error is None) for f in outcome.failures] == [
         ("embed", False), ("sync", True), ("reader", True),
     ]  # fmt: skip
-    assert ran == [], "what reads the whole table waits for all models"
 
 
 def test_several_failures_are_one_error_that_names_them_and_tells_by_its_code(tmp_path, stages):

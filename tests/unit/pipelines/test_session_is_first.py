@@ -9,15 +9,14 @@ from pathlib import Path
 # Spark's functions need a session too, and say so by a bare assertion. In a process that has one nobody would see it.
 _EACH_STAGE = """
 import sys
-from importlib import import_module
 from pathlib import Path
 
 from pipelines.lakehouse import Lakehouse
 from pipelines.models.embedders import embedding_model
 from pipelines.records import declare, record_source
-from pipelines.run import STAGES
+from pipelines.flow.stages import STAGES
 from pipelines.settings import Settings
-from pipelines.stage import Context, Window
+from pipelines.flow.stage import Context, Versions, Work
 from pipelines.progress import Progress
 
 
@@ -40,14 +39,12 @@ Path(sys.argv[1], "landing", "orders").mkdir(parents=True)
 lake = Lakehouse(settings, spark=spark)
 declare(lake, record_source(settings, "orders"))
 context = Context(settings, lake, "run", Progress(), False)
-for stage in STAGES:
-    if not stage.target or "gold.features" in stage.target:
-        continue
-    stage = stage.of_source("orders") if stage.is_per_source else stage
-    source = lake.ensure(stage.source) if stage.source else None
+for stage, each in [(stage, each) for stage in STAGES for each in stage.contexts(context) if stage.targets]:
+    heads = [lake.ensure(table) for table in stage.sources_of(each)]
     for until in (0, 1):
         try:
-            import_module(stage.module).run(context, Window(0, until, source.table_id if source else ""))
+            if not stage.records:
+                stage.work(each, Work(tuple(Versions(0, until, head.table_id) for head in heads)))
         except SparkIsNeeded:
             print(stage.command)
         except Exception as error:

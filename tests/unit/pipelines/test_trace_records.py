@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.flow.run import new_context
+from pipelines.flow.stage import Context
 from pipelines.lakehouse import Lakehouse
 from pipelines.records import declare, record_source
-from pipelines.run import new_context
 from pipelines.settings import Settings
-from pipelines.stage import Context
 from pipelines.trace import trace
 from transformations.errors import ConfigurationError
 

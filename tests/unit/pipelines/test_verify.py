@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.run import new_context
+from pipelines.flow.run import new_context
 from pipelines.settings import Settings
 from pipelines.verify import Difference, verify
 

@@ -1,10 +1,10 @@
-"""What each stage of a run did, or failed with, in; what the command says and its exit code, out."""
+"""What a run did: each stage's counts or failure, and from these what the command prints and its exit code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.stage import Counts
+from pipelines.flow.stage import Counts, Subject
 from transformations.errors import (
     EXIT_DONE,
     EXIT_NOTHING_TO_DO,
@@ -17,13 +17,12 @@ from transformations.errors import (
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What one stage did; `model` and `source` are the embedding model and the record source that it ran for."""
+    """What one stage did, for the one subject that it ran for."""
 
     stage: str
     counts: Counts
     seconds: float
-    model: str | None = None
-    source: str | None = None
+    subject: Subject | None = None
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,10 @@ class Failure:
 
     stage: str
     error: Exception | None
-    source: str | None = None
+    subject: Subject | None = None
 
     def __str__(self) -> str:
-        what = f"{self.stage} of {self.source}" if self.source else self.stage
+        what = f"{self.stage} of {self.subject.name}" if self.subject else self.stage
         if self.error is None:
             return f"{what}: did not run, for what it reads was not brought up to date"
         text = str(self.error) if isinstance(self.error, LakeloopError) else first_line(self.error)
@@ -77,8 +76,7 @@ class Outcome:
             "stages": [
                 {
                     "stage": s.stage,
-                    **({"model": s.model} if s.model else {}),
-                    **({"source": s.source} if s.source else {}),
+                    **({s.subject.kind: s.subject.name} if s.subject else {}),
                     "counts": dict(s.counts),
                     "seconds": round(s.seconds, 3),
                 }

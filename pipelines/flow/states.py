@@ -1,0 +1,112 @@
+"""How far each stage has come: one row of ops.stage_state for each instance of each stage, read once a run.
+
+ops.stage_runs, the log of what ran, is beside it and decides nothing: a run costs the same however many there were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from pipelines.lakehouse import Lakehouse
+from pipelines.table_log import commit_id
+from transformations.errors import RefusedError
+
+STAGE_RUNS, STAGE_STATE = "ops.stage_runs", "ops.stage_state"
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class TableMark:
+    """What a table was at a moment: a version, and the commit that it was then (see `table_log.commit_id`)."""
+
+    table: str
+    table_id: str | None
+    version: int | None
+    commit: str | None
+
+
+@dataclass(frozen=True)
+class State:
+    """What the last run of a stage, for one subject, had read and left behind.
+
+    Attributes:
+        definition: what decided its output beside its sources.
+        sources: how far each source was read.
+        targets: what each target was when the run ended.
+    """
+
+    stage: str
+    subject: str
+    definition: str
+    sources: tuple[TableMark, ...]
+    targets: tuple[TableMark, ...]
+    run_id: str
+    started_at: datetime
+    counts: Mapping[str, int]
+
+
+class StageStates:
+    """All rows of ops.stage_state, read when the first is asked for."""
+
+    def __init__(self, lake: Lakehouse) -> None:
+        self._lake = lake
+        self._rows: dict[tuple[str, str], State] | None = None
+
+    def get(self, stage: str, subject: str = "") -> State | None:
+        """The state of one instance of a stage; None before its first run."""
+        return self._all().get((stage, subject))
+
+    def of_stage(self, stage: str) -> list[State]:
+        """The states of all instances of a stage, the one that ran last at the end."""
+        found = [state for state in self._all().values() if state.stage == stage]
+        return sorted(found, key=lambda state: state.started_at)
+
+    def put(self, state: State) -> None:
+        """Write one state in the place of the one before."""
+        self._change({(state.stage, state.subject): state}, gone=())
+
+    def forget(self, stage: str, subjects: Collection[str]) -> None:
+        """Nothing is left of what a stage did for these subjects: it begins anew."""
+        self._change({}, gone=[(stage, subject) for subject in subjects])
+
+    def reload(self) -> None:
+        """Read the table again when a state is asked for next: another process may have written it."""
+        self._rows = None
+
+    def _all(self) -> dict[tuple[str, str], State]:
+        if self._rows is None:
+            rows = [_state(row) for row in self._lake.read_arrow(STAGE_STATE).to_pylist()]
+            self._rows = {(state.stage, state.subject): state for state in rows}
+        return self._rows
+
+    def _change(self, new: Mapping[tuple[str, str], State], *, gone: Collection[tuple[str, str]]) -> None:
+        # Tasks of one job may run side by side on a cluster; each writes rows of its own.
+        for _ in range(_TRIES):
+            version = self._lake.ensure(STAGE_STATE).version
+            self.reload()
+            before = self._all()
+            after = {key: state for key, state in {**before, **new}.items() if key not in gone}
+            rows = [_row(state) for state in after.values()]
+            if after == before or self._lake.replace_if_unchanged(STAGE_STATE, rows, version=version):
+                self._rows = after
+                return
+        self.reload()
+        raise RefusedError(f"{STAGE_STATE} is being changed by others all the time. Run again: nothing is lost.")
+
+
+def mark_now(lake: Lakehouse, table: str) -> TableMark | None:
+    """What a table is now; None where it does not exist."""
+    head = lake.head(table)
+    return None if head is None else TableMark(table, head.table_id, head.version, commit_id(lake, table, head.version))
+
+
+def _row(state: State) -> dict[str, Any]:
+    return asdict(state) | {"counts": list(state.counts.items())}
+
+
+def _state(row: dict[str, Any]) -> State:
+    marks = {name: tuple(TableMark(**mark) for mark in row[name] or ()) for name in ("sources", "targets")}
+    return State(**{**row, **marks, "counts": dict(row["counts"] or ())})
