@@ -41,13 +41,37 @@ from transformations.errors import EXIT_INTERRUPTED, ConfigurationError, Lakeloo
 log = logging.getLogger("pipelines.cli")  # also when run as python -m pipelines.cli
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Lakehouse pipelines that close the loop. Start with `lakeloop init`, or `lakeloop demo`.",
     epilog="Exit codes: 0 done or nothing to do (3 with --detailed-exitcode), 4 an expectation failed, "
     "5 configuration, 6 done with some rows set aside, 7 refused as dangerous.",
 )
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version of lakeloop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the version as a JSON object.")] = False,
+) -> None:
+    if version:
+        found = _version()
+        say({"lakeloop": found}, f"lakeloop {found or '(not installed: run from its source)'}", as_json)
+        raise typer.Exit
+    if as_json:
+        context.fail("Only --version takes --json here; that of a command stands behind its name.")
+    if context.invoked_subcommand is None:
+        context.fail("Missing command.")
+
+
+def _version() -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version("lakeloop")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @app.command()
@@ -283,7 +307,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is written as an escape
             stream.reconfigure(errors="backslashreplace")
-    code = _guarded(lambda: app(arguments))
+    code = _guarded(lambda: app(arguments, prog_name="lakeloop"))
     if code:
         raise SystemExit(code)
 
