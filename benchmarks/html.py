@@ -196,6 +196,10 @@ def main() -> None:
         )
         for name, (folder, pattern, truth, none) in MANUALS.items()
     }
+    if not any(found.values()):
+        raise SystemExit(
+            f"there are no manuals in {chosen.manuals}: the first lines of --help tell where they come from"
+        )
     for name in chosen.ways:
         results = {manual: judge(WAYS[name], of) for manual, of in found.items() if of}
         headings, there = (sum(result[i] for result in results.values()) for i in (0, 1))

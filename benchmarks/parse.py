@@ -148,6 +148,10 @@ def main() -> None:
     by_format: dict[str, list[Path]] = defaultdict(list)
     for file in samples(chosen.data):
         by_format[format_of(file.name)].append(file)
+    if not by_format:
+        raise SystemExit(
+            f"there are no samples in {chosen.data}: name the folder of docling_samples and pdf_samples (--data)"
+        )
     parsed = parse_all([file for files in by_format.values() for file in files])
     print(
         "| format | files | text | refused | files a second, two workers | the bare library | of twice that | "
