@@ -60,6 +60,9 @@ def log_to(settings: Settings) -> None:
         stderr.setLevel(logging.INFO)
     for handler in handlers:
         handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for earlier in logging.getLogger("pipelines").handlers:
+        if isinstance(earlier, logging.FileHandler):  # of a command before this one in the same process
+            earlier.close()
     for name in ("pipelines", "expectations", "transformations"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
