@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from typer.main import get_command
 
 from pipelines.cli import app
-from pipelines.run import STAGES
+from pipelines.flow.stages import STAGES
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings, described
 from transformations import errors
@@ -184,8 +184,8 @@ def test_every_name_on_a_page_is_there(page: Path) -> None:
         ("`LAKELOOP__INDEX__NAMES`", "LAKELOOP__INDEX__NAMES"),
         ("set `LAKELOOP_HOUSE`", "LAKELOOP_HOUSE"),
         ("see `pipelines/nowhere.py`", "pipelines/nowhere.py"),
-        ("`pipelines.run.walk` does", "pipelines.run.walk"),
-        ("```python\nfrom pipelines.run import walk\n```", "pipelines.run.walk"),
+        ("`pipelines.settings.walk` does", "pipelines.settings.walk"),
+        ("```python\nfrom pipelines.settings import walk\n```", "pipelines.settings.walk"),
         ("    bin/in-venv python -m benchmarks.nothing", "benchmarks.nothing"),
         ("```yaml\nindex:\n  colour: red\n```", "index.colour"),
     ],
@@ -213,7 +213,7 @@ def test_the_page_of_tables_tells_which_stage_writes_each() -> None:
     for name, (_, _, writers) in ROWS_OF_TABLES.items():
         told = {word for word in writers.split(", ") if word and not word.startswith(("`", "every "))}
         assert told <= commands, name
-        assert {stage.command for stage in STAGES if name in (stage.target, *stage.also)} <= told, name
+        assert {stage.command for stage in STAGES if name in stage.targets} <= told, name
 
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:

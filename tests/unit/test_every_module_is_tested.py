@@ -38,8 +38,11 @@ THROUGH = {
     "xlsx": "test_office",
     "xlsx_parts": "test_office",
     # Steps of one stage.
+    "build_features": "test_features",
+    "changed_rows": "test_stages",
     "chunk_parts": "test_chunks",
     "landing": "test_ingest_documents",
+    "record_columns": "test_record_reading",
     "record_reader": "test_record_reading",
     "set_aside": "test_refine_documents",
     "source": "test_index_promises",  # the index as a Spark source: needs a store and a session

@@ -46,7 +46,7 @@ def test_what_a_stage_reads_is_written_before_it_and_every_table_is_known():
 def test_the_page_of_tables_names_the_stages_that_write_each():
     page = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([a-z]+\.[a-z_]+) \| .* \| (.*?) \|$", page, re.MULTILINE)
-    told = {name: writers for name, writers in rows}
+    told = dict(rows)
     for stage in STAGES:
         for table in stage.targets:
             assert "*" in table or stage.command in told[table], f"{table} is written by {stage.command}"
