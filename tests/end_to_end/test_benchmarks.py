@@ -58,7 +58,7 @@ def test_every_script_is_run_by_a_test_or_has_a_reason() -> None:
     assert {name.removesuffix(".__main__") for name in names} == {call.split()[0] for call in TINY} | OTHERS.keys()
 
 
-@pytest.mark.parametrize("call", [pytest.param(c, marks=() if c in QUICK else pytest.mark.long) for c in TINY])
+@pytest.mark.parametrize("call", [pytest.param(c, marks=() if c in QUICK else pytest.mark.longest) for c in TINY])
 def test_a_script_runs(call: str, tmp_path: Path) -> None:
     script, *arguments = call.format(folder=tmp_path).split()
     assert re.search(TINY[call], printed(script, *arguments))
@@ -95,7 +95,7 @@ def test_manuals_are_read_in_every_way(tmp_path: Path) -> None:
     assert "| lakeloop | 1 of 1 | 1.000 | 0.000 |" in out
 
 
-@pytest.mark.long
+@pytest.mark.longest
 @pytest.mark.parametrize(
     ("script", "line"), [("grounding", r"bare +accepted right"), ("off_topic", "0.30: of its own")]
 )
