@@ -60,23 +60,26 @@ def forget(context: Context, document: str, *, only_index: bool = False) -> dict
             "it back. Nothing was forgotten. Remove the file first."
         )
     with only_writer(context.settings):
-        return _only_index(context, keys) if only_index else _forget(context, keys, paths)
+        asked_for = _asked_for(document)
+        if only_index:
+            return _only_index(context, keys, asked_for=asked_for)
+        return _forget(context, keys, paths, asked_for=asked_for)
 
 
-def _forget(context: Context, keys: Collection[str], paths: Collection[str]) -> dict[str, Any]:
+def _forget(context: Context, keys: Collection[str], paths: Collection[str], *, asked_for: str) -> dict[str, Any]:
     lake = context.lake
     advance(context, stages=DOCUMENT_STAGES)
+    calls = _calls_that_saw(context, keys)
+    begun = _begin(context, keys, calls, asked_for=asked_for)
     chunks = _chunks_of(context, keys)
     removed = {table: lake.delete(table, {"document_id": sorted(keys)}) for table in _BY_DOCUMENT}
     # What an index refused is told by its chunk alone.
     removed["ops.dead_letters"] += lake.delete("ops.dead_letters", {"chunk_id": sorted(chunks)})
     removed["ops.file_looks"] = lake.delete("ops.file_looks", {"path": sorted(paths)})
     removed["gold.embeddings"] = _forget_unused_texts(context)
-    calls = _calls_that_saw(context, keys)
     # The log after the others: it tells which calls they were. A question without its answer would be asked again.
     for table in ("inference.labels", "inference.requests", "inference.inference_log"):
         removed[table] = lake.delete(table, {"request_id": calls})
-    # Last: it is asked who the document is, when a run that died is repeated.
     removed["bronze.documents"] = lake.delete("bronze.documents", {"document_id": sorted(keys)})
     # Read the deletions while their change feed is there: it is purged next.
     advance(context, stages=DOCUMENT_STAGES[1:])
@@ -84,17 +87,43 @@ def _forget(context: Context, keys: Collection[str], paths: Collection[str]) -> 
     advance(context, stages=DOCUMENT_STAGES[1:])  # a purge is a commit, too
     cleared = [clear_place(context, place, keys) for place in places_to_clear(context)]
     remains += [place.line for place in cleared]
-    if calls:
-        remains.append(f"MLflow: the traces of {len(calls)} calls, until you delete them there")
+    remains += dict.fromkeys(line for row in begun for line in row["remains"])
+    if len({row["receipt_id"] for row in begun}) > 1:
+        remains.append("what an earlier run removed that was cut off is not counted here")
     settings = context.settings
     remains.append(
         f"{settings.report}, {settings.quality}, {settings.log_path} (paths, and what a library said of a text that it "
         "refused), and the backups of all of this, until you remove them"
     )
-    return _receipt(context, keys, removed=removed, remains=remains, cleared=cleared)
+    receipt = _receipt(context, keys, asked_for=asked_for, removed=removed, remains=remains, cleared=cleared)
+    lake.delete(RECEIPTS, {"receipt_id": sorted({row["receipt_id"] for row in begun})})
+    return receipt
 
 
-def _only_index(context: Context, keys: Collection[str]) -> dict[str, Any]:
+def _begin(context: Context, keys: Collection[str], calls: Collection[str], *, asked_for: str) -> list[dict[str, Any]]:
+    """Record that the documents are being forgotten, as receipts without an instant. Returns all of theirs.
+
+    Where a run died, this is what still tells who the document was, and that MLflow has calls.
+    """
+    traces = [f"MLflow: the traces of {len(calls)} calls, until you delete them there"] if calls else []
+    row = {"receipt_id": uuid.uuid4().hex, "asked_for": asked_for, "removed": [], "remains": traces}
+    rows = [row | {"document_id": key, "_run_id": context.run_id} for key in sorted(keys)]
+    context.lake.append_arrow(RECEIPTS, rows)
+    return [
+        row for row in context.lake.read_arrow(RECEIPTS).to_pylist() if row["document_id"] in keys and _is_open(row)
+    ]
+
+
+def _is_open(receipt: Mapping[str, Any]) -> bool:
+    return receipt["forgotten_at"] is None
+
+
+def _asked_for(document: str) -> str:
+    """What `forget` was asked for, as a receipt keeps it: a path may tell of a person, its hash does not."""
+    return document_id("", unicodedata.normalize("NFC", document))
+
+
+def _only_index(context: Context, keys: Collection[str], *, asked_for: str) -> dict[str, Any]:
     here = (context.settings.index.store, context.settings.index_uri)
     found = [place for place in places_to_clear(context) if (place.store, place.uri) == here]
     if not found:
@@ -103,13 +132,15 @@ def _only_index(context: Context, keys: Collection[str]) -> dict[str, Any]:
             "the receipt names them."
         )
     cleared = [clear_place(context, place, keys) for place in found]
-    return _receipt(context, keys, removed={}, remains=[place.line for place in cleared], cleared=cleared)
+    remains = [place.line for place in cleared]
+    return _receipt(context, keys, asked_for=asked_for, removed={}, remains=remains, cleared=cleared)
 
 
 def _receipt(
     context: Context,
     keys: Collection[str],
     *,
+    asked_for: str,
     removed: dict[str, int],
     remains: list[str],
     cleared: list[Cleared],
@@ -119,9 +150,9 @@ def _receipt(
         if place.rows:
             removed[f"index {place.name}"] = removed.get(f"index {place.name}", 0) + place.rows
     receipt_id, now = uuid.uuid4().hex, context.now()
-    row = {"receipt_id": receipt_id, "removed": list(removed.items()), "remains": remains, "forgotten_at": now}
-    rows = [row | {"document_id": key, "_run_id": context.run_id} for key in sorted(keys)]
-    context.lake.append_arrow(RECEIPTS, rows)
+    row = {"receipt_id": receipt_id, "asked_for": asked_for, "removed": list(removed.items()), "remains": remains}
+    technical = {"forgotten_at": now, "_run_id": context.run_id}
+    context.lake.append_arrow(RECEIPTS, [row | technical | {"document_id": key} for key in sorted(keys)])
     return {
         "receipt_id": receipt_id,
         "document_id": min(keys),
@@ -139,14 +170,18 @@ def _known(context: Context, document: str) -> tuple[set[str], set[str]]:
     rows = lake.read_arrow("bronze.documents", columns=["document_id", "path", "source"]).to_pylist()
     name = unicodedata.normalize("NFC", document)
     mine = [r for r in rows if document == r["document_id"] or name == unicodedata.normalize("NFC", r["path"])]
+    receipts = lake.read_arrow(RECEIPTS, columns=["document_id", "asked_for", "forgotten_at"]).to_pylist()
+    same = [row for row in receipts if row["asked_for"] == _asked_for(document)]
     if mine:
-        return {row["document_id"] for row in mine}, {row["path"] for row in mine}
+        begun = {row["document_id"] for row in same if _is_open(row)}
+        return begun | {row["document_id"] for row in mine}, {row["path"] for row in mine}
     sources = {context.settings.ingest.source, *(row["source"] for row in rows)}
     asked = {document, *(document_id(source, document) for source in sources)}
-    told = set(lake.read_arrow(RECEIPTS, columns=["document_id"])["document_id"].to_pylist())
-    if not asked & told:
+    told = {row["document_id"] for row in receipts}
+    keys = (asked & told) | {row["document_id"] for row in same}
+    if not keys:
         raise ConfigurationError.unknown_name("document", document, {row["path"] for row in rows})
-    return asked & told, {document} - told
+    return keys, {document} - told
 
 
 def _chunks_of(context: Context, keys: Collection[str]) -> set[str]:

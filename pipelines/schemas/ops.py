@@ -124,6 +124,7 @@ TABLES: dict[str, TableSpec] = {
     "ops.forget_receipts": table_spec(
         ("receipt_id", STRING),
         ("document_id", STRING),
+        ("asked_for", STRING),
         ("removed", pa.map_(STRING, LONG)),
         ("remains", STRINGS),
         ("forgotten_at", TIMESTAMP),

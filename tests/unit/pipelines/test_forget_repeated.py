@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import pytest
 from pipelines import forget as forget_module
 from pipelines.flow.run import new_context
 from pipelines.forget import forget
-from pipelines.inference.answer_questions import LABELS, REQUESTS, run
+from pipelines.index_places import Place, note
+from pipelines.inference.answer_questions import LABELS, REQUESTS, work
 from pipelines.inference.log_row import INFERENCE_LOG
+from pipelines.lakehouse import Lakehouse
 from pipelines.settings import Settings
 
 SECRET = "Zanzibar-Quokka-7781"
@@ -61,3 +66,69 @@ def test_a_run_that_was_killed_before_the_log_went_is_repeated(tmp_path: Path, m
     forget(context, "private.md")
     for table in ("bronze.documents", REQUESTS, INFERENCE_LOG):
         assert lake.read_arrow(table).num_rows == 0, table
+
+
+class Killed(BaseException):
+    """Nothing catches it: what follows does not run, as after a kill."""
+
+
+def _forget(root: Path, monkeypatch: pytest.MonkeyPatch, *, dies_before: int | None = None) -> tuple[Any, list[str]]:
+    """The receipt, None of a run that was killed before one of its steps, and the steps that it took."""
+    steps: list[str] = []
+
+    def watched(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            table = next((of for of in arguments if isinstance(of, str)), "")
+            if name == "clear_place" or Lakehouse.head(context.lake, table) is not None:
+                if len(steps) == dies_before:
+                    raise Killed
+                steps.append(f"{name} {table}".strip())
+            return original(*arguments, **named)
+
+        return call
+
+    context = new_context(Settings(root=root))
+    context.lake.ensure(forget_module.RECEIPTS)
+    with monkeypatch.context() as patch:
+        for name in ("delete", "purge", "append_arrow"):
+            patch.setattr(context.lake, name, watched(name, getattr(context.lake, name)))
+        patch.setattr(forget_module, "clear_place", watched("clear_place", forget_module.clear_place))
+        # The name of the file is in the other form of Unicode.
+        if dies_before is None:
+            return forget(context, "Caf\u00e9.md"), steps
+        with pytest.raises(Killed):
+            forget(context, "Caf\u00e9.md")
+        return None, steps
+
+
+def test_a_run_that_was_killed_between_any_two_steps_is_ended_by_the_same_command(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(forget_module, "advance", lambda context, *, stages: None)
+    root = tmp_path / "before"
+    (root / "landing").mkdir(parents=True)
+    lake, now = new_context(Settings(root=root)).lake, datetime.now(timezone.utc)
+    for source in ("files", "an earlier name of it"):
+        row = {"document_id": source, "path": "Cafe\u0301.md", "source": source, "content": SECRET.encode()}
+        lake.append_arrow("bronze.documents", [row | {"_ingested_at": now}])
+    lake.append_arrow("silver.documents_history", [{"document_id": "files", "text": SECRET}])
+    call = {"request_id": "1", "status_code": 200, "retrieved": [{"doc_id": "files"}], "request": SECRET}
+    lake.append_arrow(INFERENCE_LOG, [call | {"request_date": now.date()}])
+    note(lake, [Place("chunks_1", "chunks", "lance", str(root / "index"), "model", 64)])
+
+    def copy(name: str) -> Path:
+        return Path(shutil.copytree(root, tmp_path / name))
+
+    _, steps = _forget(copy("whole"), monkeypatch)
+    assert [step for step in steps if "bronze" in step or "forget" in step or " " not in step] == [
+        "append_arrow ops.forget_receipts", "delete bronze.documents", "purge bronze.documents", "clear_place",
+        "append_arrow ops.forget_receipts", "delete ops.forget_receipts",
+    ]  # fmt: skip
+    for number, step in enumerate(steps):
+        again = copy(f"killed-{number}")
+        _forget(again, monkeypatch, dies_before=number)
+        receipt, _ = _forget(again, monkeypatch)
+        assert receipt["document_ids"] == ["an earlier name of it", "files"], step
+        assert any("MLflow: the traces of 1 calls" in line for line in receipt["remains"]), step
+        assert any("index chunks_1" in line for line in receipt["remains"]), step
+        assert [p for p in again.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()] == [], step
+        receipts = new_context(Settings(root=again)).lake.read_arrow(forget_module.RECEIPTS).to_pylist()
+        assert {row["forgotten_at"] is None for row in receipts} == {False}, step
