@@ -19,6 +19,9 @@ _ATTRIBUTE = re.compile(r"^:(author|email|revdate|revnumber|description|keywords
 _HEADER_BYTES = 4096
 # Directives of Asciidoctor's preprocessor, which pandoc lacks; with text in its brackets, a condition is for that text.
 _INCLUDE = re.compile(r"include::(\S[^\[]*)\[.*\]\s*$")
+# pandoc leaves out films and sounds, and the title that is among a picture's attributes.
+_MEDIUM = re.compile(r"(image|video|audio)::(\S[^\[]*)\[(.*)\]\s*$")
+_TITLE_OF = re.compile(r"(?:^|,)\s*title\s*=\s*(?:\"([^\"]+)\"|([^,\"]+))")
 _CONDITION = re.compile(r"(?:ifdef|ifndef)::[^\[\s]*\[(.*)\]\s*$|(?:ifeval|endif)::[^\[\s]*\[.*\]\s*$")
 _VERBATIM = re.compile(r"(?:-{4,}|\.{4,}|\+{4,}|/{4,}|`{3,}\S*)$")
 
@@ -26,9 +29,10 @@ _VERBATIM = re.compile(r"(?:-{4,}|\.{4,}|\+{4,}|/{4,}|`{3,}\S*)$")
 def parse_asciidoc(text: str) -> Extract:
     """Return the title of the header, the text, and the metadata that the header's attributes give.
 
-    `include::` is not followed: the name of the file stands in its place (none in the header, which ends with the
-    first blank line below the title). Of conditions both sides are kept: what is defined is known to a build only. No
-    picture is opened: pandoc's sandbox denies it every file.
+    `include::` is not followed: the name of the file stands in its place or, where that is above the title or in the
+    header, which ends with the first blank line below the title, as the first of the text. Of conditions both sides are
+    kept: what is defined is known to a build only. Of a film or a sound the name is kept. No picture is opened:
+    pandoc's sandbox denies it every file.
 
     Raises:
         RuntimeError: what pandoc says, where it cannot read the text.
@@ -49,11 +53,15 @@ def parse_asciidoc(text: str) -> Extract:
 def _without_directives(lines: list[str]) -> Iterator[str]:
     fence = ""
     end = _header_end(lines)
-    for at, line in enumerate(lines):
+    of_header = [found.group(1) for line in lines[:end] if (found := _INCLUDE.match(line))]
+    for at, line in enumerate([*lines, ""]):
+        if at == end:
+            for name in of_header:
+                yield from ("", f"`+{name}+`", "")
         verbatim = _VERBATIM.match(line)
         if verbatim and (not fence or line == fence):
             fence = "" if fence else line.rstrip() if line[:1] != "`" else "```"
-        include, condition = _INCLUDE.match(line), _CONDITION.match(line)
+        include, condition, medium = _INCLUDE.match(line), _CONDITION.match(line), _MEDIUM.match(line)
         if include:
             if at >= end:
                 name = include.group(1)
@@ -61,6 +69,11 @@ def _without_directives(lines: list[str]) -> Iterator[str]:
         elif condition:
             if condition.group(1):
                 yield condition.group(1)
+        elif medium and not fence:
+            kind, name, attributes = medium.groups()
+            if told := _TITLE_OF.search(attributes):
+                yield f".{(told.group(1) or told.group(2)).strip()}"
+            yield line if kind == "image" else f"`+{name}+`"
         else:
             yield line
 
