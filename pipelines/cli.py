@@ -268,11 +268,14 @@ def ask(
 
 @app.command()
 def status(config: Config = None, overrides: Set = None, as_json: Json = False) -> None:
-    """How far each stage and the index are, and what is quarantined. No Spark."""
+    """How far each stage and the index are, and what is quarantined; exit 1 where a table is damaged. No Spark."""
     from pipelines.status import describe
+    from transformations.errors import DamagedTableError
 
     facts, text = describe(settings_of(config, overrides))
     say(facts, text, as_json)
+    if facts["damaged"]:
+        raise Finished(DamagedTableError.exit_code)
 
 
 @app.command()

@@ -7,6 +7,7 @@ files whose kind nobody reads.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ from pipelines.quality import QUALITY_METRICS
 from pipelines.schemas import TABLES
 from pipelines.schemas.spec import INT, LONG, STRING, STRINGS, TIMESTAMP, table_spec
 from pipelines.settings import Settings
-from transformations.errors import ConfigurationError
+from transformations.errors import ConfigurationError, DamagedTableError
 
+log = logging.getLogger(__name__)
 _ROWS = tuple(name for name, spec in TABLES.items() if {"failed_rules", "replayed_at"} <= set(spec.columns))
 # What is read of a quarantine of records, whatever columns its source has.
 _RECORDS = table_spec(
@@ -166,7 +168,11 @@ def _named(table: str, known: Sequence[str]) -> str:
 
 def _run_starts(lake: Lakehouse) -> dict[str, datetime]:
     """When a run began: what a table without an instant of its own knows of its rows."""
-    runs = lake.read_arrow(STAGE_RUNS, columns=["run_id", "started_at"]).to_pylist()
+    try:
+        runs = lake.read_arrow(STAGE_RUNS, columns=["run_id", "started_at"]).to_pylist()
+    except DamagedTableError as error:  # what is set aside can be told without
+        log.warning("%s", error)
+        return {}
     starts: dict[str, datetime] = {}
     for run in sorted((r for r in runs if r["started_at"] is not None), key=lambda r: r["started_at"]):
         starts.setdefault(run["run_id"], run["started_at"])

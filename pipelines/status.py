@@ -1,4 +1,7 @@
-"""A workspace in; how far each stage and the index are, and what is set aside, out. Needs no JVM."""
+"""A workspace in; how far each stage and the index are, and what is set aside, out. Needs no JVM.
+
+A table that is damaged hides nothing of the others: it is named, with the command that mends it.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,24 @@ from pipelines.flow.stage import Context
 from pipelines.flow.stages import STAGES
 from pipelines.index_state import IndexState, states
 from pipelines.lag import lag_of
+from pipelines.lakehouse import Lakehouse
 from pipelines.quality import QUALITY_METRICS
-from pipelines.quarantine import passed_over, quarantine_tables, waiting
+from pipelines.quarantine import passed_over, quarantine_tables, set_aside, set_aside_tables
+from pipelines.schemas import TABLES
 from pipelines.settings import Settings
-from transformations.errors import LakeloopError
+from transformations.errors import DamagedTableError, LakeloopError
 from transformations.printable import printable_line
+
+_DAMAGED = " is damaged: "
 
 
 def describe(settings: Settings) -> tuple[dict[str, Any], str]:
-    """The facts, and the same as text."""
+    """The facts, and the same as text. `damaged` among the facts are the tables that cannot be read as they are."""
     context = new_context(settings)
-    stages, troubles = [], list[str]()
+    stages, troubles = [], list[LakeloopError]()
+    for table in TABLES:
+        with _noted(troubles):
+            _look_at(context.lake, table)
     for stage in STAGES:
         found, before = [], len(troubles)
         with _noted(troubles):
@@ -52,12 +62,26 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         next(s for s in stages if s["stage"] == "report")["last_run_at"] = written_at
     indexes = list[dict[str, Any]]()
     with _noted(troubles):
-        indexes = [_index(context, state) for state in states(context.lake, settings.index.name)]
-    aside = waiting(context)
+        for state in states(context.lake, settings.index.name):
+            with _noted(troubles):
+                indexes.append(_index(context, state))
+    aside = dict[str, int]()
+    for table in set_aside_tables(context):
+        with _noted(troubles):
+            aside[table] = len(set_aside(context, tables=[table]))
     refused = {table: aside.get(table, 0) for table in quarantine_tables(settings, context.lake)}
     letters, broken = aside.get(DEAD_LETTERS, 0), aside.get(QUALITY_METRICS, 0)
     kinds = passed_over(settings)
-    warnings = [*dict.fromkeys(troubles), *(warning for index in indexes for warning in index["warnings"])]
+    begun = list[str]()
+    with _noted(troubles):
+        begun = _half_forgotten(context.lake)
+    # A table is told of once, wherever it was met.
+    told = {str(error).partition(_DAMAGED)[0]: error for error in reversed(troubles)}
+    warnings = [
+        *map(str, reversed(told.values())),
+        *begun,
+        *(warning for index in indexes for warning in index["warnings"]),
+    ]
     facts: dict[str, Any] = {
         "workspace": str(settings.root),
         "stages": stages,
@@ -66,6 +90,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         "quarantine": refused,
         "dead_letters": letters,
         "broken_table_rules": broken,
+        "damaged": sorted(name for name, error in told.items() if isinstance(error, DamagedTableError)),
         "passed_over": {kind: count for kind, (count, _) in kinds.items()},
         "warnings": warnings,
     }
@@ -74,21 +99,33 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     lines += [f"{table}: {rows} set aside" for table, rows in refused.items() if rows]
     lines += [f"ops.dead_letters: {letters} open; try them again with: lakeloop replay"] if letters else []
     lines += [f"{broken} rules of whole tables do not hold: lakeloop quality"] if broken else []
-    lines += ["why, and what to do: lakeloop quarantine"] if aside else []
+    lines += ["why, and what to do: lakeloop quarantine"] if any(aside.values()) else []
     if kinds:
-        told = ", ".join(printable_line(f"{count} {kind}", width=60) for kind, (count, _) in kinds.items())
-        lines.append(f"files passed over, for no pattern of ingest.include names their kind: {told}")
+        others = ", ".join(printable_line(f"{count} {kind}", width=60) for kind, (count, _) in kinds.items())
+        lines.append(f"files passed over, for no pattern of ingest.include names their kind: {others}")
     lines += [f"WARNING {warning}" for warning in warnings]
     return facts, "\n".join(lines)
 
 
+def _half_forgotten(lake: Lakehouse) -> list[str]:
+    rows = lake.read_arrow("ops.forget_receipts", columns=["document_id", "forgotten_at"]).to_pylist()
+    begun = sorted({row["document_id"] for row in rows if row["document_id"] and row["forgotten_at"] is None})
+    return [f"forgetting {one} was begun and did not end: end it with lakeloop forget {one}" for one in begun]
+
+
+def _look_at(lake: Lakehouse, table: str) -> None:
+    """Raises DamagedTableError as far as the log, and the names and sizes of files tell: also of what nobody reads."""
+    if lake.is_local and lake.head(table) is not None and (found := lake.damage([table], deeply=False)):
+        raise found
+
+
 @contextmanager
-def _noted(troubles: list[str]) -> Iterator[None]:
+def _noted(troubles: list[LakeloopError]) -> Iterator[None]:
     """Keep what goes wrong inside: one source whose folder is gone hides nothing of the others."""
     try:
         yield
     except LakeloopError as error:
-        troubles.append(str(error))
+        troubles.append(error)
 
 
 def _index(context: Context, state: IndexState) -> dict[str, Any]:

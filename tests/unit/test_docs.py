@@ -218,7 +218,7 @@ def test_the_page_of_tables_tells_which_stage_writes_each() -> None:
 
 def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
     codes = {int(c) for c in re.findall(r"^\| (\d) \|", (ROOT / "docs/index.md").read_text(), re.MULTILINE)}
-    kinds = (errors.ExpectationFailedError, errors.ConfigurationError, errors.RefusedError)
+    kinds = (errors.LakeloopError, errors.ExpectationFailedError, errors.ConfigurationError, errors.RefusedError)
     assert codes == {errors.EXIT_DONE, errors.EXIT_NOTHING_TO_DO, errors.EXIT_SET_ASIDE} | {k.exit_code for k in kinds}
 
 

@@ -18,6 +18,7 @@ from pipelines.inference.answer_questions import LABELS, REQUESTS, work
 from pipelines.inference.log_row import INFERENCE_LOG
 from pipelines.lakehouse import Lakehouse
 from pipelines.settings import Settings
+from pipelines.status import describe
 
 SECRET = "Zanzibar-Quokka-7781"
 
@@ -40,7 +41,7 @@ def test_a_question_that_was_answered_from_a_document_goes_with_it_and_is_not_as
         assert lake.read_arrow(table)["request_id"].to_pylist() == ["2"], table
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
-    assert set(run(context, None).values()) == {0}, "nothing waits for an answer"
+    assert set(work(context, None).values()) == {0}, "nothing waits for an answer"
 
 
 def test_a_run_that_was_killed_before_the_log_went_is_repeated(tmp_path: Path, monkeypatch):
@@ -125,6 +126,10 @@ def test_a_run_that_was_killed_between_any_two_steps_is_ended_by_the_same_comman
     for number, step in enumerate(steps):
         again = copy(f"killed-{number}")
         _forget(again, monkeypatch, dies_before=number)
+        if step == "purge bronze.documents":
+            assert any(
+                "end it with lakeloop forget files" in line for line in describe(Settings(root=again))[0]["warnings"]
+            )
         receipt, _ = _forget(again, monkeypatch)
         assert receipt["document_ids"] == ["an earlier name of it", "files"], step
         assert any("MLflow: the traces of 1 calls" in line for line in receipt["remains"]), step
