@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from pipelines.run import STAGES, new_context
-from pipelines.stage import STAGE_RUNS
 
 from pipelines import cli
+from pipelines.flow.run import new_context
+from pipelines.flow.stages import STAGES
+from pipelines.flow.states import STAGE_RUNS
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings
 
