@@ -10,7 +10,7 @@ import pytest
 from pipelines import cli
 from pipelines.flow.run import new_context
 from pipelines.flow.stages import STAGES
-from pipelines.flow.states import STAGE_RUNS
+from pipelines.flow.states import STAGE_STATE
 from pipelines.schemas import TABLES
 from pipelines.settings import Settings
 
@@ -22,7 +22,7 @@ def test_a_damaged_table_hides_nothing_of_the_others_and_is_named_with_what_mend
     (tmp_path / "landing").mkdir()
     context = new_context(settings)
     rows = {
-        STAGE_RUNS: {"stage": "refine-documents", "started_at": context.now(), "run_id": "1", "counts": []},
+        STAGE_STATE: {"stage": "refine-documents", "subject": "", "started_at": context.now(), "run_id": "1"},
         "ops.dead_letters": {"letter_id": "1", "stage": "embed-chunks", "failed_at": context.now()},
         "silver.chunks_quarantine": {"chunk_id": "1", "failed_rules": ["has_text"], "_run_id": "1"},
         "bronze.documents": {"path": "a.md", "document_id": "a", "source": "files", "_ingested_at": context.now()},
@@ -31,7 +31,7 @@ def test_a_damaged_table_hides_nothing_of_the_others_and_is_named_with_what_mend
     for table in tables:
         context.lake.append_arrow(table, [rows.get(table, {next(iter(TABLES[table].columns)): "1"})])
     # Whatever is damaged by its name or its size is found in one way; bytes are only looked at where they are read.
-    few = {"a commit is cut": tables, "a file is missing": tables[:2], "a file has other bytes": [STAGE_RUNS]}
+    few = {"a commit is cut": tables, "a file is missing": tables[:2], "a file has other bytes": [STAGE_STATE]}
     for table in few[harm]:
         folder = context.lake.folder(table)
         file = next(folder.glob("*.parquet")) if "file" in harm else max(folder.glob("_delta_log/*.json"))
