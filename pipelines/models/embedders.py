@@ -13,13 +13,14 @@ depends on the other texts of its batch, so that an incremental run and a rebuil
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from inspect import getattr_static
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pipelines.settings import Settings
 from transformations.chunks import CHARACTERS_PER_TOKEN
@@ -121,6 +122,7 @@ def _class_of(name: str) -> Any:
 
 # The cache alone would load a model once more for each thread that comes while it is being loaded.
 _loading = threading.Lock()
+_reading = threading.Lock()
 
 
 @lru_cache(maxsize=2)
@@ -181,23 +183,61 @@ def load_tokenizer() -> Any:
 
 def count_tokens(texts: Sequence[str]) -> list[int]:
     """MiniLM's tokens of each text, without the two that mark its beginning and end."""
-    encoded = load_tokenizer().encode_batch_fast(list(texts), add_special_tokens=False)
-    return [len(e.ids) for e in encoded]
+    return [sum(word.tokens for word in words) for words in _read_words(texts)]
 
 
 def unknown_ratios(texts: Sequence[str]) -> list[float]:
     """The share of each text's characters, blanks aside, that MiniLM reads as "[UNK]": an unknown word is one token."""
-    tokenizer = load_tokenizer()
-    unknown = tokenizer.token_to_id("[UNK]")
-    ratios = [0.0] * len(texts)
-    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    for place in (place for place, e in enumerate(encoded) if unknown in e.ids):
-        found = tokenizer.encode(texts[place], add_special_tokens=False)  # with the places of its tokens
-        unread = sum(
-            end - start for token, (start, end) in zip(found.ids, found.offsets, strict=True) if token == unknown
-        )
-        ratios[place] = min(unread / max(len("".join(texts[place].split())), 1), 1.0)
-    return ratios
+    return [
+        min(sum(word.unread for word in words) / max(len("".join(text.split())), 1), 1.0)
+        for text, words in zip(texts, _read_words(texts), strict=True)
+    ]
+
+
+class _Word(NamedTuple):
+    """What stands between two blanks: its tokens, and how many of its characters MiniLM cannot read."""
+
+    tokens: int
+    unread: int
+
+
+# MiniLM's tokenizer cuts at blanks first and reads no word together with its neighbours: so each word is read once, and
+# not again with each text that it stands in. So many characters of words are kept (some 30 MB), and no longer word:
+# where a script has no blanks, a line is a word.
+_KEPT_CHARACTERS, _LONGEST_KEPT = 1_000_000, 2_000
+_BLANKS = re.compile(r"[ \t\r\n]+")
+_words: dict[str, _Word] = {}
+_kept_characters = 0
+
+
+def _read_words(texts: Sequence[str]) -> list[list[_Word]]:
+    """The words of each text. Those that are not known are read in one batch."""
+    global _kept_characters
+    split = [_BLANKS.split(text) for text in texts]
+    known = {word: _words.get(word) for words in split for word in words}
+    new = [word for word, found in known.items() if found is None]
+    if new:
+        tokenizer = load_tokenizer()
+        unknown = tokenizer.token_to_id("[UNK]")
+        encoded = tokenizer.encode_batch(new, add_special_tokens=False)
+        read = {word: _word(e, unknown=unknown) for word, e in zip(new, encoded, strict=True)}
+        known |= read
+        with _reading:
+            if _kept_characters > _KEPT_CHARACTERS:
+                _words.clear()
+                _kept_characters = 0
+            kept = {word: found for word, found in read.items() if len(word) <= _LONGEST_KEPT}
+            _words.update(kept)
+            _kept_characters += sum(map(len, kept))
+    return [[found for word in words if (found := known[word])] for words in split]
+
+
+def _word(encoded: Any, *, unknown: int) -> _Word:
+    ids = encoded.ids
+    if unknown not in ids:
+        return _Word(len(ids), 0)
+    places = zip(ids, encoded.offsets, strict=True)
+    return _Word(len(ids), sum(end - start for token, (start, end) in places if token == unknown))
 
 
 class Embedder:
