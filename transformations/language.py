@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
-from transformations.blocks import split_blocks
 from transformations.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -19,12 +18,17 @@ UNDETERMINED = "und"
 MIN_CONFIDENCE = 0.5
 # The language of a document shows at its beginning; the rest would cost time only.
 _LOOKED_AT = 16_000
-_CLASSIFIED = 4_000
+_PROSE = 4_000
+# Of longer prose the classifier reads places spread over it: as sure as all of it, in a half of the time, while its
+# beginning alone misjudges a translation whose first part was left in English.
+_PLACES, _CHARACTERS_PER_PLACE = 32, 64
 # What stands in prose and is in no language: inline code, the targets of links, addresses, tags.
-_NO_PROSE = re.compile(
-    r"`+[^`]*`+|\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)|<[^<>\s][^<>]*>|\b\w+://\S+|\bwww\.\S+|[^\s@]{1,64}@\S+",
-    re.IGNORECASE,
-)
+_NO_PROSE = r"`+[^`]*`+|\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)|<[^<>\s][^<>]*>|\b\w+://\S+|\bwww\.\S+"
+_ASIDE = re.compile(_NO_PROSE, re.IGNORECASE)
+# To look for "@" from each character on takes most of the time, and most texts have none.
+_ASIDE_WITH_ADDRESSES = re.compile(rf"{_NO_PROSE}|[^\s@]{{1,64}}@\S+", re.IGNORECASE)
+_FENCE = re.compile(r"[\s>]*(`{3,}(?=[^`]*$)|~{3,})")
+_LIST_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
@@ -38,9 +42,10 @@ class Language(NamedTuple):
 def detect_language(text: str | None) -> Language:
     """The language of `text`, read as Markdown: code blocks, inline code and addresses are left out.
 
-    Of the prose, the first 4,000 characters are judged. The same text gives the same answer on every machine. Two
-    languages in one text: the one with more of it. "und" where the text is null, has no letters or is no language, or
-    where `confidence`, the model's probability (0 to 1), is below one half; short texts mostly are.
+    Of the first 4,000 characters of prose, some 2,000 are judged, in places spread over them. The same text gives the
+    same answer on every machine. Two languages in one text: the one with more of it. "und" where the text is null, has
+    no letters or is no language, or where `confidence`, the model's probability (0 to 1), is below one half; short
+    texts mostly are.
 
     >>> detect_language("Die Tabelle wird nach jedem Lauf verglichen.").code
     'de'
@@ -68,9 +73,39 @@ def with_language(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _prose(text: str) -> str:
-    blocks = split_blocks(text[:_LOOKED_AT])
-    prose = "\n".join(block.text for block in blocks if block.kind != "code")
-    return " ".join(_NO_PROSE.sub(" ", prose).split())[:_CLASSIFIED]
+    prose = _without_code(text[:_LOOKED_AT])
+    aside = _ASIDE_WITH_ADDRESSES if "@" in prose else _ASIDE
+    prose = " ".join(aside.sub(" ", prose).split())[:_PROSE]
+    if len(prose) <= _PLACES * _CHARACTERS_PER_PLACE:
+        return prose
+    last = len(prose) - _CHARACTERS_PER_PLACE
+    starts = [last * place // (_PLACES - 1) for place in range(_PLACES)]
+    return " ".join(prose[start : start + _CHARACTERS_PER_PLACE] for start in starts)
+
+
+def _without_code(text: str) -> str:
+    """The lines of Markdown that are in no block of code, as nearly as a language needs it: ten times as fast."""
+    kept: list[str] = []
+    fence, is_code, is_in_list, follows_blank = "", False, False, True
+    for line in text.split("\n"):
+        mark = _FENCE.match(line)
+        if fence:
+            if mark and mark[1].startswith(fence):
+                fence = ""
+            continue
+        if mark:
+            fence = mark[1]
+        elif not line.strip():
+            follows_blank = True
+            continue
+        elif line.startswith(("    ", "\t")) and not is_in_list and (follows_blank or is_code):
+            is_code = True
+            continue
+        else:
+            kept.append(line)
+            is_in_list = bool(_LIST_ITEM.match(line)) or (is_in_list and (not follows_blank or line[0] in " \t"))
+        is_code = follows_blank = False
+    return "\n".join(kept)
 
 
 @cache

@@ -68,6 +68,31 @@ def test_only_the_beginning_of_a_long_text_is_judged():
     assert detect_language(SENTENCES["en"] * 400 + SENTENCES["de"] * 4000).code == "en"
 
 
+def test_a_beginning_in_another_language_does_not_outweigh_the_rest():
+    text = SENTENCES["en"] * 12 + SENTENCES["de"] * 400
+    assert detect_language(text).code == "de"
+    read = language._prose(text)
+    assert len(read) < 2100  # what the classifier takes time for
+    assert SENTENCES["en"][:40] in read
+    assert SENTENCES["de"][:10] in read[len(read) // 2 :]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"1. Punkt\n\n    {SENTENCES['de']}\n\n    {SENTENCES['de']}",
+        f"Absatz\n    {SENTENCES['de']}",
+        f"```the run```: {SENTENCES['de']}\n{SENTENCES['de']}",
+        f"> {CODE.replace(chr(10), chr(10) + '> ')}\n\n{SENTENCES['de']}",
+        f"    indented = code(1)\n\n    of_it(more)\n\n{SENTENCES['de']}",
+    ],
+)
+def test_what_stands_beside_or_like_code_is_prose(text: str):
+    assert detect_language(text).code == "de"
+    assert "where_is_the_value" not in language._prose(text)
+    assert "of_it" not in language._prose(text)
+
+
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     language._identifier.cache_clear()
