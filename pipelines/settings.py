@@ -124,7 +124,9 @@ class IndexSettings(_Section):
     name: str = Field("chunks", pattern=r"^[A-Za-z0-9_]{1,40}$", description="what readers call the index")
     uri: str = Field("index", description="folder or object-storage prefix of the index, or its server's address")
     secret: SecretStr | None = Field(None, description="the server's password or token, as ${NAME} of a variable")
-    options: dict[str, str] = Field(default_factory=dict, description="what only this store knows; see its module")
+    options: dict[str, str] = Field(
+        default_factory=dict, description="what only this store takes; docs/vector-index.md lists it"
+    )
     max_delete_ratio: float = Field(
         0.3, ge=0, le=1, description="a sync that would delete a larger share of the index is refused; 1 allows all"
     )

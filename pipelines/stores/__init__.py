@@ -8,17 +8,18 @@ promises beyond this contract it declares (capabilities.py); tests/stores holds 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 
 from pipelines.models.embedders import EmbeddingModel
 from pipelines.settings import Settings
 from pipelines.stores.capabilities import Capability
+from pipelines.stores.place import Options, Place, parse_options
 from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError, RefusedError
 from transformations.filters import Filter, check_filter
 from transformations.vectors import Limits, direction_problems
@@ -128,12 +129,14 @@ class StoreUnavailableError(LakeloopError):
 class Store(Protocol):
     """One index in one store. Ids are `chunk_id`; rows are Arrow tables with gold.chunk_index's columns.
 
-    An adapter is made by `open_store` with (uri, name, dimension, secret, options) and connects at its first call.
+    An adapter is made by `open_store` with a Place and connects at its first call.
     One handle serves many threads that search, through commits by others; writers take turns. Its calls raise
     StoreUnavailableError for what may pass by itself, ConfigurationError for what a person must mend,
     and the library's own error for a batch that it refuses: the caller then halves the batch down to the bad row.
     """
 
+    # What index.options may hold; `place.parsed` has them.
+    options: ClassVar[type[Options]]
     capabilities: Mapping[str, Capability]
     # Rows beyond them never reach the store: they are set aside, each with its reason.
     limits: Limits
@@ -186,35 +189,22 @@ def open_store(settings: Settings, *, dimension: int, name: str | None = None) -
     Nothing is created before the first write.
 
     Raises:
-        ConfigurationError: an unknown store, or its library is not installed.
+        ConfigurationError: an unknown store, or an option that it does not take.
     """
     index = settings.index
-    if index.store not in STORES:
-        raise ConfigurationError.unknown_name("store", index.store, STORES)
-    module, cls = STORES[index.store].split(":")
-    adapter = getattr(import_module(module), cls)
-    try:
-        store: Store = adapter(
-            settings.index_uri,
-            name=name or index.name,
-            dimension=dimension,
-            secret=index.secret.get_secret_value() if index.secret else None,
-            options=index.options,
-        )
-    except (ValueError, TypeError) as error:
-        given = ", ".join(f"{key}: {value}" for key, value in index.options.items())
-        raise ConfigurationError(
-            f"index.options of {index.store} ({given or 'none are given'}) are not valid: {error}. Its module "
-            f"{module} says what each of them takes."
-        ) from error
+    adapter = adapter_named(index.store)
+    secret = index.secret.get_secret_value() if index.secret else None
+    options = parse_options(index.store, index.options, model=adapter.options)
+    store: Store = adapter(Place(settings.index_uri, name or index.name, dimension, secret, options))
     return store
 
 
-def check_options(store: str, given: Mapping[str, str], *, known: Collection[str]) -> None:
-    """Raises ConfigurationError for an entry of index.options that the store does not know."""
-    for option in given:
-        if option not in known:
-            raise ConfigurationError.unknown_name(f"option of {store}", option, known)
+def adapter_named(store: str) -> Any:
+    """The adapter's class. Raises ConfigurationError for an unknown store."""
+    if store not in STORES:
+        raise ConfigurationError.unknown_name("store", store, STORES)
+    module, cls = STORES[store].split(":")
+    return getattr(import_module(module), cls)
 
 
 def damaged_index(place: Path | str, error: Exception) -> DamagedTableError:

@@ -1,33 +1,45 @@
 """Rows in, an Annoy forest out, kept in step by base, tail and tombstones (segments.py).
 
-Options: `trees` (more take more room, and share the nodes of a search among them), `search_k` (nodes looked at in a
-search; 0 is three for each row). Of the ten nearest among 8,156 real chunks that finds 0.99; Annoy's own choice, the
-number of trees times that of candidates, found 0.83 by fifty trees.
+Three nodes looked at for each row find 0.99 of the ten nearest among 8,156 real chunks; Annoy's own choice, the number
+of trees times that of candidates, found 0.83 by fifty trees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from pipelines.stores.capabilities import yes
 from pipelines.stores.libraries import library
+from pipelines.stores.place import Place
 from pipelines.stores.segment_view import Mask, Positions
-from pipelines.stores.segments import Option, SegmentedStore, declare_segments
+from pipelines.stores.segments import SegmentedOptions, SegmentedStore, declare_segments
 
 _NODES_PER_ROW = 3
 
 
+class AnnoyOptions(SegmentedOptions):
+    built_in: ClassVar[tuple[str, ...]] = ("trees",)
+
+    trees: int = Field(
+        10, ge=1, description="how many trees; more take more room, and share the nodes of a search among them"
+    )
+    search_k: int = Field(0, ge=0, description="how many nodes a search looks at; 0: three for each row")
+
+
 class AnnoyStore(SegmentedStore):
     library_name = "annoy"
-    build_options: ClassVar[Mapping[str, Option]] = {"trees": 10}
-    search_options: ClassVar[Mapping[str, Option]] = {"search_k": 0}
+    options: ClassVar[type[SegmentedOptions]] = AnnoyOptions
     capabilities = declare_segments(yes("the base's candidates are; exact below `base_rows`"))
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._own = place.parsed(AnnoyOptions)
 
     def _import(self) -> Any:
         return _annoy()
@@ -36,7 +48,7 @@ class AnnoyStore(SegmentedStore):
         index = self._empty()
         for position, vector in enumerate(vectors):
             index.add_item(position, vector)
-        index.build(int(self._options["trees"]))
+        index.build(self._own.trees)
         index.save(str(path))
 
     def _load(self, path: Path) -> Any:
@@ -45,7 +57,7 @@ class AnnoyStore(SegmentedStore):
         return index
 
     def _ask(self, index: Any, query: NDArray[np.float32], *, count: int, among: Mask) -> Positions:
-        nodes = int(self._options["search_k"]) or _NODES_PER_ROW * index.get_n_items()
+        nodes = self._own.search_k or _NODES_PER_ROW * index.get_n_items()
         return np.array(index.get_nns_by_vector(query, count, nodes), dtype=np.intp)
 
     def _empty(self) -> Any:

@@ -1,8 +1,7 @@
 """Rows in, a Chroma collection out: in a folder, or at a server of `chroma run` by its address.
 
 `index.uri` is a folder, whose part `chroma` Chroma then keeps (`chroma run --path FOLDER/chroma` serves it), or like
-http://localhost:8000, with `index.secret` as the bearer token that a proxy asks for. `index.options`:
-`timeout_seconds` of one request (60).
+http://localhost:8000, with `index.secret` as the bearer token that a proxy asks for.
 
 A folder is for one process at a time: each process keeps a graph of the vectors in memory, and what another one writes
 does not reach it. The manifest is metadata of the collection, so both are dropped and restored together.
@@ -12,14 +11,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
+from pydantic import Field
 
 from pipelines.schemas import INDEX_SCHEMA
-from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
+from pipelines.stores import Hit, Manifest, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notyet, yes
 from pipelines.stores.chroma_server import Server
+from pipelines.stores.place import Options, Place, PositiveSeconds
 from transformations.filters import And, Filter, In, Not
 from transformations.vectors import ANYTHING
 
@@ -31,7 +32,6 @@ _SCHEMA = INDEX_SCHEMA
 # chunk_id, text and vector are Chroma's own id, document and embedding.
 _METADATA = [name for name in _SCHEMA.names if name not in ("chunk_id", "text", "vector")]
 _MANIFEST_KEY = "lakeloop_manifest"
-_OPTIONS = ("timeout_seconds",)
 _ROWS_PER_PAGE = 1000
 # Chroma writes its graph after so many operations, and drops them from its log only then.
 _OPERATIONS_LOGGED = 1000
@@ -59,28 +59,24 @@ _SERVER = declare(
 )
 
 
+class ChromaOptions(Options):
+    timeout_seconds: PositiveSeconds = Field(60, description="how many seconds one request may take")
+
+
 class ChromaStore:
     """One collection, `lakeloop-<name>-index`: a name in Chroma begins and ends with a letter or a digit."""
 
+    options: ClassVar[type[Options]] = ChromaOptions
     capabilities = _FOLDER
     limits = ANYTHING
 
-    def __init__(
-        self,
-        uri: str,
-        *,
-        name: str,
-        dimension: int,
-        secret: str | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> None:
-        options = options or {}
-        check_options("chroma", options, known=_OPTIONS)
-        self._server = Server(uri, token=secret, timeout=float(options.get("timeout_seconds", 60)))
+    def __init__(self, place: Place) -> None:
+        options = place.parsed(ChromaOptions)
+        self._server = Server(place.uri, token=place.secret, timeout=options.timeout_seconds)
         if self._server.folder is None:
             self.capabilities = _SERVER
-        self._name = f"lakeloop-{name}-index"
-        self._dimension = dimension
+        self._name = f"lakeloop-{place.name}-index"
+        self._dimension = place.dimension
 
     def manifest(self) -> Manifest | None:
         collection = self._collection()

@@ -1,8 +1,7 @@
 """Rows in, an index of Databricks AI Search (formerly Vector Search) out: written by us, or read from the table.
 
-The uri is `databricks://<endpoint>/<catalog>.<schema>`, the token is `index.secret`. Options: `workspace_url` (else
-DATABRICKS_HOST), `timeout_seconds` of a request, `wait_seconds` for an index to be made or synced, and `source_table`,
-which Delta Sync reads. Tested against a double written from the documentation, never against the service.
+The uri is `databricks://<endpoint>/<catalog>.<schema>`, the token is `index.secret`. Tested against a
+double written from the documentation, never against the service.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +17,10 @@ import pyarrow as pa
 from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit, Manifest, StoreUnavailableError, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notyet, yes
-from pipelines.stores.databricks_client import Connection, ai_search
+from pipelines.stores.databricks_client import Connection, DatabricksOptions, ai_search
 from pipelines.stores.databricks_filters import to_dictionaries
 from pipelines.stores.databricks_rows import failed_keys, from_scan, query, to_hit, to_input
+from pipelines.stores.place import Options, Place
 from transformations.errors import ConfigurationError, LakeloopError
 from transformations.filters import Filter, matches
 from transformations.vectors import ANYTHING, Limits, matrix_of
@@ -52,17 +52,11 @@ _COMMON = {
 class _AiSearchStore:
     """What both kinds share: reading."""
 
-    def __init__(
-        self,
-        uri: str,
-        *,
-        name: str,
-        dimension: int,
-        secret: str | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> None:
-        self._dimension = dimension
-        self._connection = Connection(uri, name=name, token=secret, options=options or {})
+    options: ClassVar[type[Options]] = DatabricksOptions
+
+    def __init__(self, place: Place) -> None:
+        self._dimension = place.dimension
+        self._connection = Connection(place)
 
     def ids_with_hashes(self) -> Iterator[pa.RecordBatch]:
         for rows in self._scan():

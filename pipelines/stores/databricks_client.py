@@ -10,16 +10,18 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from pipelines.stores import StoreUnavailableError, check_options
+from pydantic import Field
+
+from pipelines.stores import StoreUnavailableError
 from pipelines.stores.libraries import library
+from pipelines.stores.place import Options, Place, PositiveSeconds
 from transformations.errors import ConfigurationError
 
 _URI = re.compile(r"databricks://(?P<endpoint>[^/]+)/(?P<catalog>[^./]+)\.(?P<schema>[^./]+)")
-_OPTIONS = {"workspace_url": "", "timeout_seconds": "60", "wait_seconds": "3600", "source_table": ""}
 _LONGEST_PAUSE = 10.0
 
 
@@ -30,27 +32,32 @@ def ai_search(module: str) -> Any:
     )
 
 
+class DatabricksOptions(Options):
+    workspace_url: str = Field("", description="the address of the workspace; empty: what DATABRICKS_HOST says")
+    timeout_seconds: PositiveSeconds = Field(60, description="how many seconds one request may take")
+    wait_seconds: PositiveSeconds = Field(3600, description="how many seconds an index may take to be made or synced")
+    source_table: str = Field("", description="which table Delta Sync reads")
+
+
 class Connection:
     """One index of one endpoint.
 
     Args:
-        uri: databricks://<endpoint>/<catalog>.<schema>
-        token: a personal access token; none: the client finds its own, as in a notebook or a job.
-        options: some of _OPTIONS.
+        place: its `uri` is databricks://<endpoint>/<catalog>.<schema>, its `secret` a personal access token; none: the
+            client finds its own, as in a notebook or a job.
     """
 
-    def __init__(self, uri: str, *, name: str, token: str | None, options: Mapping[str, str]) -> None:
-        check_options("databricks", options, known=_OPTIONS)
-        options = _OPTIONS | dict(options)
+    def __init__(self, place: Place) -> None:
+        options, uri = place.parsed(DatabricksOptions), place.uri
         found = _URI.fullmatch(uri)
         if found is None:
             raise ConfigurationError(f"index.uri must be like databricks://endpoint/catalog.schema, but it is {uri!r}")
         self.endpoint, self.catalog = found["endpoint"], found["catalog"]
-        self.index_name = f"{self.catalog}.{found['schema']}.{name}"
-        self.source_table = options["source_table"]
-        self._token, self._workspace_url = token, options["workspace_url"] or os.environ.get("DATABRICKS_HOST")
-        self._wait = _number(options, "wait_seconds")
-        self._send = _Requests(timeout=_number(options, "timeout_seconds"))
+        self.index_name = f"{self.catalog}.{found['schema']}.{place.name}"
+        self.source_table = options.source_table
+        self._token, self._workspace_url = place.secret, options.workspace_url or os.environ.get("DATABRICKS_HOST")
+        self._wait = options.wait_seconds
+        self._send = _Requests(timeout=options.timeout_seconds)
         self._index: Any = None
         self._finding = threading.RLock()
 
@@ -197,10 +204,3 @@ def _error(what: str, response: Any, answer: dict[str, Any]) -> Exception:
 def _seconds(header: str | None) -> float | None:
     """Of the header's two forms the one that services like this use; a date is not read."""
     return float(header) if header is not None and header.replace(".", "", 1).isdigit() else None
-
-
-def _number(options: Mapping[str, str], name: str) -> float:
-    try:
-        return float(options[name])
-    except ValueError:
-        raise ConfigurationError(f"index.options.{name} must be seconds, but it is {options[name]!r}") from None

@@ -1,14 +1,12 @@
 """Rows in, a FAISS index of any kind out, kept in step by base, tail and tombstones (segments.py).
 
-Options: `factory`, a string of FAISS's index factory ("Flat", "HNSW32", "IVF256,Flat"; with inner product on vectors of
-norm one); `search`, parameters of a search ("efSearch=64", "nprobe=16"), for less time or more recall than ours: on
-8,156 real chunks these find 0.98 of the ten nearest and more. The kinds that FAISS can delete from and those that it
-cannot are treated alike.
+Every kind has inner product, on vectors of norm one. Our own parameters of a search find 0.98 of the ten nearest and
+more on 8,156 real chunks; the option `search` asks for less time or more recall. The kinds that FAISS can delete from
+and those that it cannot are treated alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -16,23 +14,37 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from pipelines.stores.capabilities import yes
 from pipelines.stores.libraries import library
+from pipelines.stores.place import Place
 from pipelines.stores.segment_view import Mask, Positions
-from pipelines.stores.segments import Option, SegmentedStore, declare_segments
+from pipelines.stores.segments import SegmentedOptions, SegmentedStore, declare_segments
 from transformations.errors import ConfigurationError
 
 # FAISS's own values, 16 and 40, found 0.97 by HNSW32.
 _EF_SEARCH, _EF_CONSTRUCTION = 256, 200
 
 
+class FaissOptions(SegmentedOptions):
+    built_in: ClassVar[tuple[str, ...]] = ("factory",)
+
+    factory: str = Field(
+        "Flat", description='which kind of index, as FAISS\'s index factory names it: "HNSW32" or "IVF256,Flat"'
+    )
+    search: str = Field("", description='how a search is made, as "efSearch=64" or "nprobe=16"; empty: our own choice')
+
+
 class FaissStore(SegmentedStore):
     library_name = "faiss"
-    build_options: ClassVar[Mapping[str, Option]] = {"factory": "Flat"}
-    search_options: ClassVar[Mapping[str, Option]] = {"search": ""}
+    options: ClassVar[type[SegmentedOptions]] = FaissOptions
     build_version = 2  # 1 built HNSW by FAISS's own efConstruction
     capabilities = declare_segments(yes("as the factory string says; Flat, the default, is exact"))
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._own = place.parsed(FaissOptions)
 
     def _import(self) -> Any:
         return _faiss()
@@ -59,11 +71,11 @@ class FaissStore(SegmentedStore):
         with suppress(RuntimeError):  # not of this kind
             faiss.ParameterSpace().set_index_parameter(index, "efSearch", _EF_SEARCH)
         try:
-            faiss.ParameterSpace().set_index_parameters(index, str(self._options["search"]))
+            faiss.ParameterSpace().set_index_parameters(index, self._own.search)
         except RuntimeError as error:
             raise ConfigurationError(
-                f"index.options.search is {self._options['search']!r}, which FAISS does not take for "
-                f"{self._options['factory']!r}: {error}"
+                f"index.options.search is {self._own.search!r}, which FAISS does not take for "
+                f"{self._own.factory!r}: {error}"
             ) from None
         return index, _parameters(index)
 
@@ -79,10 +91,10 @@ class FaissStore(SegmentedStore):
     def _empty(self) -> Any:
         faiss = _faiss()
         try:
-            return faiss.index_factory(self._dimension, str(self._options["factory"]), faiss.METRIC_INNER_PRODUCT)
+            return faiss.index_factory(self._dimension, self._own.factory, faiss.METRIC_INNER_PRODUCT)
         except RuntimeError as error:
             raise ConfigurationError(
-                f"index.options.factory is {self._options['factory']!r}, which FAISS cannot make for vectors of "
+                f"index.options.factory is {self._own.factory!r}, which FAISS cannot make for vectors of "
                 f"dimension {self._dimension} and inner product: {error}"
             ) from None
 

@@ -15,14 +15,15 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pyarrow as pa
 
 from pipelines.schemas import INDEX_SCHEMA
-from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession, damaged_index
+from pipelines.stores import Hit, Manifest, check_query, check_succession, damaged_index
 from pipelines.stores.capabilities import declare, notimpl, yes
 from pipelines.stores.libraries import library
+from pipelines.stores.place import Options, Place
 from transformations.errors import RefusedError
 from transformations.filters import And, Filter, In, Not
 from transformations.vectors import ANYTHING
@@ -67,20 +68,12 @@ class LanceStore:
         ),
     )
 
+    options: ClassVar[type[Options]] = Options
     limits = ANYTHING
 
-    def __init__(
-        self,
-        uri: str,
-        *,
-        name: str,
-        dimension: int,
-        secret: str | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> None:
-        check_options("lance", options or {}, known=())
-        self._uri = f"{uri}/{name}.lance"
-        self._dimension = dimension
+    def __init__(self, place: Place) -> None:
+        self._uri = f"{place.uri}/{place.name}.lance"
+        self._dimension = place.dimension
         self._writing = threading.RLock()
         self._opening = threading.Lock()
         self._latest: Any | None = None

@@ -1,8 +1,8 @@
 """Rows in, a Milvus collection out: Milvus Lite in a folder, or a Milvus server by its address, by the same calls.
 
 `index.uri` is a folder, which then holds `milvus.db`, or like http://localhost:19530, with `index.secret` as the
-server's token. `index.options`: `timeout_seconds` of one call (60). The server's side is tested with the server that
-comes with Milvus Lite; a Milvus cluster has not been tried.
+server's token. The server's side is tested with the server that comes with Milvus Lite; a Milvus cluster has not been
+tried.
 
 The manifest is a property of the collection, so both are dropped and restored together.
 """
@@ -10,14 +10,16 @@ The manifest is a property of the collection, so both are dropped and restored t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
+from pydantic import Field
 
 from pipelines.schemas import INDEX_SCHEMA
-from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
+from pipelines.stores import Hit, Manifest, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notimpl, notyet, yes
 from pipelines.stores.milvus_server import Server, pymilvus
+from pipelines.stores.place import Options, Place, PositiveSeconds
 from transformations.filters import And, Filter, In, Not
 from transformations.vectors import MAX_ID_LENGTH, Limits
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 _SCHEMA = INDEX_SCHEMA
 _MANIFEST_KEY = "lakeloop.manifest"
 _HIT_COLUMNS = ["chunk_id", "document_id", "path", "title", "heading_path", "text"]
-_OPTIONS = ("timeout_seconds",)
 _ROWS_PER_CALL = 1000
 # The most that Milvus takes; it refuses a row with a longer text.
 _MAX_TEXT_BYTES = 65535
@@ -56,28 +57,24 @@ _SERVER = declare(
 )
 
 
+class MilvusOptions(Options):
+    timeout_seconds: PositiveSeconds = Field(60, description="how many seconds one call may take")
+
+
 class MilvusStore:
     """One collection, `lakeloop_<name>`: a name in Milvus does not begin with a digit."""
 
+    options: ClassVar[type[Options]] = MilvusOptions
     capabilities = _LITE
     limits = Limits(text_bytes=_MAX_TEXT_BYTES, id_bytes=MAX_ID_LENGTH, headings=_MAX_HEADINGS)
 
-    def __init__(
-        self,
-        uri: str,
-        *,
-        name: str,
-        dimension: int,
-        secret: str | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> None:
-        options = options or {}
-        check_options("milvus", options, known=_OPTIONS)
-        self._server = Server(uri, token=secret, timeout=float(options.get("timeout_seconds", 60)))
+    def __init__(self, place: Place) -> None:
+        options = place.parsed(MilvusOptions)
+        self._server = Server(place.uri, token=place.secret, timeout=options.timeout_seconds)
         if self._server.file is None:
             self.capabilities = _SERVER
-        self._name = f"lakeloop_{name}"
-        self._dimension = dimension
+        self._name = f"lakeloop_{place.name}"
+        self._dimension = place.dimension
         self._loaded = False
 
     def manifest(self) -> Manifest | None:

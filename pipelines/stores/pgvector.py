@@ -1,21 +1,22 @@
 """Rows in, a PostgreSQL table with pgvector out; every write is visible at once, the manifest moves in one transaction.
 
-The uri is `postgresql://user@host:port/database`, the password is `index.secret`. Option `hnsw: "true"` keeps an
-approximate index, made at the first commit; without it every search is exact.
+The uri is `postgresql://user@host:port/database`, the password is `index.secret`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
 from pipelines.schemas import INDEX_SCHEMA
-from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession
+from pipelines.stores import Hit, Manifest, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notimpl, yes
 from pipelines.stores.pgvector_server import Server, psycopg
+from pipelines.stores.place import Options, Place
 from transformations.errors import ConfigurationError
 from transformations.filters import And, Filter, In, Not
 from transformations.vectors import Limits, matrix_of
@@ -34,9 +35,16 @@ _LARGEST_HNSW = 2000
 _ROWS_PER_PAGE = 2000
 
 
+class PgvectorOptions(Options):
+    hnsw: Literal["true", "false"] = Field(
+        "false", description="whether an approximate index is kept, made at the next commit; else every search is exact"
+    )
+
+
 class PgvectorStore:
     """One table, `lakeloop_<name>`; the manifests of all indexes are rows of `lakeloop_manifests`."""
 
+    options: ClassVar[type[Options]] = PgvectorOptions
     capabilities = declare(
         atomic_commit=notimpl("rows are visible as they are written; new before old, so a document is never missing"),
         compare_and_set=yes("the manifest's row is locked, compared and written in one transaction"),
@@ -51,19 +59,16 @@ class PgvectorStore:
     # A text of PostgreSQL knows no U+0000, and no field is larger than 1 GB.
     limits = Limits(nul=False, row_bytes=1_000_000_000)
 
-    def __init__(
-        self,
-        uri: str,
-        *,
-        name: str,
-        dimension: int,
-        secret: str | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> None:
-        self._name, self._dimension = name, dimension
-        self._hnsw = _wants_hnsw(options or {}, dimension)
-        self._server = Server(uri, secret=secret, hnsw=self._hnsw)
-        if name == "manifests":
+    def __init__(self, place: Place) -> None:
+        self._name, self._dimension = place.name, place.dimension
+        self._hnsw = place.parsed(PgvectorOptions).hnsw == "true"
+        if self._hnsw and place.dimension > _LARGEST_HNSW:
+            raise ConfigurationError(
+                f"pgvector's HNSW takes up to {_LARGEST_HNSW} dimensions, the model has {place.dimension}: leave out "
+                "index.options.hnsw, then every search is exact"
+            )
+        self._server = Server(place.uri, secret=place.secret, hnsw=self._hnsw)
+        if place.name == "manifests":
             raise ConfigurationError(
                 "an index in PostgreSQL cannot be called 'manifests': name another with index.name"
             )
@@ -221,19 +226,6 @@ class PgvectorStore:
                     # Of a table that someone dropped by hand.
                     connection.execute("DELETE FROM lakeloop_manifests WHERE index_name = %s", (self._name,))
             self._server.adopt_extension(lane)
-
-
-def _wants_hnsw(options: Mapping[str, str], dimension: int) -> bool:
-    check_options("pgvector", options, known=["hnsw"])
-    wanted = options.get("hnsw", "false")
-    if wanted not in ("true", "false"):
-        raise ConfigurationError(f"index.options.hnsw must be 'true' or 'false', but it is {wanted!r}")
-    if wanted == "true" and dimension > _LARGEST_HNSW:
-        raise ConfigurationError(
-            f"pgvector's HNSW takes up to {_LARGEST_HNSW} dimensions, the model has {dimension}: leave out "
-            "index.options.hnsw, then every search is exact"
-        )
-    return wanted == "true"
 
 
 def _tuples(rows: pa.Table, *, dimension: int) -> Iterator[tuple[Any, ...]]:

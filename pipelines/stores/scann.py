@@ -1,14 +1,13 @@
 """Rows in, a ScaNN index out (a partition tree and hashed vectors), kept in step by base, tail and tombstones.
 
-Options: `leaves` (0 is the square root of the number of rows), `leaves_to_search` (0 is all of them). Its index keeps
-hashes only: each hit takes ten candidates, which the stored vectors bring into order (segments.py). Fewer leaves are
-faster and find less: of the ten nearest among 8,156 real chunks, half of the leaves held 0.96 and a tenth 0.80.
+Its index keeps hashes only: each hit takes ten candidates, which the stored vectors bring into order (segments.py).
+Fewer leaves searched are faster and find less: of the ten nearest among 8,156 real chunks, half of the leaves held 0.96
+and a tenth 0.80.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from functools import cache
 from math import isqrt
 from pathlib import Path
@@ -16,29 +15,44 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from pipelines.stores.capabilities import yes
 from pipelines.stores.libraries import library
+from pipelines.stores.place import Place
 from pipelines.stores.segment_view import Mask, Positions
-from pipelines.stores.segments import Option, SegmentedStore, declare_segments
+from pipelines.stores.segments import SegmentedOptions, SegmentedStore, declare_segments
 from transformations.errors import MissingDependencyError
+
+
+class ScannOptions(SegmentedOptions):
+    built_in: ClassVar[tuple[str, ...]] = ("leaves",)
+
+    leaves: int = Field(0, ge=0, description="how many leaves its tree has; 0: the square root of the number of rows")
+    leaves_to_search: int = Field(0, ge=0, description="how many leaves a search looks at; 0: all")
+    candidates: int = Field(
+        10, ge=1, description="how many are asked of the base for each hit, since its index keeps hashes only"
+    )
 
 
 class ScannStore(SegmentedStore):
     library_name = "scann"
-    build_options: ClassVar[Mapping[str, Option]] = {"leaves": 0}
-    search_options: ClassVar[Mapping[str, Option]] = {"leaves_to_search": 0, "candidates": 10}
+    options: ClassVar[type[SegmentedOptions]] = ScannOptions
     capabilities = declare_segments(yes("the base's candidates are; exact below `base_rows`"))
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._own = place.parsed(ScannOptions)
 
     def _import(self) -> Any:
         return _scann()
 
     def _least_rows(self) -> int:
         # Each of the 16 centres that a hash knows should stand for some rows.
-        return max(256, int(self._options["leaves"]))
+        return max(256, self._own.leaves)
 
     def _build(self, vectors: NDArray[np.float32], path: Path) -> None:
-        leaves = int(self._options["leaves"]) or isqrt(len(vectors))
+        leaves = self._own.leaves or isqrt(len(vectors))
         builder = _scann().builder(vectors, 10, "dot_product")
         builder = builder.tree(num_leaves=leaves, num_leaves_to_search=leaves)
         index = builder.score_ah(2, anisotropic_quantization_threshold=0.2).build()
@@ -50,7 +64,7 @@ class ScannStore(SegmentedStore):
 
     def _ask(self, index: Any, query: NDArray[np.float32], *, count: int, among: Mask) -> Positions:
         # More than there are means all; -1 would mean as many as were chosen when the base was built.
-        leaves = int(self._options["leaves_to_search"]) or len(among)
+        leaves = self._own.leaves_to_search or len(among)
         found, _ = index.search(query, final_num_neighbors=count, leaves_to_search=leaves)
         return np.asarray(found, dtype=np.intp)
 

@@ -5,10 +5,7 @@
     tombstones  the ids that the tail replaces or deletes, dropped from what the base finds
 
 A search merges base and tail. Scores are computed from the stored vectors, so that only the base's choice of candidates
-is ever approximate. Once tail and tombstones have outgrown their share, a commit builds a new base. Options of every
-such store: `base_rows` (an index of fewer rows has no base, and each search is exact), `compact_ratio` and
-`compact_rows` (tail and tombstones are compacted when they are larger than both, a share of the base and a count),
-`candidates` (asked of the base for each hit: what its order lacks, the exact one makes good).
+is ever approximate. Once tail and tombstones have outgrown their share, a commit builds a new base.
 """
 
 from __future__ import annotations
@@ -23,18 +20,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 
-from pipelines.stores import Hit, Manifest, check_options, check_query, check_succession, damaged_index
+from pipelines.stores import Hit, Manifest, check_query, check_succession, damaged_index
 from pipelines.stores.capabilities import Capability, declare, never, yes
+from pipelines.stores.place import Options, Place
 from pipelines.stores.segment_folder import Base, Folder, State, States
 from pipelines.stores.segment_view import IDS, Mask, Positions, View, file_schema, live_rows, norms
 from transformations.errors import ConfigurationError
 from transformations.filters import Filter
 from transformations.vectors import ANYTHING, matrix_of
 
-Option = int | float | str
-
-_OPTIONS: Mapping[str, Option] = {"base_rows": 5000, "compact_ratio": 0.2, "compact_rows": 1000, "candidates": 4}
 _FILES_BEFORE_FOLDING = 32
 # Where fewer of the base's rows pass a filter, to compare these one by one is as fast, and exact.
 _LEAST_SHARE = 0.1
@@ -59,36 +55,47 @@ def declare_segments(approximate_search: Capability) -> Mapping[str, Capability]
     )
 
 
+class SegmentedOptions(Options):
+    """What all of these stores take. A base that was built with another of the `built_in` is built anew."""
+
+    built_in: ClassVar[tuple[str, ...]] = ()
+
+    base_rows: int = Field(
+        5000, ge=0, description="of how many rows on an index has a base; below, each search is exact"
+    )
+    compact_ratio: float = Field(
+        0.2, ge=0, allow_inf_nan=False, description="which share of the base tail and tombstones may reach"
+    )
+    compact_rows: int = Field(1000, ge=0, description="how many rows of tail and tombstones are not worth a new base")
+    candidates: int = Field(
+        4,
+        ge=1,
+        description="how many are asked of the base for each hit: what its order lacks, the exact one makes good",
+    )
+
+
 class SegmentedStore(ABC):
     """One folder, `<name>.<library>` below `uri`. A library's store says how its index is built, loaded and asked."""
 
     limits = ANYTHING
     library_name: ClassVar[str]
-    # With their defaults. A base that was built with other `build_options` is built anew by the next commit.
-    build_options: ClassVar[Mapping[str, Option]] = {}
-    search_options: ClassVar[Mapping[str, Option]] = {}
+    options: ClassVar[type[SegmentedOptions]]
     # Raised where `_build` makes another index of the same options: bases of before are then built anew, too.
     build_version: ClassVar[int] = 1
 
-    def __init__(
-        self,
-        uri: str,
-        *,
-        name: str,
-        dimension: int,
-        secret: str | None = None,
-        options: Mapping[str, str] | None = None,
-    ) -> None:
-        if "://" in uri:
-            raise ConfigurationError(f"{self.library_name} keeps its index in a folder of this machine, not at {uri}")
-        self._folder = Folder(Path(uri) / f"{name}.{self.library_name}")
-        self._dimension = dimension
-        self._options = _parse(
-            options or {}, known={**_OPTIONS, **self.build_options, **self.search_options}, store=self.library_name
-        )
-        self._key = (self._folder.path, dimension, *self._options.items())
+    def __init__(self, place: Place) -> None:
+        if "://" in place.uri:
+            raise ConfigurationError(
+                f"{self.library_name} keeps its index in a folder of this machine, not at {place.uri}"
+            )
+        self._folder = Folder(Path(place.uri) / f"{place.name}.{self.library_name}")
+        self._dimension = place.dimension
+        self._segments = place.parsed(self.options)
+        self._key = (self._folder.path, place.dimension, self._segments)
         version = [f"build_version={self.build_version}"] if self.build_version > 1 else []
-        self._recipe = ", ".join([*version, *(f"{option}={self._options[option]}" for option in self.build_options)])
+        self._recipe = ", ".join(
+            [*version, *(f"{option}={getattr(self._segments, option)}" for option in self.options.built_in)]
+        )
         self._has_searched = False
 
     @abstractmethod
@@ -219,7 +226,7 @@ class SegmentedStore(ABC):
         """Positions in the base, of which `among` allows at least k, or all that it allows."""
         passing, size = int(np.count_nonzero(among)), len(among)
         if passing >= max(size * _LEAST_SHARE, 1):
-            count = max(k, int(self._options["candidates"]) * k * size // passing)
+            count = max(k, self._segments.candidates * k * size // passing)
             while count < size:
                 found = self._ask(view.index, query, count=count, among=among)
                 found = found[among[found]]
@@ -238,7 +245,7 @@ class SegmentedStore(ABC):
             size = len(view.base.alive)
             edits = int((~view.base.alive).sum()) + sum(len(part.alive) for part in view.tail)
             due = state.base.recipe != self._recipe or edits > max(
-                float(self._options["compact_rows"]), float(self._options["compact_ratio"]) * size
+                self._segments.compact_rows, self._segments.compact_ratio * size
             )
         if due:
             return self._compacted(state)
@@ -270,20 +277,8 @@ class SegmentedStore(ABC):
         return replace(state, base=Base(rows, index.name, self._recipe), tail=())
 
     def _rows_for_base(self) -> int:
-        return max(int(self._options["base_rows"]), self._least_rows())
+        return max(self._segments.base_rows, self._least_rows())
 
 
 def _manifest(state: State | None) -> Manifest | None:
     return None if state is None or state.manifest is None else Manifest.from_json(state.manifest)
-
-
-def _parse(given: Mapping[str, str], *, known: Mapping[str, Option], store: str) -> dict[str, Option]:
-    check_options(store, given, known=known)
-    parsed = dict(known)
-    for name, value in given.items():
-        kind = type(known[name])
-        try:
-            parsed[name] = kind(value)
-        except ValueError:
-            raise ConfigurationError(f"index.options.{name} takes a number like {known[name]}, not {value!r}") from None
-    return parsed

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipelines.schemas import INDEX_SCHEMA
 from pipelines.stores import Manifest
+from pipelines.stores.place import Place, parse_options
 from transformations.fingerprint import fingerprint, row_hash_of
 
 DIMENSION = 16
@@ -71,3 +72,17 @@ def manifest(rows: Sequence[dict[str, Any]], *, version: int = 1, fence: int = 1
         "fence": fence,
     }
     return Manifest(**values | changed)
+
+
+def place(
+    adapter: Any,
+    uri: str,
+    *,
+    name: str = "chunks",
+    dimension: int = DIMENSION,
+    secret: str | None = None,
+    **options: str,
+) -> Place:
+    """What `open_store` makes an adapter of."""
+    parsed = parse_options(adapter.__name__, options, model=adapter.options)
+    return Place(uri, name, dimension, secret, parsed)

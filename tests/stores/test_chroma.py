@@ -20,7 +20,7 @@ from pipelines.stores.chroma import ChromaStore
 from pipelines.stores.chroma_server import check_server
 from tests.stores.chroma_server import serving
 from tests.stores.loopback import free_port, silent
-from tests.stores.rows import DIMENSION, manifest, row, table, vector
+from tests.stores.rows import DIMENSION, manifest, place, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, hashes, load
 from transformations.errors import ConfigurationError
 
@@ -35,7 +35,7 @@ def open_index() -> Iterator[Open]:
     opened: list[ChromaStore] = []
 
     def make(uri: str | Path, *, secret: str | None = None, **options: str) -> ChromaStore:
-        opened.append(ChromaStore(str(uri), name="chunks", dimension=DIMENSION, secret=secret, options=options))
+        opened.append(ChromaStore(place(ChromaStore, str(uri), secret=secret, **options)))
         return opened[-1]
 
     yield make
@@ -72,7 +72,7 @@ def test_what_cannot_be_is_refused_before_anything_is_connected(open_index: Open
         open_index("http://me:hunter2@chroma.example:8000")
     assert "hunter2" not in str(refused.value)
     with pytest.raises(
-        ConfigurationError, match=r"unknown option of chroma 'timeout'\. Did you mean 'timeout_seconds'"
+        ConfigurationError, match=r"unknown option of ChromaStore 'timeout'\. Did you mean 'timeout_seconds'"
     ):
         open_index("http://chroma.example:8000", timeout="3")
 
@@ -199,8 +199,8 @@ def test_after_forget_the_text_search_of_a_folder_has_no_piece_of_the_text(open_
 _WRITER = """
 import sys
 from pipelines.stores.chroma import ChromaStore
-from tests.stores.rows import DIMENSION, row, table
-store = ChromaStore(sys.argv[1], name="chunks", dimension=DIMENSION)
+from tests.stores.rows import place, row, table
+store = ChromaStore(place(ChromaStore, sys.argv[1]))
 store.upsert(table([row(n) for n in range(10, 20)]))
 store.close()
 """

@@ -15,7 +15,7 @@ from pipelines.stores.databricks import DeltaSyncStore, DirectAccessStore
 from pipelines.stores.databricks_filters import to_dictionaries
 from pipelines.stores.databricks_rows import failed_keys
 from tests.stores.databricks_double import TOKEN, AiSearchDouble, Fault, Table, passes
-from tests.stores.rows import DIMENSION, manifest, row, table, vector
+from tests.stores.rows import DIMENSION, manifest, place, row, table, vector
 from tests.stores.test_contract import FILTERS, assert_finds, assert_holds, hashes, load
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.filters import And, In, Not, Or, equals, matches
@@ -42,7 +42,7 @@ def open_index(double: AiSearchDouble) -> Iterator[Open]:
             kind: type = DirectAccessStore, *, endpoint: str = "search", secret: str = TOKEN, **options: str
         ) -> Any:
             uri, options = f"databricks://{endpoint}/main.rag", {"workspace_url": url} | options
-            opened.append(kind(uri, name="chunks", dimension=DIMENSION, secret=secret, options=options))
+            opened.append(kind(place(kind, uri, secret=secret, **options)))
             return opened[-1]
 
         yield make
@@ -145,12 +145,14 @@ def test_what_a_person_must_mend_is_a_configuration_error(
         open_index(secret="of another workspace").manifest()
     with pytest.raises(ConfigurationError, match="Create the endpoint 'serach'"):
         open_index(endpoint="serach").upsert(table([row(0)]))
-    with pytest.raises(ConfigurationError, match=r"unknown option of databricks 'wait'"):
+    with pytest.raises(ConfigurationError, match=r"unknown option of DirectAccessStore 'wait'"):
         open_index(wait="1")
-    with pytest.raises(ConfigurationError, match=r"wait_seconds must be seconds, but it is 'long'"):
+    with pytest.raises(
+        ConfigurationError, match=r"wait_seconds of DirectAccessStore is 'long': input should be a valid number"
+    ):
         open_index(wait_seconds="long")
     with pytest.raises(ConfigurationError, match=r"must be like databricks://endpoint/catalog\.schema"):
-        DirectAccessStore("databricks://main.rag", name="chunks", dimension=DIMENSION)
+        DirectAccessStore(place(DirectAccessStore, "databricks://main.rag"))
     monkeypatch.delenv("DATABRICKS_HOST", raising=False)
     with pytest.raises(ConfigurationError, match="address of the Databricks workspace is missing"):
         open_index(workspace_url="").manifest()

@@ -16,7 +16,7 @@ from pipelines.stores.milvus import MilvusStore
 from pipelines.stores.milvus_server import check_server
 from tests.stores.loopback import free_port, silent
 from tests.stores.milvus_server import serving
-from tests.stores.rows import DIMENSION, manifest, row, table, vector
+from tests.stores.rows import manifest, place, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, load
 from transformations.errors import ConfigurationError
 from transformations.filters import In, Not, equals
@@ -32,7 +32,7 @@ def open_index() -> Iterator[Open]:
     opened: list[MilvusStore] = []
 
     def make(uri: str | Path, **options: str) -> MilvusStore:
-        opened.append(MilvusStore(str(uri), name="chunks", dimension=DIMENSION, options=options))
+        opened.append(MilvusStore(place(MilvusStore, str(uri), **options)))
         return opened[-1]
 
     yield make
@@ -43,8 +43,8 @@ def open_index() -> Iterator[Open]:
 def in_another_process(folder: Path) -> subprocess.CompletedProcess[str]:
     """Reads the version that the index in the folder equals."""
     program = (
-        "import sys; from pipelines.stores.milvus import MilvusStore; "
-        "print(MilvusStore(sys.argv[1], name='chunks', dimension=16).manifest().version)"
+        "import sys; from pipelines.stores.milvus import MilvusStore; from tests.stores.rows import place; "
+        "print(MilvusStore(place(MilvusStore, sys.argv[1])).manifest().version)"
     )
     root = Path(__file__).resolve().parents[2]
     return subprocess.run([sys.executable, "-c", program, str(folder)], cwd=root, capture_output=True, text=True)
@@ -57,7 +57,7 @@ def test_what_cannot_be_is_refused_before_anything_is_connected(open_index: Open
         open_index("http://me:hunter2@milvus.example:19530")
     assert "hunter2" not in str(refused.value)
     with pytest.raises(
-        ConfigurationError, match=r"unknown option of milvus 'timeout'\. Did you mean 'timeout_seconds'"
+        ConfigurationError, match=r"unknown option of MilvusStore 'timeout'\. Did you mean 'timeout_seconds'"
     ):
         open_index("http://milvus.example:19530", timeout="3")
 

@@ -15,7 +15,7 @@ import pytest
 from pipelines.stores import StoreUnavailableError
 from pipelines.stores.pgvector import PgvectorStore
 from pipelines.stores.pgvector_server import Lane, Server
-from tests.stores.rows import DIMENSION, manifest, row, table, vector
+from tests.stores.rows import DIMENSION, manifest, place, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, hashes, load
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.filters import equals
@@ -37,7 +37,7 @@ def open_index(database: str) -> Iterator[Open]:
     opened: list[PgvectorStore] = []
 
     def make(uri: str = database, *, name: str = "chunks", **options: str) -> PgvectorStore:
-        opened.append(PgvectorStore(uri, name=name, dimension=DIMENSION, options=options))
+        opened.append(PgvectorStore(place(PgvectorStore, uri, name=name, **options)))
         return opened[-1]
 
     yield make
@@ -50,22 +50,22 @@ def open_index(database: str) -> Iterator[Open]:
 )
 def test_a_uri_with_a_password_is_refused_and_not_repeated(uri: str):
     with pytest.raises(ConfigurationError, match=r"holds a password.*index\.secret") as refused:
-        PgvectorStore(uri, name="chunks", dimension=DIMENSION)
+        PgvectorStore(place(PgvectorStore, uri))
     assert "hunter2" not in str(refused.value)
 
 
 def test_what_cannot_be_is_refused_before_anything_is_connected():
     uri = "postgresql://me@db.example/x"
     with pytest.raises(ConfigurationError, match=r"must be like postgresql://.* begins with 'mysql'"):
-        PgvectorStore("mysql://me:hunter2@db.example/x", name="chunks", dimension=DIMENSION)
-    with pytest.raises(ConfigurationError, match=r"unknown option of pgvector 'hsnw'. Did you mean 'hnsw'"):
-        PgvectorStore(uri, name="chunks", dimension=DIMENSION, options={"hsnw": "true"})
+        PgvectorStore(place(PgvectorStore, "mysql://me:hunter2@db.example/x"))
+    with pytest.raises(ConfigurationError, match=r"unknown option of PgvectorStore 'hsnw'. Did you mean 'hnsw'"):
+        PgvectorStore(place(PgvectorStore, uri, hsnw="true"))
     with pytest.raises(ConfigurationError, match="'true' or 'false'"):
-        PgvectorStore(uri, name="chunks", dimension=DIMENSION, options={"hnsw": "yes"})
+        PgvectorStore(place(PgvectorStore, uri, hnsw="yes"))
     with pytest.raises(ConfigurationError, match="up to 2000 dimensions, the model has 3072"):
-        PgvectorStore(uri, name="chunks", dimension=3072, options={"hnsw": "true"})
+        PgvectorStore(place(PgvectorStore, uri, dimension=3072, hnsw="true"))
     with pytest.raises(ConfigurationError, match="cannot be called 'manifests'"):
-        PgvectorStore(uri, name="manifests", dimension=DIMENSION)
+        PgvectorStore(place(PgvectorStore, uri, name="manifests"))
 
 
 def test_a_connection_given_back_while_the_store_is_being_closed_is_closed_too(monkeypatch: pytest.MonkeyPatch):

@@ -14,6 +14,7 @@ import pytest
 from pipelines.settings import Settings
 from pipelines.stores import Store, open_store, scann
 from pipelines.stores.faiss import FaissStore
+from pipelines.stores.place import Place
 from pipelines.stores.scann import ScannStore
 from tests.stores.rows import DIMENSION, manifest, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, hashes, held, load, other_process
@@ -161,7 +162,7 @@ def test_scann_searches_all_leaves_of_a_base_that_was_built_to_search_few():
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     built = scann_ops.builder(vectors, 10, "dot_product").tree(num_leaves=40, num_leaves_to_search=1)
     index = built.score_ah(2, anisotropic_quantization_threshold=0.2).build()
-    store = ScannStore("anywhere", name="chunks", dimension=16)
+    store = ScannStore(Place("anywhere", "chunks", 16))
     found = store._ask(index, vectors[0], count=2_000, among=np.ones(2_000, dtype=bool))
     assert len(set(found)) == 2_000
 
@@ -382,7 +383,9 @@ def test_an_option_that_does_not_fit_is_named(open_index: Open):
     rows = [row(n) for n in range(150)]
     with pytest.raises(ConfigurationError, match=r"unknown option of annoy 'tree'.*'trees'"):
         open_index("annoy", tree="7")
-    with pytest.raises(ConfigurationError, match=r"index.options.base_rows takes a number like 5000, not 'few'"):
+    with pytest.raises(
+        ConfigurationError, match=r"index.options.base_rows of faiss is 'few': .* integer.*default: 5000"
+    ):
         open_index(base_rows="few")
     with pytest.raises(ConfigurationError, match=r"index.options.factory is 'Flut', which FAISS cannot make"):
         load(open_index(factory="Flut"), rows)
