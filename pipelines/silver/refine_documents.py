@@ -197,7 +197,7 @@ STAGE = Stage(
     work,
     sources=(SOURCE,),
     targets=(TARGET, HISTORY, QUARANTINE),
-    code_version=5,
+    code_version=6,
     decided_by=lambda context: (
         f"{context.settings.refine.model_dump_json(exclude={'near_duplicates'})} "
         f"clusters={context.settings.refine.near_duplicates != 'off'}"
