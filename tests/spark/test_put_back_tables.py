@@ -14,8 +14,7 @@ from deltalake import DeltaTable
 from pipelines.flow.run import new_context, run_stages
 from pipelines.flow.stages import DOCUMENT_STAGES
 from pipelines.index.audit import audit
-from pipelines.index.sync_index import due as sync_due
-from pipelines.index.sync_index import run as run_sync
+from pipelines.index.sync_index import STAGE as SYNC
 from pipelines.index_state import served, states
 from pipelines.plan import plan
 from pipelines.rebuild import rebuild
@@ -117,10 +116,11 @@ def test_a_sync_that_was_planned_before_that_of_another_host_does_not_move_the_i
     deliver(settings, [chunk(7, 0)])
     run_stages(new_context(settings), stages=INDEX_STAGES[:1])
     late = new_context(settings)
-    planned = sync_due(late)
+    (late,) = SYNC.contexts(late)
+    planned = SYNC.look(late)
     deliver(settings, [chunk(8, 0)], [CHUNKS[0]])
     sync(settings)
-    run_sync(late, planned)
+    SYNC.work(late, planned)
     lake = new_context(settings).lake
     assert served(lake, "chunks").manifest(settings).version == lake.head("gold.chunk_index").version
     assert runs(settings)[-1]["to_version"] == lake.head("gold.chunk_index").version
