@@ -66,7 +66,10 @@ def test_one_delivery_with_every_name_and_one_failing_source_beside_it(tmp_path,
         source="keyed",
     )
     outcome = run_to_end(new_context(settings), stages=RECORD_STAGES)
-    assert [(f.stage, f.source) for f in outcome.failures] == [("ingest-records", "gone"), ("refine-records", "gone")]
+    assert [(f.stage, f.subject.name) for f in outcome.failures] == [
+        ("ingest-records", "gone"),
+        ("refine-records", "gone"),
+    ]
     with pytest.raises(ConfigurationError, match="no folder at"):
         outcome.check()
 

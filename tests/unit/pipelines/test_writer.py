@@ -13,6 +13,7 @@ import pytest
 from pipelines.index.writer import ROWS_PER_CALL, IndexWriter
 from pipelines.stores import StoreUnavailableError
 from pipelines.stores.lance import LanceStore
+from pipelines.stores.place import Place
 from tests.stores.rows import DIMENSION, SCHEMA, row, table, vector
 from transformations.errors import RefusedError
 from transformations.vectors import Limits, deletable, refusals
@@ -38,7 +39,7 @@ class Faulty(LanceStore):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Faulty:
-    made = Faulty(str(tmp_path), name="chunks", dimension=DIMENSION)
+    made = Faulty(Place(str(tmp_path), "chunks", DIMENSION))
     made.sizes = []
     return made
 
