@@ -1,6 +1,6 @@
 """How far each stage has come: one row of ops.stage_state for each instance of each stage, read once a run.
 
-ops.stage_runs, the log of what ran, is beside it and decides nothing: a run costs the same however many there were.
+ops.stage_runs, the log of what ran, is beside it and decides nothing: no run reads what all runs before it recorded.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.inference import answer_questions as stage
+from pipelines.inference.questions import heading_questions, read_questions
 from pipelines.models.prompts import answer_prompt, neutral
 from tests.support.answering import (
     context_on,
@@ -59,7 +60,7 @@ def test_a_line_that_is_no_question_is_named_with_its_number(tmp_path: Path, lin
     file = tmp_path / "q.jsonl"
     file.write_text('{"question": "fine?"}\n' + line, encoding="utf-8")
     with pytest.raises(ConfigurationError, match="line 2") as error:
-        stage.read_questions(file)
+        read_questions(file)
     assert problem in str(error.value)
 
 
@@ -67,21 +68,21 @@ def test_a_file_that_is_not_text_or_not_there_is_named(tmp_path: Path):
     (tmp_path / "q.jsonl").write_bytes(b"\xff\xfe\x00")
     for name in ("q.jsonl", "none.jsonl"):
         with pytest.raises(ConfigurationError, match=name):
-            stage.read_questions(tmp_path / name)
+            read_questions(tmp_path / name)
 
 
 def test_headings_that_ask_become_questions_with_their_section_as_gold():
     paths = ["b.rst", "a.rst", "a.rst", "c.rst", "d.rst"]
     headings = [["How to run"], ["Guide", "How to stop"], ["How do I start?"], ["Guide", "Twice"], ["How to run"]]
     chunks = pa.table({"path": paths, "ordinal": [0, 0, 1, 0, 0], "heading_path": headings})
-    found = stage.heading_questions(chunks, limit=10)
+    found = heading_questions(chunks, limit=10)
     assert [q["question"] for q in found] == ["How to stop?", "How do I start?"]
     assert found[1]["gold"] == {"path": "a.rst", "heading": "How do I start?"}
-    assert len(stage.heading_questions(chunks, limit=1)) == 1
+    assert len(heading_questions(chunks, limit=1)) == 1
 
 
 def test_the_demo_questions_are_at_least_fifteen_and_each_has_a_gold_section():
-    found = stage.read_questions(Path(str(files("pipelines") / "demo_questions.jsonl")))
+    found = read_questions(Path(str(files("pipelines") / "demo_questions.jsonl")))
     assert len({q["question"] for q in found}) == len(found) >= 15
     assert all(q["package"] == "pytest" and q["gold"]["path"].endswith(".rst") and q["gold"]["heading"] for q in found)
 
