@@ -58,7 +58,7 @@ setup(
     packages=find_packages(include=[name + suffix for name in PACKAGES for suffix in ("", ".*")]),
     package_data={
         # Definition files of declared pipelines, which are executed one by one and are no package.
-        "pipelines": ["py.typed", "**/*.j2", "*.jsonl", "declarative/*.py"],
+        "pipelines": ["py.typed", "**/*.j2", "**/*.jsonl", "declarative/*.py"],
         "transformations": ["py.typed"],
         "expectations": ["py.typed"],
     },
@@ -72,5 +72,5 @@ setup(
         "typer>=0.15",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["lakeloop = pipelines.cli:main"]},
+    entry_points={"console_scripts": ["lakeloop = pipelines.cli.main:main"]},
 )

@@ -102,8 +102,8 @@ def _write(path: Path, columns: Mapping[str, Any]) -> None:
 
 def session(folder: Path) -> Any:
     """A session as a user with much data would set it: 6 GB of heap, generated code, both of the JVM's compilers."""
-    from pipelines.session import get_spark
-    from pipelines.settings import Settings
+    from pipelines.lakehouse.session import get_spark
+    from pipelines.settings.sections import Settings
 
     conf = {
         "spark.sql.codegen.wholeStage": "true",
@@ -133,7 +133,7 @@ def run_duckdb(folder: Path) -> dict[str, Any]:
 def run_lakeloop(spark: Any, folder: Path, *, broadcast: bool) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
-    from transformations.point_in_time import Features, as_of_join
+    from transformations.features.point_in_time import Features, as_of_join
 
     begun = time.perf_counter()
     tables = [

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.as_of_join import session
-from transformations.features import Aggregate, FeatureTable, feature_rows
+from transformations.features.feature_table import Aggregate, FeatureTable, feature_rows
 
 DAY = timedelta(days=1)
 SOURCE, TARGET = "silver.readings", "gold.features_readings"
@@ -62,9 +62,9 @@ def main() -> None:
 
 
 def measure(folder: Path, *, rows: int, days: int, entities: int, share: float, times: int) -> None:
-    from pipelines.flow.run import new_context, run_stages
-    from pipelines.flow.stages import stage_named
-    from pipelines.settings import Settings
+    from pipelines.conductor.run import new_context, run_stages
+    from pipelines.conductor.stages import stage_named
+    from pipelines.settings.sections import Settings
 
     spark = session(folder)
     # A tenth of a percent of a table of 10M rows is not to be one file of few.

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipelines.settings import AnswerSettings
-from transformations.answer_spans import FEATURES, Reading, rivals
-from transformations.grounding import judge, split_spans
+from pipelines.settings.sections import AnswerSettings
+from transformations.answers.answer_spans import FEATURES, Reading, rivals
+from transformations.answers.grounding import judge, split_spans
 
 WEIGHTS_FILE = Path(__file__).parents[1] / "transformations" / "span_weights.py"
 _MIN_RATIO = AnswerSettings().min_grounded_ratio
@@ -194,8 +194,8 @@ def main() -> None:
 
 
 def _write(fitted: Sequence[Judged]) -> None:
-    import transformations.answer_spans as used
-    import transformations.grounding as checks
+    import transformations.answers.answer_spans as used
+    import transformations.answers.grounding as checks
 
     text = fit(fitted)
     names: dict[str, object] = {}

@@ -134,7 +134,7 @@ def report(
 def run_lakeloop(spark: Any, folder: Path) -> set[tuple[str, str]]:
     """From texts to clusters, as a first run does. Every pair in a cluster counts as found; of a large one, neighbours
     by id, as they were planted: its pairs are millions."""
-    from transformations.near_duplicates import clusters, signatures
+    from transformations.text.near_duplicates import clusters, signatures
 
     documents = spark.read.parquet(str(folder))
     kept = f"{folder}.signatures"
@@ -168,8 +168,8 @@ def run_peer(spark: Any, folder: Path) -> set[tuple[str, str]]:
 
 def session(folder: Path) -> Any:
     """The session of `lakeloop run`: 1 GB of heap, as it was when the figures were taken, and two partitions."""
-    from pipelines.session import get_spark
-    from pipelines.settings import Settings
+    from pipelines.lakehouse.session import get_spark
+    from pipelines.settings.sections import Settings
 
     return get_spark(Settings(root=folder, spark={"driver_memory": "1g", "conf": {"spark.local.dir": str(folder)}}))
 

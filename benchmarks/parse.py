@@ -24,7 +24,7 @@ from email import message_from_bytes, policy
 from pathlib import Path
 from statistics import median
 
-from pipelines.silver.parser_process import Limits, ParserProcess
+from pipelines.documents.parser_process import Limits, ParserProcess
 from transformations.documents import ParsedDocument, format_of
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from expectations.rules import Rule, all_hold, is_refused, split, with_failed_rules
+from expectations.rules.rules import Rule, all_hold, is_refused, split, with_failed_rules
 
 _ROWS_A_FILE = 1_250_000
 RULES = (
@@ -107,8 +107,8 @@ def make(folder: Path, *, rows: int) -> None:
 
 def session(folder: Path) -> Any:
     """A session as a user with much data would set it: generated code, and the second compiler."""
-    from pipelines.session import get_spark
-    from pipelines.settings import Settings
+    from pipelines.lakehouse.session import get_spark
+    from pipelines.settings.sections import Settings
 
     conf = {
         "spark.sql.codegen.wholeStage": "true",

@@ -26,7 +26,7 @@ STAMP = VENV / "lakeloop-setup.json"
 MARKER = VENV / "lakeloop-setup.unfinished"
 LOG = VENV / "lakeloop-setup.log"
 REQUIREMENTS = ROOT / "requirements"
-FIND_JAVA = "from pipelines.java import find_java; find_java()"
+FIND_JAVA = "from pipelines.machine.java import find_java; find_java()"
 
 
 def main() -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from pipelines.assets import cache_dir
-from pipelines.flow.run import new_context
+from pipelines.conductor.run import new_context
 from pipelines.flow.stage import Context
-from pipelines.lakehouse import Lakehouse
-from pipelines.session import get_spark
-from pipelines.settings import Settings
+from pipelines.lakehouse.session import get_spark
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.machine.assets import cache_dir
+from pipelines.settings.sections import Settings
 
 # Python workers of Spark import the tests' own embedders, and count what they embed in one file.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(

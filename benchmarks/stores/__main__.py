@@ -26,15 +26,15 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.stores.real_vectors import real_vectors
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import stage_named
-from pipelines.index.writer import ROWS_PER_CALL
-from pipelines.index_state import register
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.lakehouse.schemas import INDEX_SCHEMA, TABLES
 from pipelines.models.embedders import embedding_model
-from pipelines.schemas import INDEX_SCHEMA, TABLES
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import Manifest, open_store
-from transformations.fingerprint import fingerprint
+from pipelines.vector_index.state import register
+from pipelines.vector_index.writer import ROWS_PER_CALL
+from transformations.index.fingerprint import fingerprint
 
 SCHEMA = INDEX_SCHEMA
 MODEL = "benchmarks.sync.embedder:StubEmbedder"

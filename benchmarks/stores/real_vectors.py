@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.models.embedders import model_named, text_reader
-from transformations.chunks import chunk_markdown
+from transformations.text.chunks import chunk_markdown
 
 _MODEL = "all-minilm-l6-v2"
 # Half of the default: more chunks of the same texts.

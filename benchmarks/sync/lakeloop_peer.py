@@ -14,7 +14,7 @@ from benchmarks.sync.embedder import MODEL, StubEmbedder
 from benchmarks.sync.systems import Outcome, Running, System
 
 if TYPE_CHECKING:
-    from pipelines.lakehouse import Lakehouse
+    from pipelines.lakehouse.tables import Lakehouse
 
 _CHUNK_INDEX = "gold.chunk_index"
 _MODEL = "benchmarks.sync.embedder:StubEmbedder"
@@ -36,8 +36,8 @@ class Lakeloop(System):
     @property
     def table(self) -> Path:
         """The index that the alias names; before there is one, that which the first sync will make."""
-        from pipelines.index_state import physical_name, served
         from pipelines.models.embedders import EmbeddingModel
+        from pipelines.vector_index.state import physical_name, served
 
         state = served(self._lake(), "chunks")
         first = EmbeddingModel(_MODEL, StubEmbedder.revision, StubEmbedder.dimension)
@@ -84,13 +84,13 @@ class Lakeloop(System):
             write_deltalake(folder, rows, mode="overwrite")
 
     def _lake(self) -> Lakehouse:
-        from pipelines.lakehouse import Lakehouse
-        from pipelines.session import get_spark
-        from pipelines.settings import load_settings
+        from pipelines.lakehouse.session import get_spark
+        from pipelines.lakehouse.tables import Lakehouse
+        from pipelines.settings.sections import load_settings
 
         settings = load_settings(self.state / "lakeloop.yml")
         return Lakehouse(settings, spark=lambda: get_spark(settings))
 
 
 def _lakeloop(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines.cli", *arguments]
+    return [sys.executable, "-m", "pipelines.cli.main", *arguments]

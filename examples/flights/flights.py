@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from transformations.features import Aggregate, FeatureTable
+from transformations.features.feature_table import Aggregate, FeatureTable
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 _PUERTO_RICO = {"BQN", "PSE", "SJU", "STT"}

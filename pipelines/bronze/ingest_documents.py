@@ -23,9 +23,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.documents.landing import files_below
 from pipelines.flow.stage import Context, Counts, Stage, Work
-from pipelines.landing import files_below
-from pipelines.settings import IngestSettings
+from pipelines.settings.sections import IngestSettings
 from transformations.errors import ConfigurationError, RefusedError
 
 log = logging.getLogger(__name__)

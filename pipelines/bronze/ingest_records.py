@@ -13,10 +13,13 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pipelines.bronze.record_columns import admit, names_of, shown
-from pipelines.bronze.record_files import new_files, note_files
-from pipelines.bronze.record_reader import Part, example, file_parts, message_part, unreadable
-from pipelines.bronze.record_streams import (
+from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
+from pipelines.records.columns import admit, names_of, shown
+from pipelines.records.delta_tables import dated, feed_part, is_read, settle, settled, source_head
+from pipelines.records.files import new_files, note_files
+from pipelines.records.reader import Part, example, file_parts, message_part, unreadable
+from pipelines.records.source import RecordSource, evolved, follow, source_subjects
+from pipelines.records.streams import (
     below,
     checkpoint_of,
     drop_checkpoint,
@@ -25,12 +28,9 @@ from pipelines.bronze.record_streams import (
     stream_id,
     uses_auto_loader,
 )
-from pipelines.bronze.record_tables import dated, feed_part, is_read, settle, settled, source_head
-from pipelines.bronze.record_text_files import why_broken
-from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
-from pipelines.records import RecordSource, evolved, follow, source_subjects
+from pipelines.records.text_files import why_broken
 from transformations.errors import LakeloopError
-from transformations.records import fit
+from transformations.tables.records import fit
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

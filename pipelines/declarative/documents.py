@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from pyspark import pipelines as dp
 from pyspark.sql import DataFrame
 
-from expectations.declared import expected, kept, refused
-from expectations.documents import DOCUMENT_RULES
-from expectations.rules import check_rules
-from pipelines.settings import ParseSettings
-from pipelines.silver.parse import PARSED_DDL, Limits, parse_batches
+from expectations.rules.rules import check_rules
+from expectations.tables.documents import DOCUMENT_RULES
+from expectations.targets.declared import expected, kept, refused
+from pipelines.documents.parse import PARSED_DDL, Limits, parse_batches
+from pipelines.settings.sections import ParseSettings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -41,7 +41,7 @@ def documents_parsed() -> DataFrame:
     return _PARSED
 
 
-@dp.table(name=VALID, comment="Arrivals that keep every rule of expectations/documents.py")
+@dp.table(name=VALID, comment="Arrivals that keep every rule of expectations/tables/documents.py")
 @expected(dp, rules=DOCUMENT_RULES)
 def documents_valid() -> DataFrame:
     return kept(dp, spark.readStream.table(PARSED), rules=DOCUMENT_RULES, table=VALID)

@@ -10,11 +10,11 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
 
-from pipelines.delta_folder import FEW_BYTES
 from pipelines.flow.stage import Context, Versions
-from pipelines.lakehouse import FEW_ROWS
-from pipelines.session import parallelism
-from transformations.changes import fold_changes
+from pipelines.lakehouse.delta_folder import FEW_BYTES
+from pipelines.lakehouse.session import parallelism
+from pipelines.lakehouse.tables import FEW_ROWS
+from transformations.tables.changes import fold_changes
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

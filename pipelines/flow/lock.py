@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, RefusedError
 
 

@@ -13,11 +13,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.flow.states import StageStates, State, TableMark
-from pipelines.lakehouse import Head, Lakehouse
+from pipelines.lakehouse.session import parallelism
+from pipelines.lakehouse.table_log import is_same_history
+from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.progress import Progress
-from pipelines.session import parallelism
-from pipelines.settings import Settings
-from pipelines.table_log import is_same_history
+from pipelines.settings.sections import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from pipelines.lakehouse import Lakehouse
-from pipelines.table_log import commit_id
+from pipelines.lakehouse.table_log import commit_id
+from pipelines.lakehouse.tables import Lakehouse
 from transformations.errors import RefusedError
 
 STAGE_RUNS, STAGE_STATE = "ops.stage_runs", "ops.stage_state"

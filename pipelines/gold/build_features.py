@@ -12,13 +12,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from pipelines.features import declare, feature_table, properties_of, target_of, typed
+from pipelines.features.feature_tables import declare, feature_table, properties_of, target_of, typed
 from pipelines.flow.changed_rows import stamped
 from pipelines.flow.stage import Context, Counts, Stage, Subject, Versions, Work, moved
-from pipelines.lakehouse import Lakehouse
-from transformations.changes import net_changes
+from pipelines.lakehouse.tables import Lakehouse
 from transformations.errors import ConfigurationError
-from transformations.features import FeatureTable, feature_rows, is_usable, step_end, touched_steps
+from transformations.features.feature_table import FeatureTable, feature_rows, is_usable, step_end, touched_steps
+from transformations.tables.changes import net_changes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

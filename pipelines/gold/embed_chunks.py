@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipelines.dead_letters import Failure, is_overdue, open_letters, report, to_retry
 from pipelines.flow.changed_rows import apply_changes, changed, few_of, stamped, touched
 from pipelines.flow.stage import Context, Counts, Stage, Work, moved, nothing_new
-from pipelines.index_state import index_models
 from pipelines.models.embedders import EmbeddingModel, Embeds
-from transformations.changes import net_changes
+from pipelines.quality.dead_letters import Failure, is_overdue, open_letters, report, to_retry
+from pipelines.vector_index.state import index_models
 from transformations.errors import ConfigurationError, RefusedError
-from transformations.fingerprint import row_hash
+from transformations.index.fingerprint import row_hash
+from transformations.tables.changes import net_changes
 
 if TYPE_CHECKING:
     import numpy as np

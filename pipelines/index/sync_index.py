@@ -15,21 +15,21 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from pipelines.dead_letters import Failure, open_letters, report, to_retry
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
-from pipelines.index.changes import Changes, changes_since, difference, everything
-from pipelines.index.lease import Lease, writing
-from pipelines.index.writer import IndexWriter, write_on_executors
-from pipelines.index_owner import check_owner, options_hash, workspace_id
-from pipelines.index_places import places
-from pipelines.index_state import IndexState, all_states, index_models, physical_name, register, states
-from pipelines.lakehouse import Head
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.table_log import commit_id, is_same_history
+from pipelines.lakehouse.tables import Head
 from pipelines.models.embedders import EmbeddingModel, embedding_model
-from pipelines.schemas import INDEX_SCHEMA
+from pipelines.quality.dead_letters import Failure, open_letters, report, to_retry
 from pipelines.stores import Manifest, Store, open_store
-from pipelines.table_log import commit_id, is_same_history
+from pipelines.vector_index.changes import Changes, changes_since, difference, everything
+from pipelines.vector_index.lease import Lease, writing
+from pipelines.vector_index.owner import check_owner, options_hash, workspace_id
+from pipelines.vector_index.places import places
+from pipelines.vector_index.state import IndexState, all_states, index_models, physical_name, register, states
+from pipelines.vector_index.writer import IndexWriter, write_on_executors
 from transformations.errors import ConfigurationError, RefusedError
-from transformations.fingerprint import fingerprint
+from transformations.index.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 COMMAND, SOURCE, RUNS = "sync-index", "gold.chunk_index", "ops.index_runs"

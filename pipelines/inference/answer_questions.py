@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.answering.ask import Answerer, Search, current_user, new_call
+from pipelines.answering.log_row import INFERENCE_LOG
 from pipelines.flow.stage import Context, Counts, Stage, Work, moved, nothing_new
-from pipelines.inference.ask import Answerer, Search, current_user, new_call
-from pipelines.inference.log_row import INFERENCE_LOG
 from pipelines.models.tracking import drop_unlogged_traces
 
 log = logging.getLogger(__name__)

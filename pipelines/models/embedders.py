@@ -22,16 +22,16 @@ from importlib import import_module
 from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pipelines.settings import Settings
-from transformations.chunks import CHARACTERS_PER_TOKEN
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
+from transformations.text.chunks import CHARACTERS_PER_TOKEN
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _MINILM = "all-minilm-l6-v2"
-# The revision is the release whose files pipelines/assets.py pins by hash.
+# The revision is the release whose files pipelines/machine/assets.py pins by hash.
 _REVISIONS = {_MINILM: ("1.20.0-beta30", 384)}
 
 
@@ -173,7 +173,7 @@ def load_tokenizer() -> Any:
     """MiniLM's tokenizer, without the truncation and padding to 128 tokens that its file asks for."""
     from tokenizers import Tokenizer
 
-    from pipelines.assets import embedding_model_dir
+    from pipelines.machine.assets import embedding_model_dir
 
     tokenizer = Tokenizer.from_file(str(embedding_model_dir() / "tokenizer.json"))
     tokenizer.no_truncation()
@@ -248,7 +248,7 @@ class Embedder:
     def __init__(self, model: EmbeddingModel, *, threads: int) -> None:
         import onnxruntime
 
-        from pipelines.assets import embedding_model_dir
+        from pipelines.machine.assets import embedding_model_dir
 
         self.model = model
         options = onnxruntime.SessionOptions()

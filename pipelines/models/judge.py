@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pipelines.models.language import LanguageModel, language_model
+from pipelines.models.chat import LanguageModel, language_model
 from pipelines.models.prompts import Prompt, judge_prompt
-from pipelines.settings import LanguageModelSettings, Settings
+from pipelines.settings.sections import LanguageModelSettings, Settings
 
 _MAX_TOKENS = 8
 _VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)

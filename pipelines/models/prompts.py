@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.models.tracking import connect
-from pipelines.settings import Settings
-from transformations.chat_turns import MARK
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
+from transformations.text.chat_turns import MARK
 
 # The layout is what the small default model does best with: of several tried on 42 questions, it copied from the
 # sources most often with Markdown headings and a "Short answer:", and parroted tags like <source>.

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 
-from pipelines.redaction import redacted
-from pipelines.settings import Settings
+from pipelines.settings.redaction import redacted
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, MissingDependencyError
 
 _PROBE_SECONDS = 10.0

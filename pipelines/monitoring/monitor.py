@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved
-from transformations.changes import net_changes
-from transformations.profile import DEFINITION_ID, profile
-from transformations.quality import llm_quality, retrieval_quality
+from transformations.metrics.answer_metrics import llm_quality, retrieval_quality
+from transformations.metrics.profile import DEFINITION_ID, profile
+from transformations.tables.changes import net_changes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

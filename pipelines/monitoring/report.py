@@ -23,10 +23,10 @@ import pyarrow.compute as pc
 
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.lakehouse import Lakehouse
-from pipelines.monitoring import charts
-from pipelines.quarantine import passed_over, set_aside, set_aside_tables
-from transformations.printable import printable, printable_line
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.quality.quarantine import passed_over, set_aside, set_aside_tables
+from pipelines.reporting import charts
+from transformations.text.printable import printable, printable_line
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def render(facts: Row) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
     )
-    template = files("pipelines.monitoring").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    template = files("pipelines.reporting").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(template).render(facts)
 
 
@@ -208,7 +208,7 @@ def _runs(rows: pa.Table) -> list[Row]:
 
 
 def _index(context: Context) -> Row | None:
-    from pipelines.index_state import served
+    from pipelines.vector_index.state import served
 
     state = served(context.lake, context.settings.index.name)
     manifest = state.manifest(context.settings) if state else None
@@ -306,7 +306,7 @@ def _charts(runs: Sequence[Row], deliveries: Sequence[Row], latencies: Sequence[
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:
-    """Observed values, as in transformations/profile.py."""
+    """Observed values, as in transformations/metrics/profile.py."""
     ordered = sorted(values)
     shares = {"p50": 50, "p95": 95} if ordered else {}
     return {name: ordered[-(-len(ordered) * share // 100) - 1] for name, share in shares.items()}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from expectations.chunks import chunk_rules, is_known_to_the_model
+from expectations.tables.chunks import chunk_rules, is_known_to_the_model
 from pipelines.flow.changed_rows import apply_changes, changed, partitions, stamped, touched
 from pipelines.flow.stage import Context, Counts, Stage, Work, moved
 from pipelines.models.embedders import EmbeddingModel, chunk_limits, embedding_model, text_reader
-from pipelines.quality import judge
-from pipelines.silver.set_aside import set_aside
-from transformations.changes import net_changes
+from pipelines.quality.judge import judge
+from pipelines.quality.set_aside import set_aside
+from transformations.tables.changes import net_changes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -87,8 +87,8 @@ def chunk_batches(
     """
 
     def chunk(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from pipelines.schemas import TABLES
-        from transformations.chunks import chunk_id, chunk_markdown
+        from pipelines.lakehouse.schemas import TABLES
+        from transformations.text.chunks import chunk_id, chunk_markdown
 
         schema = TABLES[TARGET].content.append(pa.field("unknown_ratio", pa.float64()))
         reader = text_reader(model)

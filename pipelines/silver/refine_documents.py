@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 
-from expectations.documents import document_rules
-from pipelines.delta_folder import files_between
+from expectations.tables.documents import document_rules
+from pipelines.documents.clusters import COLUMNS as CLUSTER_COLUMNS
+from pipelines.documents.clusters import with_clusters
+from pipelines.documents.contents import KEY
+from pipelines.documents.describe import DESCRIBED_DDL, PersonalData, describe_batches
+from pipelines.documents.parse import Limits, parse_batches
 from pipelines.flow.changed_rows import apply_changes, held_if_few, partitions, touched
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved, nothing_new
-from pipelines.quality import judge
-from pipelines.silver.cluster import COLUMNS as CLUSTER_COLUMNS
-from pipelines.silver.cluster import with_clusters
-from pipelines.silver.contents import KEY
-from pipelines.silver.describe import DESCRIBED_DDL, PersonalData, describe_batches
-from pipelines.silver.parse import Limits, parse_batches
-from pipelines.silver.set_aside import set_aside
-from transformations.changes import net_changes
-from transformations.history import VALIDITY, history_changes
+from pipelines.lakehouse.delta_folder import files_between
+from pipelines.quality.judge import judge
+from pipelines.quality.set_aside import set_aside
+from transformations.tables.changes import net_changes
+from transformations.tables.history import VALIDITY, history_changes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

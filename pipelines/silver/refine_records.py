@@ -1,7 +1,8 @@
 """refine-records: arrivals of bronze.records_NAME become the records as they are now, as they were, and the refused.
 
 silver.records_NAME is what is open in silver.records_NAME_history, which is built from every change that keeps the
-contract, late ones in their place (transformations/history.py). What breaks it is in silver.records_NAME_quarantine.
+contract, late ones in their place (transformations/tables/history.py). What breaks it is in
+silver.records_NAME_quarantine.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pipelines.flow.changed_rows import apply_changes
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.quality import judge
-from pipelines.records import (
+from pipelines.quality.judge import judge
+from pipelines.quality.set_aside import set_aside
+from pipelines.records.source import (
     ARRIVAL,
     RecordSource,
     are_there,
@@ -25,11 +27,10 @@ from pipelines.records import (
     source_subjects,
     write_anew,
 )
-from pipelines.silver.set_aside import set_aside
-from transformations.canonical import said_hash, values_hash
-from transformations.changes import net_changes
-from transformations.history import history, history_changes
-from transformations.records import INSTANT_AS_JSON, recovered
+from transformations.tables.canonical import said_hash, values_hash
+from transformations.tables.changes import net_changes
+from transformations.tables.history import history, history_changes
+from transformations.tables.records import INSTANT_AS_JSON, recovered
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

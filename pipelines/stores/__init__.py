@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import pyarrow as pa
 
 from pipelines.models.embedders import EmbeddingModel
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores.capabilities import Capability
 from pipelines.stores.place import Options, Place, parse_options
 from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError, RefusedError
-from transformations.filters import Filter, check_filter
-from transformations.vectors import Limits, direction_problems
+from transformations.index.vectors import Limits, direction_problems
+from transformations.tables.filters import Filter, check_filter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ class Manifest:
     Attributes:
         source_table: the table's name; source_id: its identity (a re-created table has another).
         version: the table's version that the index equals.
-        fingerprint: order-independent hash over all rows (transformations/fingerprint.py).
+        fingerprint: order-independent hash over all rows (transformations/index/fingerprint.py).
         model, revision, dimension, instruction: of the vectors; an index never holds two kinds.
         rows: how many.
         workspace: identity of the workspace that wrote it; place: its folder, for people.

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit, Manifest, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notyet, yes
 from pipelines.stores.chroma_server import Server
 from pipelines.stores.place import Options, Place, PositiveSeconds
-from transformations.filters import And, Filter, In, Not
-from transformations.vectors import ANYTHING
+from transformations.index.vectors import ANYTHING
+from transformations.tables.filters import And, Filter, In, Not
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from pipelines.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit, Manifest, StoreUnavailableError, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notyet, yes
 from pipelines.stores.databricks_client import Connection, DatabricksOptions, ai_search
@@ -22,8 +22,8 @@ from pipelines.stores.databricks_filters import to_dictionaries
 from pipelines.stores.databricks_rows import failed_keys, from_scan, query, to_hit, to_input
 from pipelines.stores.place import Options, Place
 from transformations.errors import ConfigurationError, LakeloopError
-from transformations.filters import Filter, matches
-from transformations.vectors import ANYTHING, Limits, matrix_of
+from transformations.index.vectors import ANYTHING, Limits, matrix_of
+from transformations.tables.filters import Filter, matches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,7 @@ from math import prod
 from typing import TypeAlias
 
 from transformations.errors import ConfigurationError
-from transformations.filters import Filter, In, Not, Or
+from transformations.tables.filters import Filter, In, Not, Or
 
 Dictionary: TypeAlias = "dict[str, str | list[str]]"
 _MOST_QUERIES = 32

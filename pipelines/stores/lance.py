@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pyarrow as pa
 
-from pipelines.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit, Manifest, check_query, check_succession, damaged_index
 from pipelines.stores.capabilities import declare, notimpl, yes
 from pipelines.stores.libraries import library
 from pipelines.stores.place import Options, Place
 from transformations.errors import RefusedError
-from transformations.filters import And, Filter, In, Not
-from transformations.vectors import ANYTHING
+from transformations.index.vectors import ANYTHING
+from transformations.tables.filters import And, Filter, In, Not
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from pipelines.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit, Manifest, check_query, check_succession
 from pipelines.stores.capabilities import declare, never, notimpl, yes
 from pipelines.stores.pgvector_server import Server, psycopg
 from pipelines.stores.place import Options, Place
 from transformations.errors import ConfigurationError
-from transformations.filters import And, Filter, In, Not
-from transformations.vectors import Limits, matrix_of
+from transformations.index.vectors import Limits, matrix_of
+from transformations.tables.filters import And, Filter, In, Not
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.stores import Hit
 from pipelines.stores.segment_folder import Folder, State
 from transformations.errors import ConfigurationError
-from transformations.filters import And, Filter, In, Not
-from transformations.vectors import matrix_of
+from transformations.index.vectors import matrix_of
+from transformations.tables.filters import And, Filter, In, Not
 
 IDS = pa.schema([("chunk_id", pa.large_string())])
 _ROWS = INDEX_SCHEMA

@@ -28,8 +28,8 @@ from pipelines.stores.place import Options, Place
 from pipelines.stores.segment_folder import Base, Folder, State, States
 from pipelines.stores.segment_view import IDS, Mask, Positions, View, file_schema, live_rows, norms
 from transformations.errors import ConfigurationError
-from transformations.filters import Filter
-from transformations.vectors import ANYTHING, matrix_of
+from transformations.index.vectors import ANYTHING, matrix_of
+from transformations.tables.filters import Filter
 
 _FILES_BEFORE_FOLDING = 32
 # Where fewer of the base's rows pass a filter, to compare these one by one is as fast, and exact.

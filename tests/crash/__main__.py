@@ -22,13 +22,13 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from pipelines.flow.run import new_context
-from pipelines.index_state import served
-from pipelines.verify import verify
+from pipelines.conductor.run import new_context
+from pipelines.operations.verify import verify
+from pipelines.vector_index.state import served
 from tests.crash.victim import DELIVERIES
 from tests.support.chunked import settings_for
 from tests.support.embedders import counted
-from transformations.fingerprint import fingerprint
+from transformations.index.fingerprint import fingerprint
 
 STAGES = ("ingest-documents", "refine-documents", "chunk-documents", "embed-chunks", "sync-index")
 

@@ -9,25 +9,26 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import index_state
-from pipelines.flow.run import new_context, run_stages
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
 from pipelines.flow.stage import Stage
-from pipelines.flow.stages import stage_named
 from pipelines.gold import embed_chunks
-from pipelines.index import lease as lease_module
-from pipelines.index import sync_index, writer
-from pipelines.index.audit import audit
-from pipelines.index.lease import Lease
-from pipelines.index.writer import IndexWriter
-from pipelines.index_state import served, states
-from pipelines.lakehouse import Lakehouse
-from pipelines.settings import Settings
+from pipelines.index import sync_index
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.settings.sections import Settings
 from pipelines.silver import refine_documents
 from pipelines.stores.lance import LanceStore
+from pipelines.vector_index import lease as lease_module
+from pipelines.vector_index import state as index_state
+from pipelines.vector_index import writer
+from pipelines.vector_index.audit import audit
+from pipelines.vector_index.lease import Lease
+from pipelines.vector_index.state import served, states
+from pipelines.vector_index.writer import IndexWriter
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, settings_for, sync
 from tests.support.embedders import counted
 from tests.support.state import assert_refined_as_from_scratch
-from transformations.fingerprint import fingerprint
+from transformations.index.fingerprint import fingerprint
 
 CHUNKS = [chunk(document, place) for document in range(4) for place in range(10)]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import DOCUMENT_STAGES
-from pipelines.settings import Settings
-from pipelines.verify import verify
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
+from pipelines.operations.verify import verify
+from pipelines.settings.sections import Settings
 from tests.support.history import write
 from tests.support.killer import kill_when, run
 from tests.support.state import assert_refined_as_from_scratch, assert_same, state

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import DOCUMENT_STAGES
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
 from tests.support.chunked import settings_for
 from tests.support.history import deliveries, write
 

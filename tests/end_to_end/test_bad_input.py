@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.bronze import ingest_documents
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.flow.lock import only_writer
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import DOCUMENT_STAGES
-from pipelines.settings import IngestSettings, Settings
-from pipelines.verify import verify
+from pipelines.operations.verify import verify
+from pipelines.settings.sections import IngestSettings, Settings
 from tests.support import files
 from tests.support.killer import run
 from tests.support.state import assert_same, state

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.java import find_java
+from pipelines.machine.java import find_java
 from tests.stores.postgres_server import postgres_uri  # noqa: F401 - a fixture
 from tests.stores.servers import address
 
@@ -26,10 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _DRIVER = """
 import json, sys
-from pipelines.index.audit import audit
-from pipelines.index_state import states
-from pipelines.flow.run import new_context, run_stages
-from pipelines.settings import Settings
+from pipelines.vector_index.audit import audit
+from pipelines.vector_index.state import states
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.settings.sections import Settings
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, runs
 
 settings = Settings(**json.loads(sys.argv[1]))

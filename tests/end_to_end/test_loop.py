@@ -7,10 +7,10 @@ from pathlib import Path
 
 from markupsafe import escape
 
-from pipelines.flow.run import new_context, run_stages
+from pipelines.answering.ask import Answerer
+from pipelines.conductor.run import new_context, run_stages
 from pipelines.inference.answer_questions import add_questions
-from pipelines.inference.ask import Answerer
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPICS = {

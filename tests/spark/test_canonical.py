@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformations.canonical import canonical, said_hash, values_hash
+from transformations.tables.canonical import canonical, said_hash, values_hash
 
 # Values of one type each, all different; of types of one line, a value stands in one of them only.
 DIFFERENT = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.lakehouse import Lakehouse
-from pipelines.settings import Settings
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.settings.sections import Settings
 
 
 def test_a_table_of_an_older_lakeloop_is_read_and_gets_the_columns_that_it_lacks(workspace: Settings, spark):

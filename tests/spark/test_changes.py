@@ -6,7 +6,7 @@ from chispa import assert_df_equality
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformations.changes import fold_changes, latest, net_changes
+from transformations.tables.changes import fold_changes, latest, net_changes
 
 FEED = "id string, value int, _change_type string, _commit_version long, _commit_timestamp timestamp"
 STATE = "id string, value int, note string"

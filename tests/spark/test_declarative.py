@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from expectations.declared import by_decorator, expected, has_expectations, kept, refused
-from expectations.documents import DOCUMENT_RULES
-from expectations.rules import Rule
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import stage_named
-from pipelines.settings import Settings
+from expectations.rules.rules import Rule
+from expectations.tables.documents import DOCUMENT_RULES
+from expectations.targets.declared import by_decorator, expected, has_expectations, kept, refused
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.settings.sections import Settings
 from tests.support.connect import ROOT, ConnectServer, connect_server
 
 RULES = (Rule("is_small", "value < 10", "warn"), Rule("is_even", "value % 2 = 0"), Rule("is_set", "id > ''", "fail"))

@@ -11,8 +11,8 @@ import deltalake
 import pyarrow as pa
 import pytest
 
-from pipelines.lakehouse import Lakehouse
-from pipelines.schemas.spec import TIMESTAMP, TableSpec
+from pipelines.lakehouse.schemas.spec import TIMESTAMP, TableSpec
+from pipelines.lakehouse.tables import Lakehouse
 
 NAN, INF = float("nan"), float("inf")
 

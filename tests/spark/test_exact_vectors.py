@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import DOCUMENT_STAGES
-from pipelines.settings import Settings
-from pipelines.verify import verify
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
+from pipelines.operations.verify import verify
+from pipelines.settings.sections import Settings
 from tests.support.chunked import settings_for
 from tests.support.embedders import Free
 from tests.support.state import assert_same, state

@@ -15,16 +15,16 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipelines.features import table_spec_of, typed
-from pipelines.flow.run import run_stages
+from pipelines.conductor.run import run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.features.feature_tables import table_spec_of, typed
+from pipelines.features.training_set import Lookup, cut
 from pipelines.flow.stage import Context
-from pipelines.flow.stages import stage_named
-from pipelines.gold.training_set import Lookup, cut
-from pipelines.schemas.spec import LONG, STRING, TIMESTAMP, TableSpec
+from pipelines.lakehouse.schemas.spec import LONG, STRING, TIMESTAMP, TableSpec
 from tests.support.feature_tables import SHORT_LIVED
 from transformations.errors import ConfigurationError
-from transformations.features import Aggregate, FeatureTable, feature_rows
-from transformations.point_in_time import Features, as_of_join
+from transformations.features.feature_table import Aggregate, FeatureTable, feature_rows
+from transformations.features.point_in_time import Features, as_of_join
 
 HOUR = timedelta(hours=1)
 START = datetime(1969, 12, 31, 22, tzinfo=timezone.utc)

@@ -13,16 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.flow.run import new_context, run_stages
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
 from pipelines.flow.stage import Context
-from pipelines.flow.stages import stage_named
-from pipelines.lakehouse import Lakehouse
-from pipelines.rebuild import rebuild
-from pipelines.schemas.spec import DOUBLE, LONG, STRING, TIMESTAMP, TableSpec
+from pipelines.lakehouse.schemas.spec import DOUBLE, LONG, STRING, TIMESTAMP, TableSpec
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.operations.rebuild import rebuild
 from tests.support import feature_tables
 from tests.support.feature_tables import TRIPS
 from transformations.errors import ConfigurationError
-from transformations.features import Aggregate, FeatureTable, feature_rows
+from transformations.features.feature_table import Aggregate, FeatureTable, feature_rows
 
 HOUR = timedelta(hours=1)
 START = datetime(1969, 12, 31, 21, tzinfo=timezone.utc)

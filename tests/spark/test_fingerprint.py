@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.fingerprint import ROW_FIELDS, fingerprint, row_hash, row_hash_of
+from transformations.index.fingerprint import ROW_FIELDS, fingerprint, row_hash, row_hash_of
 
 hashes = st.lists(st.text("0123456789abcdef", min_size=64, max_size=64))
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from examples.flights.flights import HOUR, TABLES, flights, weather
-from pipelines.flow.run import run_stages
+from pipelines.conductor.run import run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.features.training_set import Lookup, cut, recut
 from pipelines.flow.stage import Context
-from pipelines.flow.stages import stage_named
-from pipelines.gold.training_set import Lookup, cut, recut
 from transformations.errors import ConfigurationError, ExpectationFailedError
 
 DAY = timedelta(days=1)

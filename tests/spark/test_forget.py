@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import DOCUMENT_STAGES
-from pipelines.forget import forget
-from pipelines.index_places import Place, forget_place, note
-from pipelines.plan import plan
-from pipelines.settings import Settings
-from pipelines.verify import verify
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
+from pipelines.operations.forget import forget
+from pipelines.operations.plan import plan
+from pipelines.operations.verify import verify
+from pipelines.settings.sections import Settings
+from pipelines.vector_index.places import Place, forget_place, note
 from tests.support.chunked import settings_for
 from tests.support.embedders import counted
 from transformations.errors import ConfigurationError, RefusedError

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from pyspark.sql import functions as F
 
-from expectations.alerts import alert_query
-from expectations.declared import by_decorator, kept, refused
-from expectations.predicates import in_sql
-from expectations.rules import Rule, split, with_failed_rules
-from expectations.suites import suite
-from expectations.texts import has_text, is_within_length
-from expectations.vectors import vector_rules
+from expectations.rules.predicates import in_sql
+from expectations.rules.rules import Rule, split, with_failed_rules
+from expectations.rules.texts import has_text, is_within_length
+from expectations.rules.vectors import vector_rules
+from expectations.targets.alerts import alert_query
+from expectations.targets.declared import by_decorator, kept, refused
+from expectations.targets.suites import suite
 
 LONG = "é" * 1_000_000
 TEXTS = [
@@ -116,7 +116,7 @@ def test_declared_expectations_decide_each_row_alike(rows, expected, rules):
 
 def test_a_great_expectations_suite_finds_the_same_rows(rows, expected, rules, tmp_path: Path):
     gx = pytest.importorskip("great_expectations")
-    from pipelines.data_docs import open_context
+    from pipelines.quality.data_docs import open_context
 
     context = open_context(tmp_path / "quality")
     asset = context.data_sources.add_spark(name="spark", persist=False).add_dataframe_asset(name="rows")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformations.changes import latest
 from transformations.errors import ConfigurationError
-from transformations.history import history, history_changes, intervals, state_at
+from transformations.tables.changes import latest
+from transformations.tables.history import history, history_changes, intervals, state_at
 
 CHANGE = "case int, id string, at int, value int, meta map<string, int>, stored int, _op string"
 FIELDS = ("case", "id", "at", "value", "meta", "stored", "_op")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import stage_named
-from pipelines.lakehouse import Lakehouse
-from pipelines.settings import Settings
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.settings.sections import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "history.md"
 

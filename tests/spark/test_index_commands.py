@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli import main
-from pipelines.flow.run import new_context
-from pipelines.index_state import served
-from pipelines.settings import load_settings
+from pipelines.cli.main import main
+from pipelines.conductor.run import new_context
+from pipelines.settings.sections import load_settings
+from pipelines.vector_index.state import served
 
 
 @pytest.fixture

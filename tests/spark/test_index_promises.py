@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.flow.run import new_context, run_stages
+from pipelines.answering.search import Searcher
+from pipelines.conductor.run import new_context, run_stages
 from pipelines.flow.stage import Context
-from pipelines.index.audit import audit
-from pipelines.index.lease import writing
-from pipelines.index.repair import repair
-from pipelines.index.replay import replay
-from pipelines.index_state import change, served, states, updated
-from pipelines.inference.search import Searcher
-from pipelines.settings import Settings
-from pipelines.status import describe
+from pipelines.operations.replay import replay
+from pipelines.operations.status import describe
+from pipelines.settings.sections import Settings
 from pipelines.stores import Manifest
+from pipelines.vector_index.audit import audit
+from pipelines.vector_index.lease import writing
+from pipelines.vector_index.repair import repair
+from pipelines.vector_index.state import change, served, states, updated
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, runs, settings_for, sync
 from tests.support.embedders import away, counted
 from transformations.errors import ConfigurationError, RefusedError

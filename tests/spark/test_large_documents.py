@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import stage_named
-from pipelines.settings import ParseSettings, Settings
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.settings.sections import ParseSettings, Settings
 from pipelines.silver import refine_documents
 from tests.support import files
 from tests.support.state import assert_refined_as_from_scratch
@@ -57,9 +57,9 @@ def test_a_document_that_still_takes_too_much_is_tried_once(workspace: Settings,
 _TWICE = """
 import sys
 from pathlib import Path
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import stage_named
-from pipelines.settings import Settings
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.settings.sections import Settings
 settings = Settings(root=Path(sys.argv[1]))
 landing = settings.landing_path
 stages = [stage_named("ingest-documents"), stage_named("refine-documents")]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.flow.run import run_stage
+from pipelines.conductor.run import run_stage
+from pipelines.conductor.stages import stage_named
 from pipelines.flow.stage import Counts, everything
-from pipelines.flow.stages import stage_named
 from pipelines.monitoring import monitor
 
 DAY = datetime(2026, 3, 1, 8, tzinfo=timezone.utc)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from transformations.near_duplicates import affected, candidate_pairs, clusters, near_pairs, signatures
-from transformations.shingles import sketch, words
+from transformations.text.near_duplicates import affected, candidate_pairs, clusters, near_pairs, signatures
+from transformations.text.shingles import sketch, words
 
 DOCUMENTS = "document_id string, text string"
 SIGNATURES = "document_id string, text_hash string, keys array<bigint>"

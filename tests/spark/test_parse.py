@@ -6,9 +6,9 @@ from datetime import datetime, timezone
 
 import pytest
 
-from expectations.documents import DOCUMENT_RULES
-from expectations.rules import split
-from pipelines.silver.parse import PARSED_DDL, Limits, parse_batches
+from expectations.rules.rules import split
+from expectations.tables.documents import DOCUMENT_RULES
+from pipelines.documents.parse import PARSED_DDL, Limits, parse_batches
 from tests.support import files
 from tests.support.hostile import SEGFAULT
 

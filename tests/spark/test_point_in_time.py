@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from transformations.errors import ConfigurationError
-from transformations.point_in_time import Features, as_of_join
+from transformations.features.point_in_time import Features, as_of_join
 
 START = datetime(1969, 12, 31, 23, 58, tzinfo=timezone.utc)
 EVENTS = "event_id int, carrier string, route int, scheduled_at timestamp"

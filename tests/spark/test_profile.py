@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.schemas import TABLES
-from transformations.profile import LONGEST_ITEM, profile
-from transformations.quality import llm_quality, retrieval_quality
-from transformations.retrieval import hit_at_k, is_in_section, reciprocal_rank
+from pipelines.lakehouse.schemas import TABLES
+from transformations.metrics.answer_metrics import llm_quality, retrieval_quality
+from transformations.metrics.profile import LONGEST_ITEM, profile
+from transformations.metrics.retrieval import hit_at_k, is_in_section, reciprocal_rank
 
 DAY = datetime(2026, 3, 1, tzinfo=timezone.utc)
 NOW = datetime(2026, 3, 9, tzinfo=timezone.utc)

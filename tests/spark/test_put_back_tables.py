@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import DOCUMENT_STAGES
-from pipelines.index.audit import audit
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.index.sync_index import STAGE as SYNC
-from pipelines.index_state import served, states
-from pipelines.plan import plan
-from pipelines.rebuild import rebuild
-from pipelines.settings import Settings
-from pipelines.status import describe
-from pipelines.table_log import commit_id
-from pipelines.verify import verify
+from pipelines.lakehouse.table_log import commit_id
+from pipelines.operations.plan import plan
+from pipelines.operations.rebuild import rebuild
+from pipelines.operations.status import describe
+from pipelines.operations.verify import verify
+from pipelines.settings.sections import Settings
+from pipelines.vector_index.audit import audit
+from pipelines.vector_index.state import served, states
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, runs, settings_for, sync
 from tests.support.embedders import counted
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from expectations.rules import Rule
-from pipelines.cli import main
-from pipelines.flow.run import new_context, run_stages
+from expectations.rules.rules import Rule
+from pipelines.cli.main import main
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
 from pipelines.flow.stage import Context, Versions
-from pipelines.flow.stages import stage_named
-from pipelines.quality import QUALITY_METRICS, judge
-from pipelines.settings import Settings
+from pipelines.quality.judge import QUALITY_METRICS, judge
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, ExpectationFailedError
 
 RULES = (Rule("is_small", "value < 10", "warn"), Rule("is_even", "value % 2 = 0"), Rule("is_set", "id > ''", "fail"))

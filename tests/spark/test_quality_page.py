@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
-from pipelines.lakehouse import Lakehouse
-from pipelines.settings import Settings
+from pipelines.cli.main import main
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.settings.sections import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.flow.run import new_context
+from pipelines.conductor.run import new_context
 from tests.support.recorded import ORDERS, now, put, refused, rows, run, settings_for, versions
 from transformations.errors import ExpectationFailedError
 

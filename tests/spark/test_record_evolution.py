@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.flow.run import new_context, run_to_end
+from pipelines.conductor.run import new_context, run_to_end
 from tests.support.recorded import ORDERS, RECORD_STAGES, now, put, refused, rows, run, settings_for
 from transformations.errors import ConfigurationError
 

@@ -14,9 +14,9 @@ import pytest
 
 from pipelines.bronze import ingest_records
 from pipelines.bronze.ingest_records import append_batch
-from pipelines.continuous import ingest_until_stopped
-from pipelines.flow.run import new_context
-from pipelines.records import declare, record_source
+from pipelines.conductor.continuous import ingest_until_stopped
+from pipelines.conductor.run import new_context
+from pipelines.records.source import declare, record_source
 from tests.support.recorded import ORDERS, history, now, put, refused, rows, run, settings_for, versions
 from transformations.errors import ConfigurationError
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.flow.run import new_context, run_stages
+from pipelines.conductor.run import new_context, run_stages
 from pipelines.flow.stage import Context
-from pipelines.lakehouse import Lakehouse
+from pipelines.lakehouse.tables import Lakehouse
 from tests.support.recorded import ORDERS, RECORD_STAGES, now, put, refused, rows, run, settings_for, versions
 
 HEADER = "order_id,updated_at,amount,note,op\n"

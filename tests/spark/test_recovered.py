@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tests.support.recorded import now, put, refused, rows, run, settings_for
-from transformations.records import recovered
-from transformations.text_values import Reading
+from transformations.tables.records import recovered
+from transformations.tables.text_values import Reading
 
 
 def test_names_that_differ_in_their_case_alone_stop_nothing_and_stay_told_of(spark):
@@ -75,7 +75,7 @@ def test_a_column_renamed_in_the_contract_keeps_what_arrived_and_a_nested_one_be
 
 @pytest.mark.long
 def test_what_the_settings_say_stops_the_run_and_no_file_is_blamed(tmp_path, spark, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipelines.settings_records.pattern_fault", lambda *_: None)
+    monkeypatch.setattr("pipelines.settings.records.pattern_fault", lambda *_: None)
     columns = {"k": "string", "at": {"type": "timestamp", "format": "dd.MM.yyyy MMMMM"}}
     settings = settings_for(tmp_path, orders={**ORDERS, "columns": columns})
     for name in ("1.json", "2.json"):

@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import stage_named
-from pipelines.plan import plan
-from pipelines.settings import RefineSettings, Settings
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.operations.plan import plan
+from pipelines.settings.sections import RefineSettings, Settings
 from tests.support.state import assert_refined_as_from_scratch
-from transformations.history import state_at
-from transformations.text import normalise_text
+from transformations.tables.history import state_at
+from transformations.text.canonical_text import normalise_text
 
 INGEST, REFINE, CHUNK = (stage_named(name) for name in ("ingest-documents", "refine-documents", "chunk-documents"))
 LONG = " ".join(f"word{n} is told of in sentence {n % 17} of this long text." for n in range(60))

@@ -8,13 +8,13 @@ import pytest
 from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
-from expectations.alerts import alert_query, alert_resource
-from expectations.chunks import chunk_rules, is_known_to_the_model
-from expectations.documents import DOCUMENT_RULES
-from expectations.predicates import holds_sql, in_sql
 from expectations.quarantine import quarantine_changes
-from expectations.rules import Rule, check_rules, judged_sides, split, with_failed_rules
-from expectations.texts import has_no_personal_data, has_text, is_in_language, is_representative, is_within_length
+from expectations.rules.predicates import holds_sql, in_sql
+from expectations.rules.rules import Rule, check_rules, judged_sides, split, with_failed_rules
+from expectations.rules.texts import has_no_personal_data, has_text, is_in_language, is_representative, is_within_length
+from expectations.tables.chunks import chunk_rules, is_known_to_the_model
+from expectations.tables.documents import DOCUMENT_RULES
+from expectations.targets.alerts import alert_query, alert_resource
 from transformations.errors import ConfigurationError
 
 NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.flow.run import new_context, run_stages
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.flow.stage import Context
-from pipelines.flow.stages import DOCUMENT_STAGES
-from pipelines.index_state import served
-from pipelines.lakehouse import Lakehouse
-from pipelines.schemas import TABLES
-from pipelines.settings import Settings
-from pipelines.verify import verify
+from pipelines.lakehouse.schemas import TABLES
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.operations.verify import verify
+from pipelines.settings.sections import Settings
+from pipelines.vector_index.state import served
 
 WORDS = "table stream commit merge schema reader writer column version file batch".split()  # noqa: SIM905
 

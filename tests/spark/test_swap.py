@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.index.audit import audit
-from pipelines.index.swap import finish, swap, swap_back
-from pipelines.index_state import served, states
-from pipelines.inference import search as search_module
-from pipelines.inference.search import Searcher
+from pipelines.answering import search as search_module
+from pipelines.answering.search import Searcher
+from pipelines.conductor.run import new_context, run_stages
 from pipelines.models.embedders import embedding_model
-from pipelines.settings import Settings
-from pipelines.status import describe
+from pipelines.operations.status import describe
+from pipelines.settings.sections import Settings
+from pipelines.vector_index.audit import audit
+from pipelines.vector_index.state import served, states
+from pipelines.vector_index.swap import finish, swap, swap_back
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, settings_for, sync
 from tests.support.embedders import counted
 from transformations.errors import ConfigurationError, RefusedError

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from expectations.alerts import table_alert_query
-from expectations.suites import suite
-from expectations.table_rules import TableRule, fresh, judge_table, references, row_count, share, unique
+from expectations.rules.table_rules import TableRule, fresh, judge_table, references, row_count, share, unique
+from expectations.targets.alerts import table_alert_query
+from expectations.targets.suites import suite
 from transformations.errors import ConfigurationError
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=timezone.utc)
@@ -52,7 +52,7 @@ RULES: dict[str, tuple[TableRule, bool, int, float | None]] = {
 
 def test_each_rule_of_a_table_measures_what_it_says_and_all_places_agree(spark, tmp_path: Path):
     gx = pytest.importorskip("great_expectations")
-    from pipelines.data_docs import broken, open_context
+    from pipelines.quality.data_docs import broken, open_context
 
     rows = spark.createDataFrame(ROWS, SCHEMA).persist()
     others = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from transformations.records import fit, recovered
-from transformations.text_values import Reading, is_null_text, pattern_fault, read_text
+from transformations.tables.records import fit, recovered
+from transformations.tables.text_values import Reading, is_null_text, pattern_fault, read_text
 
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
 RANGES = {"tinyint": 7, "smallint": 15, "int": 31, "bigint": 63}

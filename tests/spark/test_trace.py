@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli import main
-from pipelines.flow.run import new_context, run_stages
+from pipelines.cli.main import main
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.flow.stage import Context
-from pipelines.flow.stages import DOCUMENT_STAGES
-from pipelines.index_state import served
-from pipelines.lakehouse import Lakehouse
-from pipelines.settings import Settings, load_settings
-from pipelines.trace import Trace, render, trace
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.operations.trace import Trace, render, trace
+from pipelines.settings.sections import Settings, load_settings
+from pipelines.vector_index.state import served
 from transformations.errors import ConfigurationError
 
 

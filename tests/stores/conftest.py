@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import STORES, Store, open_store
 from tests.stores.chroma_server import chroma_uri  # noqa: F401 - a fixture
 from tests.stores.databricks_server import databricks_workspace  # noqa: F401 - a fixture

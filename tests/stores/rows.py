@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.stores import Manifest
 from pipelines.stores.place import Place, parse_options
-from transformations.fingerprint import fingerprint, row_hash_of
+from transformations.index.fingerprint import fingerprint, row_hash_of
 
 DIMENSION = 16
 SCHEMA = INDEX_SCHEMA

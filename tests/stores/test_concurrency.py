@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import Store, open_store
 from tests.stores.rows import DIMENSION, manifest, row, table, vector
 from tests.stores.test_contract import Rows, load, other_process
-from transformations.filters import equals
+from transformations.tables.filters import equals
 
 Make = Callable[..., Store]
 _ROWS, _THREADS, _COMMITS = 30, 16, 6
@@ -31,7 +31,7 @@ _EDITION = {r["text"]: number for number in range(_COMMITS + 1) for r in edition
 
 _WRITER = """
 import json, sys
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import open_store
 from tests.stores.rows import DIMENSION, manifest, table
 from tests.stores.test_concurrency import _COMMITS, edition

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.index.writer import IndexWriter
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import FILTER_COLUMNS, MANIFEST_FORMAT, Store, open_store
 from pipelines.stores.capabilities import CAPABILITIES
+from pipelines.vector_index.writer import IndexWriter
 from tests.stores.rows import DIMENSION, SCHEMA, manifest, row, table, vector
 from transformations.errors import ConfigurationError, RefusedError
-from transformations.filters import And, Filter, In, Not, Or, equals, matches
+from transformations.tables.filters import And, Filter, In, Not, Or, equals, matches
 
 Rows = list[dict[str, Any]]
 Make = Callable[..., Store]
@@ -308,7 +308,7 @@ def test_forgotten_text_is_in_no_file(make_store: Make, tmp_path: Path):
 
 _READER = """
 import sys, pathlib, json
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import open_store
 from tests.stores.rows import vector
 settings = Settings(**json.loads(sys.argv[1]))
@@ -340,7 +340,7 @@ def test_a_reader_in_another_process_sees_the_last_commit(make_store: Make, stor
 
 _WRITER = """
 import sys, json
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import open_store
 from tests.stores.rows import row, table
 settings = Settings(**json.loads(sys.argv[1]))

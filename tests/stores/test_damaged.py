@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import open_store
 from tests.stores.rows import DIMENSION, manifest, row, table, vector
 from transformations.errors import DamagedTableError

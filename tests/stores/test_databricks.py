@@ -18,8 +18,8 @@ from tests.stores.databricks_double import TOKEN, AiSearchDouble, Fault, Table, 
 from tests.stores.rows import DIMENSION, manifest, place, row, table, vector
 from tests.stores.test_contract import FILTERS, assert_finds, assert_holds, hashes, load
 from transformations.errors import ConfigurationError, RefusedError
-from transformations.filters import And, In, Not, Or, equals, matches
-from transformations.vectors import refusals
+from transformations.index.vectors import refusals
+from transformations.tables.filters import And, In, Not, Or, equals, matches
 
 pytestmark = pytest.mark.long
 

@@ -19,7 +19,7 @@ from tests.stores.milvus_server import serving
 from tests.stores.rows import manifest, place, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, load
 from transformations.errors import ConfigurationError
-from transformations.filters import In, Not, equals
+from transformations.tables.filters import In, Not, equals
 
 pytestmark = pytest.mark.long
 

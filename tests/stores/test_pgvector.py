@@ -18,7 +18,7 @@ from pipelines.stores.pgvector_server import Lane, Server
 from tests.stores.rows import DIMENSION, manifest, place, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, hashes, load
 from transformations.errors import ConfigurationError, RefusedError
-from transformations.filters import equals
+from transformations.tables.filters import equals
 
 Open = Callable[..., PgvectorStore]
 

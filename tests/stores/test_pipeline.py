@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.flow.run import new_context
-from pipelines.index.audit import audit
-from pipelines.index.repair import repair
-from pipelines.index_state import served
-from pipelines.inference.search import Searcher
-from pipelines.settings import Settings
+from pipelines.answering.search import Searcher
+from pipelines.conductor.run import new_context
+from pipelines.settings.sections import Settings
 from pipelines.stores import STORES
+from pipelines.vector_index.audit import audit
+from pipelines.vector_index.repair import repair
+from pipelines.vector_index.state import served
 from tests.stores.servers import VARIANTS
 from tests.support.chunked import chunk, deliver, settings_for, sync
 from tests.support.embedders import counted

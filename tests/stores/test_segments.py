@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import Store, open_store, scann
 from pipelines.stores.faiss import FaissStore
 from pipelines.stores.place import Place
@@ -19,7 +19,7 @@ from pipelines.stores.scann import ScannStore
 from tests.stores.rows import DIMENSION, manifest, row, table, vector
 from tests.stores.test_contract import assert_finds, assert_holds, hashes, held, load, other_process
 from transformations.errors import ConfigurationError, DamagedTableError, MissingDependencyError
-from transformations.filters import Not, equals
+from transformations.tables.filters import Not, equals
 
 pytestmark = pytest.mark.long
 
@@ -251,7 +251,7 @@ def test_a_base_stays_loaded_and_one_that_is_lost_is_named(open_index: Open, tmp
 
 _WRITER = """
 import sys, json
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import open_store
 from tests.stores.rows import DIMENSION, manifest, row, table
 store = open_store(Settings(**json.loads(sys.argv[1])), dimension=DIMENSION)
@@ -282,7 +282,7 @@ _KILLED = """
 import json, os, shutil, sys
 from pathlib import Path
 import faiss
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import open_store
 from tests.stores.rows import DIMENSION, manifest, row, table
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pipelines.answering.log_row import INFERENCE_LOG
 from pipelines.flow.stage import Context
-from pipelines.inference.log_row import INFERENCE_LOG
-from pipelines.lakehouse import Lakehouse
+from pipelines.lakehouse.tables import Lakehouse
 from pipelines.progress import Progress
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import Hit, Manifest
 
 SOURCE = "The capsys fixture returns captured output. Call its readouterr() method to read what was printed so far."

@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import DOCUMENT_STAGES
-from pipelines.schemas import TABLES
-from pipelines.settings import Settings
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
+from pipelines.lakehouse.schemas import TABLES
+from pipelines.settings.sections import Settings
 
 SCHEMA = TABLES["silver.chunks"].schema
 INDEX_STAGES = DOCUMENT_STAGES[3:]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pyspark
 
-from pipelines.assets import delta_jars
-from pipelines.java import find_java
+from pipelines.machine.assets import delta_jars
+from pipelines.machine.java import find_java
 
 ROOT = Path(__file__).resolve().parents[2]
 _BIN = Path(pyspark.__file__).parent / "bin"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from transformations.features import Aggregate, FeatureTable
+from transformations.features.feature_table import Aggregate, FeatureTable
 
 HOUR = timedelta(hours=1)
 

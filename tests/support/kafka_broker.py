@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines.assets import cache_dir
-from pipelines.java import find_java
-from pipelines.maven import Coordinate, fetch_jars
+from pipelines.machine.assets import cache_dir
+from pipelines.machine.java import find_java
+from pipelines.machine.maven import Coordinate, fetch_jars
 
 VERSION = "3.9.1"
 _KAFKA = (

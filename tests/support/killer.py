@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-LAKELOOP = [sys.executable, "-m", "pipelines.cli"]
+LAKELOOP = [sys.executable, "-m", "pipelines.cli.main"]
 
 
 def kill_when(arguments: list[str], *, cwd: Path, moment: Callable[[], bool], seconds: float = 180) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import stage_named
-from pipelines.settings import Settings
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.settings.sections import Settings
 
 RECORD_STAGES = tuple(stage_named(command) for command in ("ingest-records", "refine-records"))
 ORDERS = {

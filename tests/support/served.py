@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.index_state import register
-from pipelines.lakehouse import Lakehouse
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.tables import Lakehouse
 from pipelines.models.embedders import embedding_model
-from pipelines.schemas import INDEX_SCHEMA
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import Manifest
-from transformations.fingerprint import row_hash_of
+from pipelines.vector_index.state import register
+from transformations.index.fingerprint import row_hash_of
 
 
 def chunk(chunk_id: str, text: str, **changed: Any) -> dict[str, Any]:

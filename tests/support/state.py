@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import stage_named
-from pipelines.index_state import served
-from pipelines.settings import Settings
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.settings.sections import Settings
+from pipelines.vector_index.state import served
 
 _OF_THE_RUN = {"_run_id", "_source_version", "_ingested_at", "modified_at", "attempts", "replayed_at"}
 _TABLES = {

@@ -13,10 +13,10 @@ import yaml
 from pydantic import ValidationError
 from typer.main import get_command
 
-from pipelines.cli import app
-from pipelines.flow.stages import STAGES
-from pipelines.schemas import TABLES
-from pipelines.settings import Settings, described
+from pipelines.cli.main import app
+from pipelines.conductor.stages import STAGES
+from pipelines.lakehouse.schemas import TABLES
+from pipelines.settings.sections import Settings, described
 from transformations import errors
 from transformations.documents import FORMATS
 
@@ -184,8 +184,8 @@ def test_every_name_on_a_page_is_there(page: Path) -> None:
         ("`LAKELOOP__INDEX__NAMES`", "LAKELOOP__INDEX__NAMES"),
         ("set `LAKELOOP_HOUSE`", "LAKELOOP_HOUSE"),
         ("see `pipelines/nowhere.py`", "pipelines/nowhere.py"),
-        ("`pipelines.settings.walk` does", "pipelines.settings.walk"),
-        ("```python\nfrom pipelines.settings import walk\n```", "pipelines.settings.walk"),
+        ("`pipelines.settings.sections.walk` does", "pipelines.settings.sections.walk"),
+        ("```python\nfrom pipelines.settings.sections import walk\n```", "pipelines.settings.sections.walk"),
         ("    bin/in-venv python -m benchmarks.nothing", "benchmarks.nothing"),
         ("```yaml\nindex:\n  colour: red\n```", "index.colour"),
     ],

@@ -15,7 +15,7 @@ STAGES = ("bronze", "silver", "gold", "index", "inference", "training", "monitor
 # Modules that are themselves imported only by the call that needs their library.
 ADAPTERS = (
     "pipelines.stores.", "pipelines.models.", "transformations.documents.",
-    "pipelines.inference.langchain", "pipelines.inference.llamaindex",
+    "pipelines.integrations.langchain", "pipelines.integrations.llamaindex",
 )  # fmt: skip
 HEAVY = {
     "mlflow", "lance", "onnxruntime", "openai", "xllamacpp", "matplotlib", "trafilatura", "unearth", "chromadb",
@@ -141,7 +141,7 @@ def impure_calls(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def test_the_reader_of_imports_sees_every_kind() -> None:
     source = """
 import os.path
-from pipelines import session
+from pipelines.lakehouse import session
 from . import sibling
 from ..other import thing
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def f():
     found = {i.name: i.at_top for i in imports(ast.parse(source), module="pipelines.gold.embed")}
     assert found == {
         "os.path": True,
-        "pipelines.session": True,
+        "pipelines.lakehouse.session": True,
         "pipelines.gold.sibling": True,
         "pipelines.other.thing": True,
         "mlflow": False,

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from expectations.rules import Rule
-from expectations.suites import suite
-from expectations.table_rules import references, unique
+from expectations.rules.rules import Rule
+from expectations.rules.table_rules import references, unique
+from expectations.targets.suites import suite
 from transformations.errors import ConfigurationError, MissingDependencyError
 
 
@@ -20,11 +20,12 @@ def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.Monke
 
 
 def test_neither_rules_nor_the_command_load_it_or_spark_before_they_need_it():
-    modules = (
-        "expectations.tables, expectations.alerts, expectations.declared, expectations.suites, pipelines.cli_quality"
+    names = ("declared", "alerts", "suites")
+    modules = ", ".join(
+        ["expectations.tables.stored", "pipelines.cli.quality", *(f"expectations.targets.{n}" for n in names)]
     )
     loaded = "[m for m in ('great_expectations', 'pyspark') if m in sys.modules]"
-    program = f"import sys, {modules}, pipelines.quality_results; print({loaded})"
+    program = f"import sys, {modules}, pipelines.quality.results; print({loaded})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, cast, get_args
 from transformations.documents.decode import decode
 from transformations.documents.extract import Extract, RefusedDocumentError
 from transformations.errors import MissingDependencyError
-from transformations.text import normalise_text, without_data
+from transformations.text.canonical_text import normalise_text, without_data
 
 Format: TypeAlias = Literal[
     "rst", "markdown", "html", "text", "pdf", "docx", "pptx", "xlsx", "asciidoc", "email", "csv",

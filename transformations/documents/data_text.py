@@ -6,10 +6,10 @@ import json
 
 from lxml import etree
 
-from transformations.blocks import fenced
 from transformations.documents.extract import Extract, RefusedDocumentError
 from transformations.documents.ooxml import parse_part
 from transformations.documents.table import markdown_table
+from transformations.text.blocks import fenced
 
 _MAX_DEPTH = 200
 # Of a table, for each that is filled.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 
 from docutils import nodes
 
-from transformations.blocks import fence_around, fenced
 from transformations.documents.plain import escape_block_start, escape_inline
 from transformations.documents.table import table_of
+from transformations.text.blocks import fence_around, fenced
 
 _MAX_HEADING = 6
 _MAX_REPEATED = 200_000

@@ -8,8 +8,8 @@ from importlib import import_module
 
 import yaml
 
-from transformations.blocks import first_heading
 from transformations.documents.extract import Extract
+from transformations.text.blocks import first_heading
 
 _YAML = re.compile(r"\A---\n(.*?\n)??(?:---|\.\.\.)(?:\n|\Z)", re.DOTALL)
 _TOML = re.compile(r"\A\+\+\+\n(.*?\n)??\+\+\+(?:\n|\Z)", re.DOTALL)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from pipelines.settings import load_settings
+from pipelines.settings.sections import load_settings
 
 from .bundle_check import problems
 
@@ -67,7 +67,7 @@ def test_an_unchanged_copy_has_no_problem(bundle: Path) -> None:
 
 
 def test_every_stage_has_one_task_in_the_order_of_the_stages() -> None:
-    from pipelines.flow.stages import STAGES
+    from pipelines.conductor.stages import STAGES
 
     commands = [stage.command for stage in STAGES]
     assert problems(ROOT, commands=commands) == []
@@ -81,7 +81,7 @@ def test_an_experiment_named_by_development_mode_is_one_setting() -> None:
 
 
 def test_every_table_lies_in_a_deployed_schema() -> None:
-    from pipelines.schemas import TABLES
+    from pipelines.lakehouse.schemas import TABLES
 
     deployed = {path.name.split(".")[0] for path in (ROOT / "resources").glob("*.schema.yml")}
     assert {table.split(".")[0] for table in TABLES} <= deployed

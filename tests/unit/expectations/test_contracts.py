@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from expectations.contracts import Contract
-from expectations.rules import Rule
+from expectations.rules.rules import Rule
+from expectations.tables.contracts import Contract
 from transformations.errors import ConfigurationError, ExpectationFailedError
 
 COLUMNS = {"order_id": "string", "amount": "int", "note": "string"}

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
+from pipelines.answering.ask import NOT_TOLD, Answerer, NotLoggedError
+from pipelines.cli.main import main
 from pipelines.flow.stage import Context
 from pipelines.inference import answer_questions as stage
-from pipelines.inference.ask import NOT_TOLD, Answerer, NotLoggedError
 from pipelines.models import tracking
-from pipelines.models.language import ModelCallError
+from pipelines.models.chat import ModelCallError
 from pipelines.models.prompts import neutral
-from pipelines.settings import LanguageModelSettings, Settings
+from pipelines.settings.sections import LanguageModelSettings, Settings
 from pipelines.stores import Hit
 from tests.support.answering import (
     EVIL,
@@ -366,7 +366,7 @@ def test_ask_says_what_its_answer_rests_on(context, monkeypatch, capsys, score, 
         def search(self, query: str, *, k: int, where: object = None) -> list[Hit]:
             return [Hit("c1", "d1", "a.rst", None, ("Guide",), SOURCE, score)]
 
-    monkeypatch.setattr("pipelines.inference.ask.Searcher", Near)
+    monkeypatch.setattr("pipelines.answering.ask.Searcher", Near)
     served = context.settings.language_model
     config = {"language_model": {"base_url": served.base_url, "model": served.model}}
     file = context.settings.root / "lakeloop.yml"

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import assets, verified_files
-from pipelines.assets import Asset
-from pipelines.package_index import parse_pip_configuration, unpack_sdist
+from pipelines.machine import assets, verified_files
+from pipelines.machine.assets import Asset
+from pipelines.machine.package_index import parse_pip_configuration, unpack_sdist
+from pipelines.machine.verified_files import sha256_of
 from pipelines.progress import Progress
-from pipelines.verified_files import sha256_of
 from transformations.errors import ConfigurationError, LakeloopError
 
 
@@ -226,7 +226,7 @@ def test_a_cache_that_cannot_be_written_says_which_variable_to_set(
 
 HOLD = """
 import sys, time
-from pipelines import assets
+from pipelines.machine import assets
 from pipelines.progress import Progress
 with assets._scratch(Progress(terminal=False)) as folder:
     (folder / "half").write_bytes(b"half")

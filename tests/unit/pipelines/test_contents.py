@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.delta_folder import files_between
-from pipelines.lakehouse import Lakehouse
-from pipelines.settings import Settings
-from pipelines.silver.contents import of_files, of_rows
-from pipelines.silver.parse import Limits, parse_batches
+from pipelines.documents.contents import of_files, of_rows
+from pipelines.documents.parse import Limits, parse_batches
+from pipelines.lakehouse.delta_folder import files_between
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.settings.sections import Settings
 from transformations.errors import LakeloopError
 
 TABLE = "bronze.documents"

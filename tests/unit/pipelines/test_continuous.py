@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipelines import continuous
-from pipelines.flow import run
-from pipelines.flow.run import new_context
+from pipelines.conductor import continuous, run
+from pipelines.conductor.run import new_context
 from pipelines.flow.stage import Context
-from pipelines.settings import Settings
-from pipelines.settings_records import RecordSettings
+from pipelines.settings.records import RecordSettings
+from pipelines.settings.sections import Settings
 
 ORDERS = {"format": "csv", "location": "orders", "key": ["id"], "columns": {"id": "bigint"}}
 

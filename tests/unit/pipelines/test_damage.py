@@ -12,17 +12,17 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from pipelines.damage import _MADE_OF, damaged
-from pipelines.features import source_schema
+from pipelines.conductor.run import new_context, run_stage
+from pipelines.conductor.stages import STAGES
+from pipelines.features.feature_tables import source_schema
 from pipelines.flow.lock import only_writer
-from pipelines.flow.run import new_context, run_stage
 from pipelines.flow.stage import Context, Stage, Versions, Work, everything, moved
-from pipelines.flow.stages import STAGES
-from pipelines.lakehouse import Lakehouse
+from pipelines.lakehouse.damage import _MADE_OF, damaged
+from pipelines.lakehouse.schemas import TABLES
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.operations.rebuild import rebuild
 from pipelines.progress import Progress
-from pipelines.rebuild import rebuild
-from pipelines.schemas import TABLES
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, DamagedTableError
 
 TABLE = "silver.chunks"
@@ -243,6 +243,6 @@ def test_a_rebuild_holds_the_lock_until_it_is_done(tmp_path: Path, monkeypatch: 
             held.append(1)
             yield
 
-    monkeypatch.setattr("pipelines.rebuild.only_writer", counted)
+    monkeypatch.setattr("pipelines.operations.rebuild.only_writer", counted)
     rebuild(context, "ops.file_looks")
     assert held == [1], "nobody else may write between what is mended and what is computed"

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from pipelines import delta_folder
-from pipelines.schemas.spec import TIMESTAMP
+from pipelines.lakehouse import delta_folder
+from pipelines.lakehouse.schemas.spec import TIMESTAMP
 
 NAN = float("nan")
 SCHEMA = pa.schema(

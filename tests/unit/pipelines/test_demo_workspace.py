@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import demo
-from pipelines.demo import deliver, run_demo
-from pipelines.demo_workspace import MARK, check_folder, make_workspace
+from pipelines.demo import run as demo
+from pipelines.demo.run import deliver, run_demo
+from pipelines.demo.workspace import MARK, check_folder, make_workspace
 from pipelines.flow.lock import only_writer
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, RefusedError
 
 

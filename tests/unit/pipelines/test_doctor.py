@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import assets
-from pipelines.doctor import Check, check_names, check_python, check_room, check_version, check_writable, diagnose
-from pipelines.settings import Settings
+from pipelines.machine import assets
+from pipelines.operations.doctor import (
+    Check,
+    check_names,
+    check_python,
+    check_room,
+    check_version,
+    check_writable,
+    diagnose,
+)
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
 
 

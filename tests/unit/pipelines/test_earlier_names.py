@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from pipelines.flow.run import new_context
+from pipelines.conductor.run import new_context
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.records import record_source, refining
-from pipelines.settings import Settings
+from pipelines.records.source import record_source, refining
+from pipelines.settings.sections import Settings
 from pipelines.silver.refine_records import _earlier
 
 ORDERS = {"format": "csv", "location": "orders", "key": ["k"]}

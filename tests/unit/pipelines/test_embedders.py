@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
-from pipelines.flow.run import new_context
-from pipelines.flow.stages import stage_named
+from pipelines.conductor.run import new_context
+from pipelines.conductor.stages import stage_named
 from pipelines.models.embedders import Embedder, chunk_limits, embedding_model, model_named, text_reader, unknown_ratios
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.silver.chunk_documents import chunk_batches
 from tests.support.embedders import Free
 from transformations.errors import ConfigurationError

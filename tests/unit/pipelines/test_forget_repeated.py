@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from pipelines import forget as forget_module
-from pipelines.flow.run import new_context
-from pipelines.forget import forget
-from pipelines.index_places import Place, note
+from pipelines.answering.log_row import INFERENCE_LOG
+from pipelines.conductor.run import new_context
 from pipelines.inference.answer_questions import LABELS, REQUESTS, work
-from pipelines.inference.log_row import INFERENCE_LOG
-from pipelines.lakehouse import Lakehouse
-from pipelines.settings import Settings
-from pipelines.status import describe
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.operations import forget as forget_module
+from pipelines.operations.forget import forget
+from pipelines.operations.status import describe
+from pipelines.settings.sections import Settings
+from pipelines.vector_index.places import Place, note
 
 SECRET = "Zanzibar-Quokka-7781"
 

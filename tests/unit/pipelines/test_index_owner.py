@@ -13,23 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.flow.run import new_context, run_stages
+from pipelines.answering import search
+from pipelines.answering.search import Searcher
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.flow.stage import Work
-from pipelines.flow.stages import DOCUMENT_STAGES
-from pipelines.index import lease as lease_module
-from pipelines.index.lease import writing
 from pipelines.index.sync_index import STAGE
-from pipelines.index_places import kept, places
-from pipelines.index_state import physical_name, served, updated
-from pipelines.inference import search
-from pipelines.inference.search import Searcher
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.models.embedders import embedding_model
-from pipelines.schemas import INDEX_SCHEMA
-from pipelines.settings import Settings
-from pipelines.status import describe
+from pipelines.operations.status import describe
+from pipelines.settings.sections import Settings
 from pipelines.stores import open_store
+from pipelines.vector_index import lease as lease_module
+from pipelines.vector_index.lease import writing
+from pipelines.vector_index.places import kept, places
+from pipelines.vector_index.state import physical_name, served, updated
 from transformations.errors import ConfigurationError, RefusedError
-from transformations.fingerprint import row_hash_of
+from transformations.index.fingerprint import row_hash_of
 
 SYNC = DOCUMENT_STAGES[4:]
 

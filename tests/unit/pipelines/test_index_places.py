@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.flow.run import new_context, record, run_stages
+from pipelines.conductor.run import new_context, record, run_stages
+from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.flow.stage import Context, everything, moved
-from pipelines.flow.stages import DOCUMENT_STAGES
-from pipelines.forget_index import clear_place, places_to_clear
-from pipelines.index.swap import finish
-from pipelines.index_places import Place, note, places
-from pipelines.index_state import change, index_models, served, states, updated
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.models.embedders import embedding_model
-from pipelines.schemas import INDEX_SCHEMA
-from pipelines.settings import Settings, load_settings
+from pipelines.operations.forget_index import clear_place, places_to_clear
+from pipelines.settings.sections import Settings, load_settings
+from pipelines.vector_index.places import Place, note, places
+from pipelines.vector_index.state import change, index_models, served, states, updated
+from pipelines.vector_index.swap import finish
 from transformations.errors import ConfigurationError
-from transformations.fingerprint import row_hash_of
+from transformations.index.fingerprint import row_hash_of
 
 EMBED, SYNC = DOCUMENT_STAGES[3], DOCUMENT_STAGES[4:]
 SECRET = "Zanzibar-Quokka-7781"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.bronze.ingest_documents import LOOKS, TABLE, Found
-from pipelines.flow.run import new_context, run_stages
-from pipelines.flow.stages import stage_named
-from pipelines.settings import Settings
+from pipelines.conductor.run import new_context, run_stages
+from pipelines.conductor.stages import stage_named
+from pipelines.settings.sections import Settings
 from transformations.errors import RefusedError
 
 STAGES = [stage_named("ingest-documents")]

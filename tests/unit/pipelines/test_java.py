@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import java
-from pipelines.java import find_java, java_version, parse_version
+from pipelines.machine import java
+from pipelines.machine.java import find_java, java_version, parse_version
 from transformations.errors import ConfigurationError
 
 

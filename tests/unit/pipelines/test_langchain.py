@@ -19,15 +19,15 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.vectorstores import VectorStore
 from langchain_tests.integration_tests import RetrieversIntegrationTests, VectorStoreIntegrationTests
 
-from pipelines.index_state import open_served
-from pipelines.inference.langchain import LakeloopVectorStore, embedded_text
-from pipelines.inference.search import Searcher
-from pipelines.settings import Settings
+from pipelines.answering.search import Searcher
+from pipelines.integrations.langchain import LakeloopVectorStore, embedded_text
+from pipelines.settings.sections import Settings
+from pipelines.vector_index.state import open_served
 from tests.support.chunked import settings_for
 from tests.support.served import chunk, serve
-from transformations.chunks import chunk_markdown
 from transformations.errors import ConfigurationError, MissingDependencyError, RefusedError
-from transformations.filters import And, In, Not, Or
+from transformations.tables.filters import And, In, Not, Or
+from transformations.text.chunks import chunk_markdown
 
 # LangChain's suites mix both kinds of tests and mark neither.
 BOTH_KINDS = [
@@ -318,8 +318,8 @@ def test_one_thread_looks_where_the_alias_points_and_the_others_search_on(
         return open_served(*arguments)
 
     searcher = Searcher(settings)
-    monkeypatch.setattr("pipelines.inference.search.open_served", slowly)
-    monkeypatch.setattr("pipelines.inference.search._SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr("pipelines.answering.search.open_served", slowly)
+    monkeypatch.setattr("pipelines.answering.search._SECONDS_BETWEEN_LOOKS", 0.0)
     together = threading.Barrier(40)
 
     def ask() -> int:
@@ -350,7 +350,7 @@ def test_without_an_index_it_says_how_to_build_one(tmp_path: Path) -> None:
 
 
 def test_without_langchain_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "pipelines.inference.langchain")
+    monkeypatch.delitem(sys.modules, "pipelines.integrations.langchain")
     monkeypatch.setitem(sys.modules, "langchain_core.documents", None)
     with pytest.raises(MissingDependencyError, match=r"'langchain-core'.* pip install 'lakeloop\[langchain\]'"):
-        import_module("pipelines.inference.langchain")
+        import_module("pipelines.integrations.langchain")

@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from pipelines.assets import LANGUAGE_MODEL, cache_dir, language_model_file
-from pipelines.models.language import ModelCallError, language_model
-from pipelines.settings import LanguageModelSettings, Settings
+from pipelines.machine.assets import LANGUAGE_MODEL, cache_dir, language_model_file
+from pipelines.models.chat import ModelCallError, language_model
+from pipelines.settings.sections import LanguageModelSettings, Settings
 from transformations.errors import ConfigurationError, LakeloopError
 
 MESSAGES = [{"role": "user", "content": "What is a fixture?"}]

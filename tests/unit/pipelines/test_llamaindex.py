@@ -12,14 +12,14 @@ from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
-from pipelines.cli import main
-from pipelines.inference.llamaindex import LakeloopRetriever
-from pipelines.inference.search import Searcher
-from pipelines.settings import Settings
+from pipelines.answering.search import Searcher
+from pipelines.cli.main import main
+from pipelines.integrations.llamaindex import LakeloopRetriever
+from pipelines.settings.sections import Settings
 from tests.support.chunked import settings_for
 from tests.support.served import chunk, serve
 from transformations.errors import ConfigurationError, MissingDependencyError
-from transformations.filters import In
+from transformations.tables.filters import In
 
 
 @pytest.fixture
@@ -101,17 +101,17 @@ def test_without_an_index_it_says_how_to_build_one(tmp_path: Path) -> None:
 
 
 def test_without_llamaindex_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "pipelines.inference.llamaindex")
+    monkeypatch.delitem(sys.modules, "pipelines.integrations.llamaindex")
     monkeypatch.setitem(sys.modules, "llama_index.core.base.base_retriever", None)
     with pytest.raises(MissingDependencyError, match=r"'llama-index-core'.* pip install 'lakeloop\[llamaindex\]'"):
-        import_module("pipelines.inference.llamaindex")
+        import_module("pipelines.integrations.llamaindex")
 
 
 def test_the_command_line_refuses_a_filter_that_says_nothing(
     settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `--where "$FILTER"` is where the variable is not set."""
-    monkeypatch.setattr("pipelines.cli.settings_of", lambda *_: settings)
+    monkeypatch.setattr("pipelines.cli.main.settings_of", lambda *_: settings)
     with pytest.raises(SystemExit, match="5"):
         main(["search", "it", "--where", ""])
     assert "the filter '' is empty" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.silver.parser_process import Limits, ParserProcess
+from pipelines.documents.parser_process import Limits, ParserProcess
 from tests.support import files
 from tests.support.hostile import SEGFAULT
 from transformations.documents import parse_document

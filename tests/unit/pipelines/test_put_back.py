@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.flow.run import new_context, record
+from pipelines.conductor.run import new_context, record
 from pipelines.flow.stage import Context, Stage, Subject, Versions, everything, moved
-from pipelines.settings import Settings
-from pipelines.table_log import commit_id, is_same_history
+from pipelines.lakehouse.table_log import commit_id, is_same_history
+from pipelines.settings.sections import Settings
 
 SOURCE, TARGET = "silver.documents", "silver.chunks"
 QUARANTINE = "silver.chunks_quarantine"

@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 
-from expectations.chunks import chunk_rules
-from expectations.documents import document_rules
-from pipelines import quarantine, status
+from expectations.tables.chunks import chunk_rules
+from expectations.tables.documents import document_rules
 from pipelines.bronze.ingest_documents import list_files
-from pipelines.cli import main
-from pipelines.dead_letters import is_overdue, open_letters
+from pipelines.cli.main import main
 from pipelines.flow.stage import Context
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.lakehouse import Lakehouse
+from pipelines.lakehouse.schemas import TABLES
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.operations import status
 from pipelines.progress import Progress
-from pipelines.schemas import TABLES
-from pipelines.settings import Settings
+from pipelines.quality import quarantine
+from pipelines.quality.dead_letters import is_overdue, open_letters
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
-from transformations.printable import printable
+from transformations.text.printable import printable
 
 T0 = datetime(2026, 3, 1, 9, tzinfo=timezone.utc)
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"

@@ -10,15 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines.answering.questions import heading_questions, read_questions
 from pipelines.inference import answer_questions as stage
-from pipelines.inference.questions import heading_questions, read_questions
 from pipelines.models.prompts import answer_prompt, neutral
 from tests.support.answering import (
     context_on,
     rows,
 )
-from transformations.chat_turns import MARK
 from transformations.errors import ConfigurationError
+from transformations.text.chat_turns import MARK
 
 
 def test_the_prompt_keeps_its_version_until_its_text_changes_and_gets_it_back(workspace, monkeypatch):
@@ -82,7 +82,7 @@ def test_headings_that_ask_become_questions_with_their_section_as_gold():
 
 
 def test_the_demo_questions_are_at_least_fifteen_and_each_has_a_gold_section():
-    found = read_questions(Path(str(files("pipelines") / "demo_questions.jsonl")))
+    found = read_questions(Path(str(files("pipelines.demo") / "questions.jsonl")))
     assert len({q["question"] for q in found}) == len(found) >= 15
     assert all(q["package"] == "pytest" and q["gold"]["path"].endswith(".rst") and q["gold"]["heading"] for q in found)
 

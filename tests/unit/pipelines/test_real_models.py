@@ -7,14 +7,14 @@ import time
 import pyarrow as pa
 import pytest
 
-from pipelines.index_state import register, served
-from pipelines.inference.ask import Answerer
-from pipelines.inference.search import Searcher, search
-from pipelines.lakehouse import Lakehouse
+from pipelines.answering.ask import Answerer
+from pipelines.answering.search import Searcher, search
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.tables import Lakehouse
 from pipelines.models.embedders import embedding_model
-from pipelines.schemas import INDEX_SCHEMA
-from pipelines.settings import LanguageModelSettings, Settings
+from pipelines.settings.sections import LanguageModelSettings, Settings
 from pipelines.stores import Hit
+from pipelines.vector_index.state import register, served
 from tests.support.answering import (
     EVIL,
     SOURCE,
@@ -26,7 +26,7 @@ from tests.support.answering import (
     no_spark,
 )
 from transformations.errors import ConfigurationError
-from transformations.filters import equals
+from transformations.tables.filters import equals
 
 
 def test_without_an_index_search_and_ask_say_how_to_build_one(workspace):
@@ -82,7 +82,7 @@ def test_an_index_of_another_model_is_refused(indexed):
 @pytest.mark.long
 @pytest.mark.parametrize("turn", TURNS)
 def test_the_real_model_does_not_obey_a_turn_in_a_document(indexed, turn):
-    from pipelines.models.language import language_model
+    from pipelines.models.chat import language_model
 
     try:
         with language_model(indexed):
@@ -101,7 +101,7 @@ def test_the_real_model_does_not_obey_a_turn_in_a_document(indexed, turn):
 
 
 def test_the_real_models_answer_with_sources_without_spark(indexed):
-    from pipelines.models.language import language_model
+    from pipelines.models.chat import language_model
 
     try:
         with language_model(indexed):

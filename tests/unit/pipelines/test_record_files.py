@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.bronze.record_files import new_files
-from pipelines.flow.run import new_context
-from pipelines.records import record_source
-from pipelines.settings import Settings
-from pipelines.settings_records import RecordSettings
+from pipelines.conductor.run import new_context
+from pipelines.records.files import new_files
+from pipelines.records.source import record_source
+from pipelines.settings.records import RecordSettings
+from pipelines.settings.sections import Settings
 
 ORDERS = {"format": "csv", "location": "orders", "key": ["id"], "columns": {"id": "bigint"}}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.bronze.record_streams import auto_loader_options, uses_auto_loader
-from pipelines.settings import Settings, load_settings, settings_template
-from pipelines.settings_records import RecordSettings
+from pipelines.records.streams import auto_loader_options, uses_auto_loader
+from pipelines.settings.records import RecordSettings
+from pipelines.settings.sections import Settings, load_settings, settings_template
 from transformations.errors import ConfigurationError
-from transformations.text_values import Reading
+from transformations.tables.text_values import Reading
 
 ORDERS = {"format": "csv", "location": "orders", "key": ["id"], "columns": {"id": "LONG", "at": "timestamp"}}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.bronze.record_text_files import csv_batches, csv_header, json_file_batches, json_message_batches
+from pipelines.records.text_files import csv_batches, csv_header, json_file_batches, json_message_batches
 
 Read = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 

@@ -14,15 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.flow.run import run_stage
+from pipelines.conductor.run import run_stage
 from pipelines.flow.stage import Context
-from pipelines.index_state import register
-from pipelines.lakehouse import Lakehouse
+from pipelines.lakehouse.tables import Lakehouse
 from pipelines.models.embedders import embedding_model
-from pipelines.monitoring import charts, report
+from pipelines.monitoring import report
 from pipelines.progress import Progress
-from pipelines.settings import Settings
+from pipelines.reporting import charts
+from pipelines.settings.sections import Settings
 from pipelines.stores import Manifest
+from pipelines.vector_index.state import register
 
 START = datetime(2026, 3, 1, 9, tzinfo=timezone.utc)
 NASTY = "<script>alert('x')</script> & \"$y^2$\" {{ 7*7 }}"

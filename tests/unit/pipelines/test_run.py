@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from pipelines.conductor.run import advance, new_context, run_stages, run_to_end
 from pipelines.flow.outcome import Failure
-from pipelines.flow.run import advance, new_context, run_stages, run_to_end
 from pipelines.flow.stage import Context, Stage, Subject, Versions, Work
-from pipelines.settings import Settings
-from pipelines.status import describe
+from pipelines.operations.status import describe
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, ExpectationFailedError, RefusedError, SeveralFailedError
 
 SOURCES = {

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.assets import delta_jars
-from pipelines.java import find_java
-from pipelines.session import _SHARED_TABLES, _launch, configuration
-from pipelines.settings import Settings, load_settings
+from pipelines.lakehouse.session import _SHARED_TABLES, _launch, configuration
+from pipelines.machine.assets import delta_jars
+from pipelines.machine.java import find_java
+from pipelines.settings.sections import Settings, load_settings
 from transformations.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,8 +62,8 @@ def test_an_address_is_not_made_a_folder_of_that_name(key: str, address: str, tm
 _DRIVER = """
 import json, sys
 from pathlib import Path
-from pipelines.session import get_spark
-from pipelines.settings import Settings
+from pipelines.lakehouse.session import get_spark
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
 try:
     spark = get_spark(Settings(root=Path(sys.argv[1]), spark={"conf": {"spark.sql.shuffle.partitions": "7"}}))

@@ -11,11 +11,11 @@ _EACH_STAGE = """
 import sys
 from pathlib import Path
 
-from pipelines.lakehouse import Lakehouse
+from pipelines.lakehouse.tables import Lakehouse
 from pipelines.models.embedders import embedding_model
-from pipelines.records import declare, record_source
-from pipelines.flow.stages import STAGES
-from pipelines.settings import Settings
+from pipelines.records.source import declare, record_source
+from pipelines.conductor.stages import STAGES
+from pipelines.settings.sections import Settings
 from pipelines.flow.stage import Context, Versions, Work
 from pipelines.progress import Progress
 

@@ -16,10 +16,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import redaction
-from pipelines.redaction import SafeFormatter, printable, redacted, safe
-from pipelines.settings import load_settings
-from pipelines.settings_layers import read_yaml, trust
+from pipelines.settings import redaction
+from pipelines.settings.layers import read_yaml, trust
+from pipelines.settings.redaction import SafeFormatter, printable, redacted, safe
+from pipelines.settings.sections import load_settings
 from transformations.errors import ConfigurationError
 
 
@@ -214,8 +214,8 @@ def test_an_escape_can_be_read_as_one():
 
 def test_what_libraries_tell_goes_to_the_file_and_not_to_the_screen(tmp_path: Path):
     program = (
-        "import logging; from pathlib import Path; from pipelines.cli_options import log_to;"
-        f"from pipelines.settings import Settings; log_to(Settings(root=Path({str(tmp_path)!r})));"
+        "import logging; from pathlib import Path; from pipelines.cli.options import log_to;"
+        f"from pipelines.settings.sections import Settings; log_to(Settings(root=Path({str(tmp_path)!r})));"
         "logging.error('a story of a library'); logging.getLogger('py4j').error('another')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

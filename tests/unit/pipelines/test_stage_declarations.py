@@ -7,11 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from pipelines.cli import _STAGE_HELP, app
-from pipelines.flow.run import new_context
-from pipelines.flow.stages import DOCUMENT_STAGES, STAGES
-from pipelines.schemas import TABLES
-from pipelines.settings import Settings
+from pipelines.cli.main import _STAGE_HELP, app
+from pipelines.conductor.run import new_context
+from pipelines.conductor.stages import DOCUMENT_STAGES, STAGES
+from pipelines.lakehouse.schemas import TABLES
+from pipelines.settings.sections import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 

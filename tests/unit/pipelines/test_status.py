@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli
-from pipelines.flow.run import new_context
-from pipelines.flow.stages import STAGES
+from pipelines.cli import main as cli
+from pipelines.conductor.run import new_context
+from pipelines.conductor.stages import STAGES
 from pipelines.flow.states import STAGE_STATE
-from pipelines.schemas import TABLES
-from pipelines.settings import Settings
+from pipelines.lakehouse.schemas import TABLES
+from pipelines.settings.sections import Settings
 
 
 @pytest.mark.parametrize("harm", ["a commit is cut", "a file is missing", "a file has other bytes"])

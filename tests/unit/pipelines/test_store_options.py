@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from pipelines.settings import Settings
+from pipelines.settings.sections import Settings
 from pipelines.stores import STORES, adapter_named, open_store
 from pipelines.stores.place import parse_options
 from transformations.errors import ConfigurationError

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipelines.models import embedders
 from pipelines.models.embedders import count_tokens, load_tokenizer, model_named, unknown_ratios
 from pipelines.silver.chunk_documents import chunk_batches
-from transformations.chunks import chunk_markdown
+from transformations.text.chunks import chunk_markdown
 
 SCRIPTS = [
     "ascii Words, and-signs!", "größer Éclairs naïve", "ΑΣ ΟΔΥΣΣΕΥΣ σοφός", "Съешь ещё этих", "שָׁלוֹם עולם",

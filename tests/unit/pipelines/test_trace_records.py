@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.flow.run import new_context
+from pipelines.conductor.run import new_context
 from pipelines.flow.stage import Context
-from pipelines.lakehouse import Lakehouse
-from pipelines.records import declare, record_source
-from pipelines.settings import Settings
-from pipelines.trace import trace
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.operations.trace import trace
+from pipelines.records.source import declare, record_source
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
 
 AT = datetime(2026, 1, 2, tzinfo=timezone.utc)

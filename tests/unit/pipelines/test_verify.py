@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.flow.run import new_context
-from pipelines.settings import Settings
-from pipelines.verify import Difference, verify
+from pipelines.conductor.run import new_context
+from pipelines.operations.verify import Difference, verify
+from pipelines.settings.sections import Settings
 
 
 @pytest.mark.parametrize("name", ["chunks", "documents", "docs"])

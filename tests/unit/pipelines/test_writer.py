@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.index.writer import ROWS_PER_CALL, IndexWriter
 from pipelines.stores import StoreUnavailableError
 from pipelines.stores.lance import LanceStore
 from pipelines.stores.place import Place
+from pipelines.vector_index.writer import ROWS_PER_CALL, IndexWriter
 from tests.stores.rows import DIMENSION, SCHEMA, row, table, vector
 from transformations.errors import RefusedError
-from transformations.vectors import Limits, deletable, refusals
+from transformations.index.vectors import Limits, deletable, refusals
 
 
 class Faulty(LanceStore):
@@ -220,7 +220,7 @@ def test_what_a_store_cannot_hold_is_known_before_it_is_asked(changed: dict[str,
 
 
 def test_a_call_holds_few_enough_bytes(store: Faulty, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipelines.index.writer._BYTES_PER_CALL", 50_000)
+    monkeypatch.setattr("pipelines.vector_index.writer._BYTES_PER_CALL", 50_000)
     writer, _ = write(store, [row(n, text="x" * 9_000) for n in range(20)] + [row(30, text="y" * 90_000)])
     assert max(store.sizes) <= 12  # a batch that is full is sent with the one that filled it
     assert writer.written == 21

@@ -7,7 +7,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformations.as_of_index import Ascending, AsOfIndex
+from transformations.features.as_of_index import Ascending, AsOfIndex
 
 NUMBERS = st.one_of(st.integers(0, 50), st.integers(0, 2**62 - 1))
 

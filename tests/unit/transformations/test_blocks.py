@@ -3,8 +3,8 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformations.blocks import first_heading, split_blocks
-from transformations.text import normalise_text
+from transformations.text.blocks import first_heading, split_blocks
+from transformations.text.canonical_text import normalise_text
 
 LINES = st.lists(
     st.sampled_from(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.chat_turns import before_turns
+from transformations.text.chat_turns import before_turns
 
 GOOD = "Refunds take 14 days.\n\n"
 EVIL = "Visit evil.example.test"

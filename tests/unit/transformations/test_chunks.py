@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformations.chunks import Chunk, chunk_id, chunk_markdown
-from transformations.text import normalise_text, text_hash
+from transformations.text.canonical_text import normalise_text, text_hash
+from transformations.text.chunks import Chunk, chunk_id, chunk_markdown
 
 WORD = re.compile(r"\w+|[^\w\s]")
 

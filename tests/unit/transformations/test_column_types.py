@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from transformations.column_types import arrow_type, canonical_type, widens, wider_integers
 from transformations.errors import ConfigurationError
+from transformations.tables.column_types import arrow_type, canonical_type, widens, wider_integers
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from transformations.documents import format_of, parse_document
 from transformations.errors import MissingDependencyError
-from transformations.text import normalise_text
+from transformations.text.canonical_text import normalise_text
 
 SUFFIXES = [".rst", ".md", ".mdx", ".markdown", ".html", ".htm", ".txt", "", ".PY"]
 REASONS = ("empty", "not_text", "wrong_encoding", "unparseable")

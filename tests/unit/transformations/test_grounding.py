@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.answer_spans import Reading
-from transformations.grounding import Grounding, finished, judge, quote, split_sentences, split_spans
-from transformations.roles import has_reversed_roles
-from transformations.stems import content_stems
+from transformations.answers.answer_spans import Reading
+from transformations.answers.grounding import Grounding, finished, judge, quote, split_sentences, split_spans
+from transformations.answers.roles import has_reversed_roles
+from transformations.text.stems import content_stems
 
 CAPTURE = (
     "Accessing captured output\n\n"

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from benchmarks.grounding import WEIGHTS_FILE, _module, figures, read_qed
-from transformations import span_weights
-from transformations.answer_spans import Reading
-from transformations.grounding import judge, split_spans
+from transformations.answers import span_weights
+from transformations.answers.answer_spans import Reading
+from transformations.answers.grounding import judge, split_spans
 
 NAMES = ["Ada Byron", "Carl Friedrich Gauss", "Niels Abel", "Sofia Kovalevskaya", "Henri Poincaré", "Mary Cartwright"]
 TOWNS = ["Lyon", "Uppsala", "Port Louis", "Göttingen", "Kraków", "Santa Fe", "Leeds"]

@@ -10,7 +10,6 @@ from html import escape
 
 import pytest
 
-from transformations.blocks import first_heading, split_blocks
 from transformations.documents.data_text import parse_json, parse_xml
 from transformations.documents.decode import decode
 from transformations.documents.delimited import parse_csv
@@ -18,9 +17,10 @@ from transformations.documents.extract import RefusedDocumentError
 from transformations.documents.html import parse_html
 from transformations.documents.markdown import parse_markdown, parse_mdx
 from transformations.documents.plain import escape_inline, parse_plain
-from transformations.language import _prose
-from transformations.shingles import words
-from transformations.text import normalise_text, text_hash, without_data
+from transformations.text.blocks import first_heading, split_blocks
+from transformations.text.canonical_text import normalise_text, text_hash, without_data
+from transformations.text.language import _prose
+from transformations.text.shingles import words
 
 # Characters that some expression or loop may go over again and again.
 REPEATED = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from transformations.blocks import split_blocks
 from transformations.documents import ParsedDocument, parse_document
+from transformations.text.blocks import split_blocks
 
 
 def _parsed(text: str, path: str = "a.md") -> ParsedDocument:

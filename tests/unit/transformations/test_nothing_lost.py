@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support import files
-from transformations.blocks import split_blocks
-from transformations.chunks import chunk_markdown
 from transformations.documents import parse_document
+from transformations.text.blocks import split_blocks
+from transformations.text.chunks import chunk_markdown
 
 WORD = st.sampled_from(["2007.", "1)", "-", "#", "alpha", "Beta:", "x|y", "*", "7", "a_b", "é", "(3)", "+", "=", "---"])
 TEXT = st.lists(WORD, min_size=1, max_size=5).map(" ".join)

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from transformations import personal_data
 from transformations.errors import ConfigurationError, MissingDependencyError
-from transformations.personal_data import PersonalSpan, find_personal_data, is_address, mask, merge_spans
+from transformations.text import personal_data
+from transformations.text.personal_data import PersonalSpan, find_personal_data, is_address, mask, merge_spans
 
 FOUND = {
     "Write to ann.lee@example.com today.": ("EMAIL_ADDRESS", "ann.lee@example.com"),

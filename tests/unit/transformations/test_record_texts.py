@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.record_texts import (
+from transformations.tables.record_texts import (
     Dialect,
     JsonRecord,
     Refused,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.retrieval import hit_at_k, is_in_section, mean, reciprocal_rank
+from transformations.metrics.retrieval import hit_at_k, is_in_section, mean, reciprocal_rank
 
 
 def test_the_first_relevant_id_decides():

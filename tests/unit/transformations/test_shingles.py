@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from transformations.errors import ConfigurationError
-from transformations.shingles import SKETCH_SIZE, _band_keys, _minima, meeting_keys, shingles, sketch, words
+from transformations.text.shingles import SKETCH_SIZE, _band_keys, _minima, meeting_keys, shingles, sketch, words
 
 
 def test_a_text_is_its_words_whatever_their_case_punctuation_and_layout():

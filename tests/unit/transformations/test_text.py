@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.text import normalise_text, text_hash, words_hash
+from transformations.text.canonical_text import normalise_text, text_hash, words_hash
 
 
 def test_normalise_text_makes_every_newline_one_character() -> None:

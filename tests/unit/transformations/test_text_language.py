@@ -7,9 +7,9 @@ import sys
 import pyarrow as pa
 import pytest
 
-from transformations import language
 from transformations.errors import MissingDependencyError
-from transformations.language import detect_language, with_language
+from transformations.text import language
+from transformations.text.language import detect_language, with_language
 
 SENTENCES = {
     "en": "Every run compares the files of the folder with what it found there the last time.",

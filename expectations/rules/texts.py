@@ -1,0 +1,49 @@
+"""Limits in; ready-made rules for rows that hold a text, and for what refining said about it, out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from expectations.rules.rules import Level, Rule
+from transformations.errors import ConfigurationError
+
+
+def has_text(*, column: str = "text", level: Level = "quarantine") -> Rule:
+    """More than white space of any kind."""
+    return Rule("has_text", f"{column} RLIKE '[^\\\\p{{Z}}\\\\s]'", level)
+
+
+def is_within_length(*, at_most: int, at_least: int = 1, column: str = "text", level: Level = "quarantine") -> Rule:
+    """So many characters (Unicode code points), both ends included."""
+    return Rule("is_within_length", f"char_length({column}) BETWEEN {int(at_least)} AND {int(at_most)}", level)
+
+
+def is_within_token_limit(*, at_most: int, column: str = "token_count", level: Level = "quarantine") -> Rule:
+    """A longer text would be cut by the model without a word."""
+    return Rule("is_within_token_limit", f"{column} BETWEEN 1 AND {int(at_most)}", level)
+
+
+def is_in_language(*languages: str, column: str = "language", level: Level = "warn") -> Rule:
+    """One of `languages` (ISO 639-1); a text whose language is not known breaks it.
+
+    Raises:
+        ConfigurationError: no language, or what is no code of one.
+    """
+    wrong = [code for code in languages if not (code.isascii() and code.isalpha() and code.islower())]
+    if wrong or not languages:
+        raise ConfigurationError(f"is_in_language takes codes such as 'en', 'de', but it has {wrong or 'none'}")
+    return Rule("is_in_language", f"{column} IN ({_texts(languages)})", level)
+
+
+def is_representative(*, column: str = "is_representative", level: Level = "quarantine") -> Rule:
+    """Not a near-duplicate of another text that is kept in its stead. Not judged yet (null) breaks it."""
+    return Rule("is_representative", column, level)
+
+
+def has_no_personal_data(*, column: str = "pii_spans", level: Level = "quarantine") -> Rule:
+    """No span of personal data was found; a text in which nobody has looked (null) breaks it."""
+    return Rule("has_no_personal_data", f"size({column}) = 0", level)
+
+
+def _texts(values: Sequence[str]) -> str:
+    return ", ".join(f"'{value}'" for value in values)

@@ -1,0 +1,23 @@
+"""What must be true of a chunk before it is embedded."""
+
+from __future__ import annotations
+
+from expectations.rules.rules import Level, Rule
+from expectations.rules.texts import has_text, is_within_length, is_within_token_limit
+
+
+def chunk_rules(*, max_tokens: int, max_characters: int) -> tuple[Rule, ...]:
+    """The rules for chunks of at most so many tokens and characters: a longer one would be cut without a word."""
+    return (
+        has_text(),
+        is_within_token_limit(at_most=max_tokens),
+        is_within_length(at_most=max_characters, column="embed_text"),
+    )
+
+
+def is_known_to_the_model(*, at_most: float = 0.2, level: Level = "warn") -> Rule:
+    """Not more than this share of the letters is unknown to the embedding model: texts of unknown words are all alike.
+
+    Asked of chunks as they are cut, in `unknown_ratio`; null, where the model does not say, passes.
+    """
+    return Rule("is_known_to_the_model", f"unknown_ratio IS NULL OR unknown_ratio <= {float(at_most)!r}D", level)

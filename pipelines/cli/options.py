@@ -1,0 +1,126 @@
+"""What every command shares: its options, its settings, and how it says what it did."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.settings.layers import FILE_NAME
+from pipelines.settings.redaction import SafeFormatter, redacted, safe
+from pipelines.settings.sections import Settings, load_settings
+
+_OF_LIBRARIES = "lakeloop: what libraries tell"
+# JSON may hold them as they are, a terminal would obey them, and half surrogate pairs have no encoding.
+_NOT_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+if TYPE_CHECKING:
+    from pipelines.flow.outcome import Outcome
+
+Config = Annotated[Path | None, typer.Option("--config", help=f"The settings; else the nearest {FILE_NAME}.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it although a limit refuses it.")]
+From = Annotated[Path | None, typer.Option("--from", metavar="FOLDER", help="Take the documents of this folder.")]
+Detailed = Annotated[bool, typer.Option("--detailed-exitcode", help="Exit with 3 when there was nothing to do.")]
+
+
+class Finished(Exception):
+    """The command has done its work and ends with this code."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+def settings_of(config: Path | None, overrides: list[str] | None, landing: Path | None = None) -> Settings:
+    """The command's settings; from here on it writes its log."""
+    extra = [f"landing={json.dumps(str(landing.absolute()))}"] if landing else []
+    settings = load_settings(config, overrides=[*(overrides or []), *extra])
+    log_to(settings)
+    return settings
+
+
+def log_to(settings: Settings) -> None:
+    """INFO to the workspace's log file; warnings to the terminal, everything to a job's stderr."""
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    handlers: list[logging.Handler] = [stderr]
+    try:
+        settings.log_path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(settings.log_path, encoding="utf-8"))
+        # `main` prints an error itself, in one line; its story goes to the file.
+        stderr.addFilter(lambda record: record.levelno < logging.ERROR)
+    except OSError:
+        stderr.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for earlier in logging.getLogger("pipelines").handlers:
+        if isinstance(earlier, logging.FileHandler):  # of a command before this one in the same process
+            earlier.close()
+    for name in ("pipelines", "expectations", "transformations"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = handlers
+        logger.propagate = False
+    # What libraries tell, such as the bridge to Java of a call that Ctrl-C broke off, is a story for the file. Without
+    # any handler here they would make one that prints.
+    root = logging.getLogger()
+    for earlier in [handler for handler in root.handlers if handler.name == _OF_LIBRARIES]:
+        root.removeHandler(earlier)
+    of_libraries = handlers[-1] if len(handlers) > 1 else logging.NullHandler()
+    of_libraries.name = _OF_LIBRARIES
+    root.addHandler(of_libraries)
+
+
+def say(facts: Mapping[str, Any], text: str, as_json: bool) -> None:
+    """One JSON object on stdout, or the text; neither tells secrets, nor steers the terminal."""
+    print(_as_json(facts) if as_json else safe(text))
+
+
+def _as_json(facts: Mapping[str, Any]) -> str:
+    """Text that any JSON reader takes, in the letters that stdout's encoding has."""
+    is_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    text = redacted(json.dumps(facts, default=str, ensure_ascii=not is_utf8))
+    return _NOT_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def run_commands(
+    commands: list[str],
+    config: Path | None,
+    overrides: list[str] | None,
+    landing: Path | None,
+    force: bool,
+    detailed: bool,
+    as_json: bool,
+    *,
+    take_over: str | None = None,
+) -> None:
+    from pipelines.conductor.run import new_context, run_to_end
+    from pipelines.conductor.stages import stage_named
+
+    context = new_context(settings_of(config, overrides, landing), force=force)
+    context.take_over = take_over
+    outcome = run_to_end(context, stages=[stage_named(command) for command in commands])
+    lines = lines_of(outcome)
+    if as_json or lines:
+        say(outcome.to_json(), lines, as_json)
+    outcome.check()
+    raise Finished(outcome.exit_code(detailed=detailed))
+
+
+def lines_of(outcome: Outcome) -> str:
+    """What a run did, a line a stage."""
+    lines = [f"{s.stage:<18} {_counted(s.counts)}  ({s.seconds:.1f} s)" for s in outcome.stages]
+    if not outcome.failures:
+        lines.append(f"done in {outcome.seconds:.1f} s" if outcome.stages else "nothing has changed: nothing to do")
+    return "\n".join(lines)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{value} {name}" for name, value in counts.items() if value) or "no rows"

@@ -1,0 +1,223 @@
+"""The run: stages in the order of the data flow, those whose sources have moved, and no other.
+
+A stage that fails stops what reads its tables, and nothing else: a source whose folder is gone keeps no other source,
+and no document, from its way. The run ends with the error all the same, once the rest is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from itertools import zip_longest
+
+from pipelines.conductor.stages import STAGES
+from pipelines.flow.lock import only_writer
+from pipelines.flow.outcome import Failure, Outcome, StageOutcome
+from pipelines.flow.stage import Context, Counts, Stage, Subject, Versions, Work, everything
+from pipelines.flow.states import STAGE_RUNS, State, TableMark, mark_now
+from pipelines.lakehouse.session import get_spark
+from pipelines.lakehouse.table_log import commit_id, is_lost_history
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.progress import Progress
+from pipelines.records.source import declare, record_source
+from pipelines.settings.sections import Settings
+from transformations.errors import LakeloopError
+
+log = logging.getLogger(__name__)
+
+
+def new_context(settings: Settings, *, progress: Progress | None = None, force: bool = False) -> Context:
+    """A context with an id of its own for one run. Nothing is opened yet."""
+    run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + uuid.uuid4().hex[:8]
+    lake = Lakehouse(settings, spark=lambda: get_spark(settings))
+    for name in settings.records:
+        declare(lake, record_source(settings, name))
+    return Context(settings, lake, run_id, progress or Progress(), force)
+
+
+def run_stages(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome:
+    """Run each of `stages` that is due, in order, as the only writer of the workspace.
+
+    Raises:
+        RefusedError: another run is going on in this workspace.
+        Exception: what a stage failed with. All that does not read its table was run.
+    """
+    outcome = run_to_end(context, stages=stages)
+    outcome.check()
+    return outcome
+
+
+def run_to_end(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome:
+    """`run_stages`, with what failed in the outcome: nothing is raised for it."""
+    with only_writer(context.settings):
+        return run_under_lock(context, stages=stages)
+
+
+def advance(context: Context, *, stages: Sequence[Stage]) -> Outcome:
+    """`run_stages` for a caller that holds the workspace's lock already."""
+    outcome = run_under_lock(context, stages=stages)
+    outcome.check()
+    return outcome
+
+
+def run_under_lock(context: Context, *, stages: Sequence[Stage], without: Collection[str] = ()) -> Outcome:
+    """`run_to_end` for a caller that holds the workspace's lock already.
+
+    Args:
+        without: names of subjects that are left out.
+    """
+    start = time.monotonic()
+    context.states.reload()
+    for stage in stages:
+        if stage.check is not None:
+            stage.check(context)
+    outcomes: list[StageOutcome] = []
+    failures: list[Failure] = []
+    behind: list[
+        tuple[str, Subject | None]
+    ] = []  # tables that are not what they should be after this run, and for whom
+
+    def failed(stage: Stage, each: Context, error: Exception | None) -> None:
+        failures.append(Failure(stage.command, error, each.subject))
+        behind.extend((table, each.subject) for table in stage.targets_of(each))
+        is_known = error is None or isinstance(error, LakeloopError)
+        log.error("%s", failures[-1], exc_info=None if is_known else error)
+
+    for stage in stages:
+        try:
+            contexts = stage.contexts(context)
+        except Exception as error:
+            failed(stage, context, error)
+            continue
+        for each in contexts:
+            if each.subject is not None and each.subject.name in without:
+                continue
+            if _reads_what_is_behind(stage, each, behind):
+                failed(stage, each, None)
+                continue
+            try:
+                outcome = _run_if_due(stage, each)
+            except Exception as error:
+                failed(stage, each, error)
+                if _is_without_java(error):
+                    return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start, tuple(failures))
+                continue
+            if outcome is not None:
+                outcomes.append(outcome)
+    return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start, tuple(failures))
+
+
+def _reads_what_is_behind(stage: Stage, context: Context, behind: Sequence[tuple[str, Subject | None]]) -> bool:
+    """Whether a source was not brought up to date. What one model lacks keeps no index of another from its way."""
+    sources, own = stage.sources_of(context), context.subject
+
+    def concerns(subject: Subject | None) -> bool:
+        return own is None or subject is None or subject.kind != own.kind or subject.key == own.key
+
+    return any(table in sources and concerns(subject) for table, subject in behind)
+
+
+def _run_if_due(stage: Stage, context: Context) -> StageOutcome | None:
+    work = stage.look(context)
+    return None if work is None else run_stage(stage, context, work)
+
+
+def _is_without_java(error: BaseException | None) -> bool:
+    """Whether Spark's JVM is gone: whatever else needs it would fail in the same way."""
+    while error is not None:
+        if type(error).__name__ == "Py4JNetworkError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def run_stage(stage: Stage, context: Context, work: Work) -> StageOutcome:
+    """Do the work that a look found, then record how far the stage came.
+
+    Raises:
+        DamagedTableError: it failed, and files of a table of its own, or of one that it read, are missing or broken.
+    """
+    for table, versions in zip(stage.sources_of(context), work.versions, strict=False):
+        log.info("%s: versions (%s, %s] of %s", stage.command, versions.since, versions.until, table)
+    try:
+        outcome = _run_stage(stage, context, work)
+    except LakeloopError:
+        raise
+    except Exception as error:
+        found = context.lake.damage([*stage.sources_of(context), *stage.targets_of(context)], named_in=str(error))
+        if found is None:
+            raise
+        raise found from error
+    log.info("%s: %s in %.1f s", stage.command, dict(outcome.counts), outcome.seconds)
+    return outcome
+
+
+def _run_stage(stage: Stage, context: Context, work: Work) -> StageOutcome:
+    started_at, start = context.now(), time.monotonic()
+    try:
+        counts = _worked(stage, context, work)
+    except Exception as error:
+        if not any(versions.since is not None for versions in work.versions) or not is_lost_history(error):
+            raise
+        log.warning("%s: the history of what it reads is gone; comparing everything", stage.command)
+        work = everything(stage, context)
+        counts = _worked(stage, context, work)
+    seconds = time.monotonic() - start
+    if STAGE_RUNS not in stage.sources:  # recording what reads the records would make it due for ever
+        record(stage, context, work, counts=counts, started_at=started_at, seconds=seconds)
+    return StageOutcome(stage.command, counts, seconds, context.subject)
+
+
+def _worked(stage: Stage, context: Context, work: Work) -> Counts:
+    try:
+        return stage.work(context, work)
+    finally:
+        while context.persisted:
+            context.persisted.pop().unpersist()
+
+
+def record(stage: Stage, context: Context, work: Work, *, counts: Counts, started_at: datetime, seconds: float) -> None:
+    """A row of the log of runs, then how far the stage came and what its targets are now.
+
+    A run that is killed in between is in the log twice, and has done its work once.
+    """
+    lake, definition = context.lake, stage.definition(context)
+    subject = context.subject.key if context.subject else ""
+    targets = stage.targets_of(context)
+    if targets:
+        lake.ensure(targets[0])
+    sources = [
+        _mark_of(lake, table or "", versions)
+        for table, versions in zip_longest(stage.sources_of(context), work.versions)
+        if versions is not None
+    ]
+    first = work.versions[0] if work.versions else None
+    row = {
+        "run_id": context.run_id,
+        "stage": stage.command,
+        "subject": subject,
+        "definition": definition,
+        "source_id": first.table_id if first else None,
+        "from_version": first.since if first else None,
+        "to_version": first.until if first else None,
+        "counts": list(counts.items()),
+        "started_at": started_at,
+        "seconds": seconds,
+    }
+    lake.append_arrow(STAGE_RUNS, [row])
+    left = [mark for mark in (mark_now(lake, table) for table in targets) if mark is not None]
+    context.states.put(
+        State(stage.command, subject, definition, tuple(sources), tuple(left), context.run_id, started_at, dict(counts))
+    )
+
+
+def _mark_of(lake: Lakehouse, table: str, versions: Versions) -> TableMark:
+    """How far a source was read; one that nobody had made is what the work made of it."""
+    if not table:
+        return TableMark(table, versions.table_id, versions.until, None)
+    head = None if versions.table_id else lake.head(table)
+    table_id = head.table_id if head else versions.table_id
+    return TableMark(table, table_id, versions.until, commit_id(lake, table, versions.until))

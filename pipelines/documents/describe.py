@@ -1,0 +1,95 @@
+"""Parsed documents in; the same with their language, and with personal data found or masked, out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.documents.parse import PARSED_DDL
+from pipelines.lakehouse.schemas.spec import SPANS
+from pipelines.settings.sections import PersonalDataPolicy, RefineSettings
+from transformations.errors import MissingDependencyError
+from transformations.text.personal_data import PersonalSpan, find_personal_data, mask
+
+DESCRIBED_DDL = (
+    f"{PARSED_DDL}, language string, language_confidence double, "
+    "pii_spans array<struct<kind: string, `start`: int, `end`: int, score: double>>"
+)
+Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+
+
+@dataclass(frozen=True)
+class PersonalData:
+    """What to look for in a text, and what to do with it."""
+
+    policy: PersonalDataPolicy
+    kinds: tuple[str, ...]
+    model: str | None
+
+    @classmethod
+    def of(cls, settings: RefineSettings) -> PersonalData:
+        """The settings' own.
+
+        Raises:
+            MissingDependencyError: personal data is to be looked for, and Presidio is not installed.
+        """
+        if settings.pii != "off" and find_spec("presidio_analyzer") is None:
+            raise MissingDependencyError.for_extra("presidio_analyzer", "pii")
+        return cls(settings.pii, settings.pii_kinds, settings.pii_model)
+
+
+def describe_batches(parse: Batches, *, personal_data: PersonalData) -> Batches:
+    """A function for `mapInArrow`: what `parse` gives → the columns of `DESCRIBED_DDL`, row by row."""
+
+    def describe(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from transformations.text.language import with_language
+
+        for batch in parse(batches):
+            yield _with_personal_data(with_language(batch), personal_data)
+
+    return describe
+
+
+def searched(row: dict[str, Any], personal_data: PersonalData) -> dict[str, Any]:
+    """A row with `title`, `text` and `metadata` → the same with `pii_spans`; null where nobody looked.
+
+    Spans are characters of the text that is stored: where it is masked, of the `<KIND>` that stands there now. A mask
+    is put into title and metadata, too; their spans are not told.
+    """
+    if personal_data.policy == "off" or row["text"] is None:
+        return row | {"pii_spans": None}
+
+    def spans(text: str | None) -> tuple[PersonalSpan, ...]:
+        return find_personal_data(text, kinds=personal_data.kinds, model=personal_data.model)
+
+    found = spans(row["text"])
+    if personal_data.policy == "mask":
+        metadata = row["metadata"]
+        row = row | {
+            "text": mask(row["text"], found),
+            "title": row["title"] and mask(row["title"], spans(row["title"])),
+            "metadata": metadata and [(key, value and mask(value, spans(value))) for key, value in metadata],
+        }
+        found = tuple(_places_of_masks(found))
+    return row | {"pii_spans": [span._asdict() for span in found]}
+
+
+def _places_of_masks(spans: Iterable[PersonalSpan]) -> Iterator[PersonalSpan]:
+    shift = 0
+    for span in spans:
+        start, length = span.start + shift, len(f"<{span.kind}>")
+        yield span._replace(start=start, end=start + length)
+        shift += length - (span.end - span.start)
+
+
+def _with_personal_data(batch: pa.RecordBatch, personal_data: PersonalData) -> pa.RecordBatch:
+    names = ["title", "text", "metadata"]
+    schema = pa.schema([*(batch.schema.field(name) for name in names), pa.field("pii_spans", SPANS)])
+    rows = [searched(row, personal_data) for row in batch.select(names).to_pylist()]
+    found = pa.RecordBatch.from_pylist(rows, schema=schema)
+    columns = [found.column(name) if name in names else batch.column(name) for name in batch.schema.names]
+    return pa.RecordBatch.from_arrays([*columns, found.column("pii_spans")], names=[*batch.schema.names, "pii_spans"])

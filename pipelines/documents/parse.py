@@ -1,0 +1,80 @@
+"""Rows of bronze.documents in; the same rows with title, text, metadata or the reason of a refusal out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.documents import contents
+from pipelines.documents.parser_process import PARSER, Limits, ParserProcess
+from pipelines.lakehouse.schemas.spec import LONG, STRING, TIMESTAMP
+
+__all__ = ["PARSED_DDL", "Limits", "parse_batches"]
+
+PARSED_DDL = (
+    "document_id string, path string, source string, content_hash string, size bigint, modified_at timestamp, "
+    "_ingested_at timestamp, title string, text string, format string, encoding string, "
+    "metadata map<string, string>, reason string"
+)
+_KEPT = pa.schema(
+    [(name, STRING) for name in ("document_id", "path", "source", "content_hash")]
+    + [("size", LONG), ("modified_at", TIMESTAMP), ("_ingested_at", TIMESTAMP)]
+)
+_PARSED = pa.schema(
+    [
+        *_KEPT,
+        *((name, STRING) for name in ("title", "text", "format", "encoding")),
+        ("metadata", pa.map_(STRING, STRING)),
+        ("reason", STRING),
+    ]
+)
+# What is handed back at once: so many rows at most, and texts of so many characters or one longer one.
+_BATCH_ROWS, _BATCH_CHARACTERS = 1000, 4_000_000
+
+
+def parse_batches(
+    limits: Limits, *, files: Sequence[str] | None = None, parser: str = PARSER
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """A function for `mapInArrow`: rows of bronze.documents → the columns of `PARSED_DDL`, row by row.
+
+    Each task has one process that parses, started with its first document and gone with the task. What it holds is one
+    document, and the texts of a batch.
+
+    Args:
+        limits: for each document; beyond them its `reason` begins `timed_out`, `out_of_memory`, `crashed` or
+            `too_large`.
+        files: the Parquet files that have the bytes; None where each row has its own in `content`.
+        parser: see `ParserProcess`.
+    """
+
+    def parse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        rows: list[dict[str, Any]] = []
+        characters = 0
+        with ParserProcess(limits, parser=parser) as process:
+            for row, content in contents.of_rows(batches) if files is None else contents.of_files(batches, files):
+                rows.append({name: row[name] for name in _KEPT.names} | _parsed(process, row, content))
+                del content
+                characters += len(rows[-1].get("text") or "")
+                if len(rows) >= _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
+                    yield pa.RecordBatch.from_pylist(rows, schema=_PARSED)
+                    rows, characters = [], 0
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows, schema=_PARSED)
+
+    return parse
+
+
+def _parsed(process: ParserProcess, row: contents.Row, content: bytes | None) -> dict[str, Any]:
+    if row["_rescued"] is not None:
+        return {"reason": row["_rescued"]}
+    document = process.parse(content or b"", path=row["path"])
+    return {
+        "title": document.title,
+        "text": document.text,
+        "format": document.format,
+        "encoding": document.encoding,
+        "metadata": list(document.metadata.items()),
+        "reason": document.error,
+    }

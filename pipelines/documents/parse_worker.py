@@ -1,0 +1,73 @@
+"""Documents on standard input in, what a parser made of each on standard output out: the process that may be killed.
+
+Run by `ParserProcess` as `python -m pipelines.documents.parse_worker MEMORY_MB TIMEOUT_SECONDS MODULE:FUNCTION`. A
+request is two lengths, a path and the bytes of a file. The reply is one byte, once the parser is loaded and the clock
+may start, then a length and JSON: never pickle, so that a document which takes over this process can send nothing but
+text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from typing import BinaryIO
+
+from transformations.documents import ParsedDocument, load_parser
+from transformations.errors import MissingDependencyError
+
+REQUEST = struct.Struct("!IQ")
+REPLY = struct.Struct("!Q")
+READY, NOT_READY = b"r", b"n"
+# The parent kills at the limit. If it is gone, the kernel does, so much later.
+_GRACE_SECONDS = 5
+
+
+def main(memory_mb: int, timeout_seconds: float, parser: str) -> None:
+    """Answer requests until standard input ends."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no reply
+    _limit_memory(memory_mb * 1024 * 1024)
+    module, _, function = parser.partition(":")
+    parse: Callable[..., ParsedDocument] = getattr(import_module(module), function)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    while header := requests.read(REQUEST.size):
+        path_size, size = REQUEST.unpack(header)
+        path, content = requests.read(path_size).decode(), requests.read(size)
+        try:
+            load_parser(path)
+        except (MissingDependencyError, ImportError, MemoryError) as error:
+            _send(replies, NOT_READY, {"kind": type(error).__name__, "message": str(error)})
+            continue
+        replies.write(READY)
+        replies.flush()
+        signal.setitimer(signal.ITIMER_REAL, timeout_seconds + _GRACE_SECONDS)
+        document = parse(content, path=path)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _send(replies, b"", {**vars(document), "metadata": dict(document.metadata)})
+
+
+def _send(replies: BinaryIO, mark: bytes, reply: object) -> None:
+    encoded = json.dumps(reply, ensure_ascii=False).encode()
+    replies.write(mark + REPLY.pack(len(encoded)) + encoded)
+    replies.flush()
+
+
+def _limit_memory(size: int) -> None:
+    """Private writable memory, of this process and each that it starts. Not every system keeps the limit (macOS)."""
+    import resource
+
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3])

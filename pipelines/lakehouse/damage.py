@@ -1,0 +1,248 @@
+"""The folder of a Delta table in; which of its files are missing or broken, what is lost, and what brings it back, out.
+
+Looked at where something has failed, and, as far as names and sizes tell, where a run would say that there is nothing
+to do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from pipelines.lakehouse import delta_folder
+from transformations.errors import DamagedTableError
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+_COMMIT = re.compile(r"(\d{20})\.json")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(\..*)?\.parquet")
+# So many files are named; the others are counted.
+_SHOWN = 3
+# What is made of something else, and of what. Other tables are logs of what happened once.
+_MADE_OF = {
+    "bronze.documents": "the files of the landing folder, as far as they are still there",
+    "silver.documents": "bronze.documents",
+    "silver.documents_history": "bronze.documents",
+    "silver.documents_quarantine": "bronze.documents",
+    "silver.chunks": "silver.documents",
+    "silver.chunks_quarantine": "silver.documents",
+    "gold.embeddings": "silver.chunks, embedding their texts again",
+    "gold.chunk_index": "silver.chunks and the cache gold.embeddings",
+    "monitoring.inference_log_profile_metrics": "inference.inference_log",
+    "monitoring.llm_quality_metrics": "inference.inference_log",
+    "monitoring.retrieval_metrics": "inference.inference_log",
+    "ops.stage_state": "nothing, and every stage compares all of its source once",
+}
+
+
+def damaged(table: str, folder: Path, *, deeply: bool = True) -> DamagedTableError | None:
+    """What is wrong with a table, as an error that names it; None where nothing is found.
+
+    Args:
+        deeply: files are read too; else only their names and sizes are compared with the log.
+    """
+    found = list(_broken_log(folder, deeply=deeply))
+    lost: int | None = None
+    if not found:
+        found, lost = _broken_files(folder, deeply=deeply)
+    if not found:
+        return None
+    shown = "; ".join(found[:_SHOWN]) + (f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+    rows = "how many rows that concerns cannot be told" if lost is None else f"it held {lost} rows"
+    return DamagedTableError(
+        f"{table} is damaged: {shown} ({rows}). It is in {folder}. Nothing was changed. Put the files back from a copy "
+        f"of that folder, or {_remedy(table)}"
+    )
+
+
+def is_named(folder: Path, text: str) -> bool:
+    """Whether an error names a file of the table in the folder; as an address, where Spark says it."""
+    return f"{folder}/" in unquote(text)
+
+
+def mend(folder: Path) -> str:
+    """Make a damaged table one that can be read again, of what is left of it. Nothing is deleted.
+
+    Returns:
+        What was done: files that cannot be read are renamed and taken out of the log; where the log itself cannot be
+        read, the whole folder is put beside its place, and the table begins anew.
+    """
+    delta = None
+    if not any(_broken_log(folder, deeply=True)):
+        with suppress(Exception):
+            delta = delta_folder.open_folder(folder)
+    if delta is None:
+        return _set_aside(folder)
+    names: list[str] = []
+    # Of files that cannot be read not all are found at a time.
+    while broken := _broken_files(folder, deeply=True)[0]:
+        for name in (text.partition(" ")[0] for text in broken):
+            file = folder / unquote(name)
+            if name in names or not file.suffix:
+                return _set_aside(folder)
+            names.append(name)
+            if file.exists():
+                file.rename(_free_name(file))
+        delta.update_incremental()
+        delta.repair(dry_run=False)
+    return f"{len(names)} files were taken out of it: {', '.join(names)}"
+
+
+def _set_aside(folder: Path) -> str:
+    aside = _free_name(folder)
+    folder.rename(aside)
+    return f"its folder was set aside as {aside}"
+
+
+def _free_name(path: Path) -> Path:
+    return next(to for n in count(1) if not (to := path.with_name(f"{path.name}.damaged-{n}")).exists())
+
+
+def _remedy(table: str) -> str:
+    schema, _, name = table.partition(".")
+    made_of = _MADE_OF.get(table)
+    if made_of is None and name.startswith(("records_", "features_")):
+        arrivals = re.sub(r"_(history|quarantine)$", "", name)
+        made_of = "its source, as far as that still has it" if schema == "bronze" else f"bronze.{arrivals}"
+        made_of = "its source" if name.startswith("features_") else made_of
+    if made_of is None:
+        return f"give up what is lost, which nothing else holds, and keep the rest: lakeloop rebuild {table}"
+    return f"have it made anew (from {made_of}): lakeloop rebuild {table}"
+
+
+def _broken_log(folder: Path, *, deeply: bool) -> Iterator[str]:
+    log = folder / "_delta_log"
+    names = sorted(path.name for path in log.iterdir()) if log.is_dir() else []
+    commits = {int(match[1]): name for name in names if (match := _COMMIT.fullmatch(name))}
+    checkpoints = {int(match[1]): name for name in names if (match := _CHECKPOINT.fullmatch(name))}
+    if not commits and not checkpoints:
+        if folder.is_dir() and any(folder.glob("*.parquet")):
+            yield "its log (_delta_log) is gone, its files are there"
+        return
+    # What is of before the last checkpoint is not read.
+    first = max(checkpoints, default=-1)
+    for version, name in commits.items():
+        if version <= first:
+            continue
+        if (log / name).stat().st_size == 0:
+            yield f"version {version} of its log ({name}) is empty"
+        elif deeply and (wrong := _broken_commit(log / name)):
+            yield f"version {version} of its log ({name}) {wrong}"
+    for name in checkpoints.values():
+        if deeply and (wrong := _broken_parquet(log / name)):
+            yield f"the checkpoint {name} of its log {wrong}"
+    missing = [version for version in range(first + 1, max([*commits, first]) + 1) if version not in commits]
+    if missing:
+        yield f"version {', '.join(map(str, missing))} of its log is missing"
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        hint = int(json.loads((log / "_last_checkpoint").read_text(encoding="utf-8"))["version"])
+        if hint not in checkpoints:
+            yield f"the checkpoint of version {hint} of its log is missing"
+
+
+def _broken_commit(path: Path) -> str | None:
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.strip():
+                json.loads(line)
+    except (ValueError, UnicodeDecodeError):
+        return "is cut short, or its bytes are not what was written"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None
+
+
+def _broken_files(folder: Path, *, deeply: bool) -> tuple[list[str], int | None]:
+    """What is wrong with the files of the newest version, and how many rows they held; None: not known."""
+    try:
+        delta = delta_folder.open_folder(folder)
+        if delta is None:
+            return [], 0
+        added = pa.table(delta.get_add_actions(flatten=True))
+    except Exception as error:  # delta-rs has one kind of error for all that a log can have
+        return ([f"its log cannot be read ({_first_line(error)})"], None) if deeply else ([], None)
+    counts = added["num_records"].to_pylist() if "num_records" in added.column_names else [None] * added.num_rows
+    rows = dict(zip(added["path"].to_pylist(), counts, strict=True))
+    sizes = dict(zip(rows, added["size_bytes"].to_pylist(), strict=True))
+    found = {path: wrong for path, size in sizes.items() if (wrong := _other_size(folder / unquote(path), size))}
+    if not found and deeply:
+        found = _unreadable(delta, folder, list(rows))
+    held = [rows.get(path) for path in found]
+    return [f"{path} {wrong}" for path, wrong in found.items()], None if None in held else sum(map(int, held))  # type: ignore[arg-type]
+
+
+def _other_size(file: Path, size: int) -> str | None:
+    try:
+        has = file.stat().st_size
+    except OSError:
+        return "is missing"
+    return None if has == size else f"has {has} bytes of {size}"
+
+
+def _unreadable(delta: DeltaTable, folder: Path, paths: list[str]) -> dict[str, str]:
+    """The files that cannot be read, where delta-rs stops at one; it does not always say at which."""
+    try:
+        for _ in delta_folder.scan(delta):
+            pass
+    except Exception as error:
+        text = _last_words(str(error))
+        found = {path: f"cannot be read ({text})" for path in paths if path.rpartition("/")[2] in unquote(str(error))}
+        return found or _stumbled_over(folder, paths) or {"a file of it": f"cannot be read ({text})"}
+    return {}
+
+
+# A broken file can end the process that reads it. What is printed last says where.
+_READER = """
+import sys, pyarrow.parquet as parquet
+for line in sys.stdin.read().splitlines():
+    print("begin", flush=True)
+    try:
+        parquet.read_table(line, partitioning=None)
+        print("fine", flush=True)
+    except Exception as error:
+        print("wrong", " ".join(str(error).split())[:120], flush=True)
+"""
+
+
+def _stumbled_over(folder: Path, paths: list[str]) -> dict[str, str]:
+    """The files that a process of its own cannot read."""
+    found: dict[str, str] = {}
+    left = list(paths)
+    while left:
+        files = "\n".join(str(folder / unquote(path)) for path in left)
+        done = subprocess.run([sys.executable, "-c", _READER], input=files, capture_output=True, text=True, check=False)
+        said = [line for line in done.stdout.splitlines() if line != "begin"]
+        for path, line in zip(left, said, strict=False):
+            if line.startswith("wrong"):
+                found[path] = f"cannot be read ({line.removeprefix('wrong ')})"
+        if len(said) < len(left):
+            found[left[len(said)]] = "ends the process that reads it"
+        left = left[len(said) + 1 :]
+    return found
+
+
+def _broken_parquet(path: Path) -> str | None:
+    """Whether the end of a Parquet file is not that of one."""
+    content = path.read_bytes()
+    if len(content) < 12 or content[:4] != b"PAR1" or content[-4:] != b"PAR1":
+        return "is cut short, or its bytes are not what was written"
+    return None if int.from_bytes(content[-8:-4], "little") <= len(content) - 12 else "has lost its footer"
+
+
+def _last_words(text: str) -> str:
+    return text.strip().splitlines()[0].rpartition(": ")[2][:120]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

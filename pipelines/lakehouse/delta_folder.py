@@ -1,0 +1,274 @@
+"""The folder of a Delta table in; its rows, and small changes of it, by delta-rs out: without a JVM, as Spark would.
+
+Spark writes the same tables. Where the two see one value differently, what is here gives way: `misreads` says where
+delta-rs would take an instant for another one, `writing` keeps it from writing what Spark would skip, and what a merge
+of its would not match goes to Spark (`merges_as_spark`). tests/spark/test_engines.py compares the two over all types.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.lakehouse.predicates import all_in, name, same
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable, WriterProperties
+
+# The instants that 64 bits of nanoseconds hold, as microseconds: 1677-09-21 to 2262-04-11.
+_FIRST, _LAST = -(2**63) // 1000 + 1, (2**63 - 1) // 1000
+# A merge rewrites each file that it changes a row of, so that large files make small edits dear.
+_FILE_BYTES = 16 * 1024 * 1024
+# What a process holds of a table at once where its rows are few.
+FEW_BYTES = 64 * 1024 * 1024
+_PAGE_BYTES = 1024 * 1024
+# Files whose instants were looked at; a file of a table never changes.
+_sound: set[str] = set()
+
+
+def open_folder(folder: Path, *, version: int | None = None) -> DeltaTable | None:
+    """The table in the folder, or None where there is none."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
+    log = folder / "_delta_log"
+    if log.is_dir():
+        files = list(os.scandir(log))
+        read_from = max((file.name[:20] for file in files if ".checkpoint." in file.name), default="")
+        if any(f.name.endswith(".json") and f.name[:20] > read_from and f.stat().st_size == 0 for f in files):
+            raise OSError(f"a version of the log in {log} is empty")  # delta-rs would pass over it, and what it added
+    with suppress(TableNotFoundError):
+        if log.is_dir():
+            return DeltaTable(str(folder), version=version)
+    if next(folder.glob("*.parquet"), None) is not None:
+        raise OSError(f"the log in {log} is gone")
+    return None
+
+
+def create(folder: Path, schema: pa.Schema, partition_by: Sequence[str], configuration: Mapping[str, str]) -> None:
+    """Make an empty table, where there is none."""
+    from deltalake import DeltaTable
+
+    folder.mkdir(parents=True, exist_ok=True)
+    DeltaTable.create(
+        str(folder),
+        schema=schema,
+        mode="ignore",
+        partition_by=list(partition_by) or None,
+        configuration={**configuration, "delta.targetFileSize": str(_FILE_BYTES)},
+    )
+
+
+def history(delta: DeltaTable) -> list[dict[str, Any]]:
+    """The commits that the log still has, newest first: `version`, `at` (UTC), and delta-rs' own `metrics`."""
+    return [
+        {
+            # delta-rs numbers them in newer versions only.
+            "version": commit.get("version", delta.version() - place),
+            "at": datetime.fromtimestamp(commit["timestamp"] / 1000, timezone.utc),
+            "metrics": commit.get("operationMetrics") or {},
+        }
+        for place, commit in enumerate(delta.history())
+    ]
+
+
+def scan(
+    delta: DeltaTable, *, columns: list[str] | None = None, where: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[pa.Table]:
+    """The rows whose columns each hold one of the texts of `where`."""
+    known = {field.name for field in delta.schema().fields}
+    columns = [c for c in columns if c in known] if columns else columns
+    # Not through pyarrow's own reader: its threads can abort a process that ends soon after.
+    for batch in delta.scan(columns=columns, predicate=all_in(where) if where else None):
+        yield pa.table(batch)
+
+
+def typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`rows` with the table's own types: engines give strings and instants in forms of their own. A column that an
+    older table lacks is null.
+    """
+    for field in schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows.select(schema.names).cast(schema)
+
+
+def complete(delta: DeltaTable, schema: pa.Schema) -> None:
+    """Add to an older table the columns that lakeloop has come to write since."""
+    known = {field.name for field in delta.schema().fields}
+    lacking = [field for field in schema if field.name not in known]
+    if lacking:
+        from deltalake import Schema
+
+        delta.alter.add_columns(Schema.from_arrow(pa.schema(lacking)).fields)
+
+
+def few(delta: DeltaTable, *, where: Mapping[str, Sequence[str]]) -> list[pa.Table] | None:
+    """The same, all at once; None where they are more than a process should hold, however few the rows are."""
+    found: list[pa.Table] = []
+    for rows in scan(delta, where=where):
+        found.append(rows)
+        if sum(part.nbytes for part in found) > FEW_BYTES:
+            return None
+    return found
+
+
+def files_between(folder: Path, *, after: int | None, until: int) -> list[str]:
+    """The Parquet files at version `until`, without those that were there at `after`."""
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    known: set[str] = set()
+    if after is not None:
+        with suppress(DeltaError):  # the log forgets: then any file may be new
+            known = set(DeltaTable(str(folder), version=after).file_uris())
+    return [file for file in DeltaTable(str(folder), version=until).file_uris() if file not in known]
+
+
+def append(folder: Path, rows: pa.Table) -> None:
+    """Append the rows in one commit."""
+    from deltalake import write_deltalake
+
+    write_deltalake(str(folder), rows, mode="append", writer_properties=writing(rows.schema))
+
+
+def replace(delta: DeltaTable, rows: pa.Table) -> bool:
+    """Replace all rows if nothing was committed since the table was opened. Returns whether they were."""
+    from deltalake import CommitProperties, write_deltalake
+    from deltalake.exceptions import CommitFailedError
+
+    try:
+        # Without retries the commit is version + 1 or fails.
+        write_deltalake(
+            delta,
+            rows,
+            mode="overwrite",
+            writer_properties=writing(rows.schema),
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+    except CommitFailedError:
+        return False
+    return True
+
+
+def merge(delta: DeltaTable, changes: pa.Table, *, key: Sequence[str]) -> None:
+    """Apply net changes: the table's columns, and `_op`."""
+    columns = [c for c in changes.column_names if c != "_op"]
+    values = {name(c): f"changes.{name(c)}" for c in columns}
+    of = delta.merge(
+        changes,
+        predicate=" AND ".join(same(k, nulls=changes[k].null_count > 0) for k in key),
+        source_alias="changes",
+        target_alias="target",
+        writer_properties=writing(changes.schema),
+    )
+    of = of.when_matched_delete("changes._op = 'delete'").when_matched_update(values)
+    of.when_not_matched_insert(values, "changes._op <> 'delete'").execute()
+
+
+def merges_as_spark(key: Sequence[str], schema: pa.Schema) -> bool:
+    """Whether a merge here matches the keys that Spark's does: to it the NaNs of other bits are other numbers."""
+    return not any(_has(schema.field(k).type, pa.types.is_floating) for k in key)
+
+
+def delete(delta: DeltaTable, where: Mapping[str, Sequence[str]], schema: pa.Schema) -> int:
+    """Delete the rows whose columns each hold one of the texts. Returns how many."""
+    return int(delta.delete(all_in(where), writer_properties=writing(schema))["num_deleted_rows"] or 0)
+
+
+def purge(delta: DeltaTable) -> int:
+    """Remove the files of older versions. Returns how many."""
+    return len(delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True))
+
+
+def writing(schema: pa.Schema) -> WriterProperties:
+    """No statistics where delta-rs would write others than Spark reads, which would pass over files for their sake.
+
+    It leaves NaN out, to Spark the greatest number, and it tells decimals as doubles, or as the greatest 64-bit number.
+    """
+    from deltalake import ColumnProperties, WriterProperties
+
+    if not any(_has(field.type, _is_inexact) for field in schema):
+        if any(pa.types.is_binary(field.type) for field in schema):
+            # Of a table of files each page is one large value: no reader holds thousands of them at once.
+            return WriterProperties(compression="SNAPPY", write_batch_size=1, data_page_size_limit=_PAGE_BYTES)
+        return WriterProperties(compression="SNAPPY")
+    # A path inside a struct cannot be named here.
+    plain = [f.name for f in schema if not pa.types.is_nested(f.type) and not _is_inexact(f.type)]
+    return WriterProperties(
+        compression="SNAPPY",
+        default_column_properties=ColumnProperties(statistics_enabled="NONE"),
+        column_properties={column: ColumnProperties(statistics_enabled="PAGE") for column in plain},
+    )
+
+
+def misreads(delta: DeltaTable, schema: pa.Schema) -> bool:
+    """Whether delta-rs would take an instant in these columns for another one.
+
+    Spark can write instants in an old form (INT96) that delta-rs reads as nanoseconds, of which 64 bits hold the years
+    1677 to 2262: 9999-12-31 becomes a day of 1816, and a merge writes it down. What lakeloop has Spark write is in
+    microseconds; tables of before, or written by another session, may have such files.
+    """
+    instants = [field.name for field in schema if _has(field.type, pa.types.is_timestamp)]
+    if not instants:
+        return False
+    for path in delta.file_uris():
+        place = f"{path} {instants}"
+        if place in _sound:
+            continue
+        if _beyond_nanoseconds(path, instants):
+            return True
+        _sound.add(place)
+    return False
+
+
+def _beyond_nanoseconds(path: str, columns: Sequence[str]) -> bool:
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
+    except (OSError, pa.ArrowInvalid):
+        return False  # whoever reads it says that it is missing or broken
+    with file:
+        leaves = [file.metadata.schema.column(n) for n in range(file.metadata.num_columns)]
+        old = {leaf.path.partition(".")[0] for leaf in leaves if leaf.physical_type == "INT96"}
+        # A column's name may hold dots itself: rather one too many.
+        wanted = [c for c in columns if c.partition(".")[0] in old]
+        for batch in file.iter_batches(columns=wanted) if wanted else ():
+            if any(_is_beyond(column) for column in batch.columns):
+                return True
+    return False
+
+
+def _is_beyond(values: pa.Array) -> bool:
+    if pa.types.is_timestamp(values.type):
+        micros = values.cast(pa.timestamp("us", values.type.tz)).cast(pa.int64())
+        ends = pc.min_max(micros).as_py()
+        return ends["min"] is not None and (ends["min"] < _FIRST or ends["max"] > _LAST)
+    if pa.types.is_struct(values.type):
+        return any(_is_beyond(part) for part in values.flatten())
+    if pa.types.is_map(values.type):
+        return _is_beyond(values.keys) or _is_beyond(values.items)
+    return (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)) and _is_beyond(values.flatten())
+
+
+def _is_inexact(of: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(of) or pa.types.is_decimal(of))
+
+
+def _has(of: pa.DataType, kind: Any) -> bool:
+    """Whether the type, or one inside it, is of a kind."""
+    if pa.types.is_map(of):
+        return _has(of.key_type, kind) or _has(of.item_type, kind)
+    if pa.types.is_struct(of):
+        return any(_has(field.type, kind) for field in of)
+    if pa.types.is_list(of) or pa.types.is_large_list(of) or pa.types.is_fixed_size_list(of):
+        return _has(of.value_type, kind)
+    return bool(kind(of))

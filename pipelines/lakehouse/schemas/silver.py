@@ -1,0 +1,103 @@
+"""The tables of the schema silver: what is true now, what was, and what was refused."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipelines.lakehouse.schemas.spec import (
+    BOOL,
+    DOUBLE,
+    INT,
+    LINEAGE,
+    LONG,
+    SPANS,
+    STRING,
+    STRINGS,
+    TIMESTAMP,
+    TableSpec,
+    table_spec,
+)
+
+_DOCUMENT = (
+    ("document_id", STRING),
+    ("path", STRING),
+    ("source", STRING),
+    ("title", STRING),
+    ("text", STRING),
+    ("format", STRING),
+    ("encoding", STRING),
+    ("metadata", pa.map_(STRING, STRING)),
+    ("language", STRING),
+    ("language_confidence", DOUBLE),
+    ("pii_spans", SPANS),
+    ("content_hash", STRING),
+    ("size", LONG),
+    ("modified_at", TIMESTAMP),
+    ("_ingested_at", TIMESTAMP),
+    ("_run_id", STRING),
+)
+
+TABLES: dict[str, TableSpec] = {
+    "silver.documents": table_spec(
+        *_DOCUMENT,
+        ("cluster_id", STRING),
+        ("is_representative", BOOL),
+        ("_text_hash", STRING),
+        ("_near_keys", pa.list_(LONG)),
+        key="document_id",
+        change_feed=True,
+    ),
+    "silver.documents_history": table_spec(
+        *_DOCUMENT,
+        ("valid_from", TIMESTAMP),
+        ("valid_to", TIMESTAMP),
+        ("is_current", BOOL),
+        ("_marks", STRING),
+        key="document_id valid_from",
+    ),
+    "silver.documents_quarantine": table_spec(
+        ("document_id", STRING),
+        ("path", STRING),
+        ("source", STRING),
+        ("format", STRING),
+        ("content_hash", STRING),
+        ("size", LONG),
+        ("failed_rules", STRINGS),
+        ("reason", STRING),
+        ("attempts", INT),
+        ("replayed_at", TIMESTAMP),
+        ("_ingested_at", TIMESTAMP),
+        ("_run_id", STRING),
+        key="document_id",
+    ),
+    "silver.chunks": table_spec(
+        ("chunk_id", STRING),
+        ("document_id", STRING),
+        ("path", STRING),
+        ("title", STRING),
+        ("ordinal", INT),
+        ("heading_path", STRINGS),
+        ("text", STRING),
+        ("embed_text", STRING),
+        ("text_hash", STRING),
+        ("token_count", INT),
+        ("format", STRING),
+        ("source", STRING),
+        *LINEAGE,
+        key="chunk_id",
+        change_feed=True,
+    ),
+    "silver.chunks_quarantine": table_spec(
+        ("chunk_id", STRING),
+        ("document_id", STRING),
+        ("path", STRING),
+        ("ordinal", INT),
+        ("text", STRING),
+        ("token_count", INT),
+        ("failed_rules", STRINGS),
+        ("attempts", INT),
+        ("replayed_at", TIMESTAMP),
+        ("_run_id", STRING),
+        key="chunk_id",
+    ),
+}

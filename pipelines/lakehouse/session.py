@@ -1,0 +1,284 @@
+"""Settings in; a Spark session with Delta out: the one that is given, or a quiet local one.
+
+A local session starts from the cached jars (no resolution at each start), and everything that Java prints goes to the
+log file, so that the screen belongs to lakeloop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.settings.sections import Settings, SparkSettings
+from transformations.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+log = logging.getLogger(__name__)
+# What makes Spark write, and read the change feed of, tables that delta-rs reads and writes too: in every session.
+_SHARED_TABLES = {
+    # The default, INT96, is nanoseconds to others: 9999-12-31 would be a day of 1816 to them.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
+    "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",
+    "spark.sql.parquet.writeLegacyFormat": "false",
+    # A change feed passes through Java's objects; the old ones have no 5th to 14th of October 1582.
+    "spark.sql.datetime.java8API.enabled": "true",
+    # In another zone the same text is another instant, and a day other hours.
+    "spark.sql.session.timeZone": "UTC",
+}
+# Of every session that is made here, unless the settings say otherwise.
+_CONF = {
+    **_SHARED_TABLES,
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+}
+# Of a local one alone: what suits a laptop's data would make a cluster slow.
+_LOCAL_CONF = {
+    "spark.sql.shuffle.partitions": "2",
+    # Small files, since a merge rewrites each file that it changes a row of.
+    "spark.sql.files.maxRecordsPerFile": "20000",
+    # The default of 50 makes every read of a commit log cost 50 tasks.
+    "spark.databricks.delta.snapshotPartitions": "1",
+    # On a laptop's data, compiling a query costs more than running it: without it an edit goes through all stages in
+    # 16 s instead of 25. For large local volumes set both back in `spark.conf`.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.ui.enabled": "false",
+    # Even without a page Spark keeps the plans of the last 1,000 queries for it: 100s of MB in a process that runs on.
+    "spark.sql.ui.retainedExecutions": "20",
+    "spark.ui.retainedTasks": "1000",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.maxResultSize": "0",
+    # Rows are counted nowhere by their size, and a row may be a document: what goes to a Python worker at once, and
+    # what a scan decodes at once, are bounded.
+    "spark.sql.execution.arrow.maxBytesPerBatch": "16m",
+    "spark.sql.parquet.columnarReaderBatchSize": "1024",
+    # What is held for a stage is held as it is: to compress it, Spark copies every text once more.
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
+}
+# Where all of Spark is on this machine. Another machine's executors would look for the driver on their own.
+_ON_THIS_MACHINE = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+# Short runs spend more on compiling hot code twice than the second compiler ever gives back: 74 against 39 CPU seconds
+# for a cold run of five stages.
+_LOCAL_JVM_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+_IN_PROPERTIES = {sign: f"\\{sign}" for sign in "\\:=#! "} | {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_LOG4J = """\
+rootLogger.level = warn
+rootLogger.appenderRef.stderr.ref = stderr
+appender.stderr.type = Console
+appender.stderr.name = stderr
+appender.stderr.target = SYSTEM_ERR
+appender.stderr.layout.type = PatternLayout
+appender.stderr.layout.pattern = %d{yyyy-MM-dd HH:mm:ss} %p %c{1}: %m%n%ex
+"""
+
+
+def get_spark(settings: Settings) -> SparkSession:
+    """The session that is given, by whoever started this process, else a new one for `settings.spark.master`.
+
+    Given is, in this order: a session or a context that runs in this process (a notebook, a test, a job); Databricks';
+    the master that spark-submit was started with; SPARK_REMOTE. The settings of `spark.conf` are added where the new
+    session does not have them yet.
+
+    Raises:
+        ConfigurationError: a local session is wanted, and Java or Delta's jars are missing; or what is given lacks
+            Delta.
+    """
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    if SparkContext._active_spark_context is not None or "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return SparkSession.builder.getOrCreate()
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        return _submitted(settings)
+    wanted = settings.spark.conf.get("spark.master", settings.spark.master)
+    remote = os.environ.get("SPARK_REMOTE") or (wanted if wanted.startswith("sc://") else "")
+    if not remote:
+        return _start(settings, wanted)
+    _told("SPARK_REMOTE", remote, instead_of=wanted)
+    builder = SparkSession.builder.remote(remote)
+    for key, value in settings.spark.conf.items():
+        if key != "spark.master":
+            builder = builder.config(key, value)
+    return builder.getOrCreate()
+
+
+def _submitted(settings: Settings) -> SparkSession:
+    """The session of spark-submit: its master and its settings, with those of ours that it does not name."""
+    from pyspark import SparkConf, SparkContext
+    from pyspark.sql import SparkSession
+
+    SparkContext._ensure_initialized()
+    given = SparkConf()
+    master = given.get("spark.master") or ""
+    _told("spark-submit", master, instead_of=settings.spark.conf.get("spark.master", settings.spark.master))
+    builder = SparkSession.builder
+    for key, value in {**_CONF, **settings.spark.conf}.items():
+        if not given.contains(key) and key != "spark.master":
+            builder = builder.config(key, value)
+    _check_delta(SparkContext._jvm, given.get("spark.sql.extensions") or _CONF["spark.sql.extensions"])
+    return builder.getOrCreate()
+
+
+def _check_delta(jvm: Any, extensions: str) -> None:
+    loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
+    try:
+        jvm.java.lang.Class.forName(_CONF["spark.sql.extensions"], False, loader)
+    except Exception:  # Java's ClassNotFoundException, in an error of the gateway's
+        found = False
+    else:
+        found = _CONF["spark.sql.extensions"] in extensions
+    if not found:
+        from pipelines.machine.assets import DELTA_JARS
+
+        packages = ",".join(f"{jar.group}:{jar.artifact}:{jar.version}" for jar in list(DELTA_JARS)[:1])
+        raise ConfigurationError(
+            "spark-submit started a Spark without Delta. Give it: --packages "
+            f"{packages} (or --jars with the files that `lakeloop setup` fetches), and where it sets "
+            f"spark.sql.extensions, {_CONF['spark.sql.extensions']} among them."
+        )
+
+
+def _told(what: str, given: str, *, instead_of: str) -> None:
+    if instead_of not in (SparkSettings.model_fields["master"].default, given):
+        log.warning("%s gives Spark at %s; the setting spark.master, %s, is passed over", what, given, instead_of)
+
+
+def _is_local(master: str) -> bool:
+    return master.partition("[")[0] == "local"
+
+
+def _is_on_this_machine(master: str) -> bool:
+    return _is_local(master) or master.startswith(("local-cluster[", "spark://127.0.0.1:", "spark://localhost:"))
+
+
+def write_as_delta_rs_reads(spark: SparkSession, *, needed: bool) -> SparkSession:
+    """Set what a session needs whose tables delta-rs reads and writes too (`needed`): other values would be changed.
+
+    Raises:
+        ConfigurationError: it is needed, and this session cannot be set so.
+    """
+    for key, value in _SHARED_TABLES.items():
+        try:
+            if spark.conf.get(key, None) != value:
+                spark.conf.set(key, value)
+        except Exception as error:  # serverless sessions allow few settings, by errors of their own
+            if needed:
+                raise ConfigurationError(
+                    f"the Spark session does not let {key} be {value}, and without it Spark and delta-rs would see "
+                    f"other values in the same folder: {str(error).strip().splitlines()[0][:200]}. Set it where the "
+                    "session is made, or keep the tables in a catalog."
+                ) from None
+    return spark
+
+
+def _start(settings: Settings, master: str) -> SparkSession:
+    from pyspark import SparkConf, SparkContext
+    from pyspark.sql import SparkSession
+
+    from pipelines.machine.java import find_java
+
+    os.environ["JAVA_HOME"] = str(find_java())
+    if _is_on_this_machine(master):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        # Otherwise Spark resolves this machine's name, which takes seconds where there is no network.
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    output = settings.log_path
+    output.parent.mkdir(parents=True, exist_ok=True)
+    log4j = output.with_name("log4j2.properties")
+    log4j.write_text(_LOG4J, encoding="utf-8")
+    chosen = configuration(settings, master, log4j=log4j)
+    conf = SparkConf(loadDefaults=False)
+    for key, value in chosen.items():
+        conf.set(key, value)
+    context = SparkContext(conf=conf, gateway=_launch(chosen, output=output))
+    return SparkSession(context)
+
+
+def _launch(conf: Mapping[str, str], *, output: Path) -> Any:
+    """Start Java. Its settings come in a file that this user alone may read, and that is gone once they are read: every
+    user of the machine sees the words of a command.
+    """
+    from pyspark.java_gateway import launch_gateway
+
+    handle, name = tempfile.mkstemp(dir=output.parent, prefix=".spark-", suffix=".conf")
+    before = os.environ.get("PYSPARK_SUBMIT_ARGS")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.writelines(f"{_property(key)}={_property(value)}\n" for key, value in conf.items())
+        os.environ["PYSPARK_SUBMIT_ARGS"] = f"--properties-file {shlex.quote(name)} {before or 'pyspark-shell'}"
+        with output.open("ab") as sink, _interrupted_later():
+            return launch_gateway(popen_kwargs={"stdout": sink, "stderr": sink})  # type: ignore[no-untyped-call]
+    finally:
+        os.unlink(name)
+        if before is None:
+            os.environ.pop("PYSPARK_SUBMIT_ARGS", None)
+        else:
+            os.environ["PYSPARK_SUBMIT_ARGS"] = before
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: a Java whose Python goes away while it starts would stay for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            raise KeyboardInterrupt
+
+
+def _property(text: str) -> str:
+    """A key or a value as Java's properties write it."""
+    return "".join(_IN_PROPERTIES.get(sign, sign) for sign in text)
+
+
+def configuration(settings: Settings, master: str, *, log4j: Path) -> dict[str, str]:
+    """All that a new session for `master` is started with; the settings' own `spark.conf` is the stronger."""
+    from pipelines.machine.assets import delta_jars, kafka_jars
+
+    reads_kafka = any(source.format == "kafka" for source in settings.records.values())
+    jars = [*delta_jars(), *(kafka_jars() if reads_kafka else [])]
+    options = f'-Dlog4j2.configurationFile="{_file_url(log4j)}"'
+    return {
+        "spark.app.name": "lakeloop",
+        "spark.jars": ",".join(map(str, jars)),
+        "spark.driver.memory": settings.spark.driver_memory,
+        "spark.sql.warehouse.dir": str(settings.path("spark-warehouse")),
+        "spark.driver.extraJavaOptions": f"{options} {_LOCAL_JVM_OPTIONS}" if _is_local(master) else options,
+        **_CONF,
+        **(_LOCAL_CONF if _is_local(master) else {}),
+        **(_ON_THIS_MACHINE if _is_on_this_machine(master) else {}),
+        **settings.spark.conf,
+        "spark.master": master,
+    }
+
+
+def _file_url(path: Path) -> str:
+    return path.absolute().as_uri()
+
+
+def parallelism(spark: SparkSession) -> int:
+    """The number of partitions after a shuffle: 2 on a laptop, the cluster's elsewhere ("auto" counts as 200)."""
+    setting = spark.conf.get("spark.sql.shuffle.partitions") or ""
+    return int(setting) if setting.isdigit() else 200

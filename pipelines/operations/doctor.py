@@ -1,0 +1,136 @@
+"""A workspace's settings in; one check for each thing that lakeloop needs on this machine, out.
+
+Nothing is changed and nothing is fetched. The model files and jars are read whole and compared by hash, about a second.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.machine.assets import DELTA_JARS, EMBEDDING_FILES, LANGUAGE_MODEL, Asset, cache_dir, is_whole
+from pipelines.machine.java import find_java, java_version
+from pipelines.settings.sections import Settings
+from transformations.errors import ConfigurationError
+
+PACKAGES = ("transformations", "expectations", "pipelines")
+# The versions that were run together. Spark and Delta fit each other exactly; of the others the major version counts.
+TESTED = {"pyspark": "4.2.0", "delta-spark": "4.4.0", "mlflow": "3", "pylance": "14"}
+ROOM_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, whether it is as it should be, what was found, and what to do where it is not."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def diagnose(settings: Settings) -> list[Check]:
+    """Every check, in the order in which to put things right. None of them raises."""
+    return [
+        check_python(sys.version_info[:3]),
+        _check_java(),
+        *(check_version(name, tested=tested, found=_installed(name)) for name, tested in TESTED.items()),
+        check_names(importlib.metadata.packages_distributions()),
+        _check_files("Delta's jars", DELTA_JARS.values()),
+        _check_files("embedding model", EMBEDDING_FILES.values()),
+        _check_files("language model", [LANGUAGE_MODEL]),
+        check_writable("workspace", settings.root, remedy="change to a folder of your own, and run: lakeloop init"),
+        check_writable("cache", cache_dir(), remedy="set LAKELOOP_CACHE to a folder that can be written"),
+        check_room(settings.root),
+    ]
+
+
+def check_python(version: Sequence[int]) -> Check:
+    fits = (3, 10) <= tuple(version[:2]) <= (3, 12)
+    return Check("Python", fits, ".".join(map(str, version)), "" if fits else "use Python 3.10, 3.11 or 3.12")
+
+
+def _check_java() -> Check:
+    try:
+        home = find_java()
+    except ConfigurationError as error:
+        what, _, remedy = str(error).partition(". ")
+        return Check("Java", False, what, remedy)
+    return Check("Java", True, f"{java_version(home)} at {home}")
+
+
+def check_version(name: str, *, tested: str, found: str | None) -> Check:
+    """`found` fits where it begins with the numbers of `tested`; None: not installed."""
+    install = f"pip install '{name}=={tested}{'' if tested.count('.') == 2 else '.*'}'"
+    if found is None:
+        return Check(name, False, "not installed", install)
+    fits = found.split(".")[: tested.count(".") + 1] == tested.split(".")
+    return Check(name, fits, found if fits else f"{found}, tested with {tested}", "" if fits else install)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_names(distributions: Mapping[str, Iterable[str]]) -> Check:
+    """Do the three package names belong to lakeloop alone? Others of the same names exist, and overwrite its files.
+
+    Args:
+        distributions: the distributions that provide a package, as `packages_distributions` has it.
+    """
+    strangers = sorted({d for name in PACKAGES for d in distributions.get(name, ())} - {"lakeloop"})
+    if not strangers:
+        return Check("package names", True, "only lakeloop's")
+    names = " ".join(strangers)
+    return Check(
+        "package names",
+        False,
+        f"{names} is installed with packages of the same names, and may have overwritten lakeloop's files",
+        f"pip uninstall {names}, then: pip install --force-reinstall --no-deps lakeloop",
+    )
+
+
+def _check_files(name: str, assets: Iterable[Asset]) -> Check:
+    listed = list(assets)
+    bad = [str(cache_dir() / asset.path) for asset in listed if not _holds(is_whole, asset)]
+    if not bad:
+        return Check(name, True, f"{len(listed)} file{'s' if len(listed) > 1 else ''} in {cache_dir()}, hashes right")
+    return Check(name, False, f"missing or not whole: {', '.join(bad)}", "remove those files, then: lakeloop setup")
+
+
+def _holds(predicate: Callable[[Asset], bool], asset: Asset) -> bool:
+    try:
+        return predicate(asset)
+    except OSError:
+        return False
+
+
+def check_writable(name: str, folder: Path, *, remedy: str) -> Check:
+    """Can a file be made in `folder`, or, where it does not exist, in the nearest folder above it?"""
+    existing = _existing(folder)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return Check(name, True, str(folder))
+    except OSError as error:
+        return Check(
+            name, False, f"{folder} cannot be written: {error.strerror or os.strerror(error.errno or 0)}", remedy
+        )
+
+
+def check_room(folder: Path, *, needed_gb: float = ROOM_GB) -> Check:
+    free = shutil.disk_usage(_existing(folder)).free / 1e9
+    fits = free >= needed_gb
+    return Check("free disk", fits, f"{free:.1f} GB", "" if fits else f"make room: {needed_gb:g} GB are needed")
+
+
+def _existing(folder: Path) -> Path:
+    return next((place for place in (folder, *folder.parents) if place.is_dir()), Path("/"))

@@ -1,0 +1,215 @@
+"""A document that is gone from its source in; its rows, texts and vectors gone from everything, and a receipt, out."""
+
+from __future__ import annotations
+
+import unicodedata
+import uuid
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipelines.bronze.ingest_documents import delivery_of, document_id
+from pipelines.conductor.run import advance
+from pipelines.conductor.stages import DOCUMENT_STAGES
+from pipelines.flow.lock import only_writer
+from pipelines.flow.stage import Context
+from pipelines.operations.forget_index import Cleared, clear_place, places_to_clear
+from transformations.errors import ConfigurationError, RefusedError
+
+RECEIPTS = "ops.forget_receipts"
+# Every table that may hold a document's text, or tell that it was there, but for bronze.documents.
+_BY_DOCUMENT = (
+    "silver.documents",
+    "silver.documents_history",
+    "silver.documents_quarantine",
+    "silver.chunks",
+    "silver.chunks_quarantine",
+    "gold.chunk_index",
+    "ops.dead_letters",
+)
+
+
+def forget(context: Context, document: str, *, only_index: bool = False) -> dict[str, Any]:
+    """Remove a document from every table, from the embedding cache and from every index that ever held it.
+
+    The stages run first, so that the indexes lose it in the ordinary way; then its past is removed from the tables and
+    their files. Of the cache goes every text that no chunk uses any more: older editions of the document among them.
+    Logged calls that were given one of its chunks go as a whole, with their questions and labels, since they may quote
+    it. Then each index is cleared: those of the settings, those behind other names, and those in the places where they
+    were before.
+
+    Args:
+        document: a path, as in silver.documents, or a document_id; also one that was forgotten already.
+        only_index: clear the indexes at the address of the settings alone, as a receipt told to do.
+
+    Returns:
+        The receipt: rows removed by table, and what remains and for how long.
+
+    Raises:
+        ConfigurationError: no document of that name was ever seen.
+        RefusedError: its file is still in the landing folder, from where the next run would bring it back.
+    """
+    keys, paths = _known(context, document)
+    if not only_index and any(
+        document_id(context.settings.ingest.source, found.path) in keys or found.path in paths
+        for found in delivery_of(context).found
+    ):
+        raise RefusedError(
+            f"forget: the file of {document!r} is still in {context.settings.landing_path}: the next run would bring "
+            "it back. Nothing was forgotten. Remove the file first."
+        )
+    with only_writer(context.settings):
+        asked_for = _asked_for(document)
+        if only_index:
+            return _only_index(context, keys, asked_for=asked_for)
+        return _forget(context, keys, paths, asked_for=asked_for)
+
+
+def _forget(context: Context, keys: Collection[str], paths: Collection[str], *, asked_for: str) -> dict[str, Any]:
+    lake = context.lake
+    advance(context, stages=DOCUMENT_STAGES)
+    calls = _calls_that_saw(context, keys)
+    begun = _begin(context, keys, calls, asked_for=asked_for)
+    chunks = _chunks_of(context, keys)
+    removed = {table: lake.delete(table, {"document_id": sorted(keys)}) for table in _BY_DOCUMENT}
+    # What an index refused is told by its chunk alone.
+    removed["ops.dead_letters"] += lake.delete("ops.dead_letters", {"chunk_id": sorted(chunks)})
+    removed["ops.file_looks"] = lake.delete("ops.file_looks", {"path": sorted(paths)})
+    removed["gold.embeddings"] = _forget_unused_texts(context)
+    # The log after the others: it tells which calls they were. A question without its answer would be asked again.
+    for table in ("inference.labels", "inference.requests", "inference.inference_log"):
+        removed[table] = lake.delete(table, {"request_id": calls})
+    removed["bronze.documents"] = lake.delete("bronze.documents", {"document_id": sorted(keys)})
+    # Read the deletions while their change feed is there: it is purged next.
+    advance(context, stages=DOCUMENT_STAGES[1:])
+    remains = [f"{table}: {lake.purge(table)}" for table in removed if lake.head(table) is not None]
+    advance(context, stages=DOCUMENT_STAGES[1:])  # a purge is a commit, too
+    cleared = [clear_place(context, place, keys) for place in places_to_clear(context)]
+    remains += [place.line for place in cleared]
+    remains += dict.fromkeys(line for row in begun for line in row["remains"])
+    if len({row["receipt_id"] for row in begun}) > 1:
+        remains.append("what an earlier run removed that was cut off is not counted here")
+    settings = context.settings
+    remains.append(
+        f"{settings.report}, {settings.quality}, {settings.log_path} (paths, and what a library said of a text that it "
+        "refused), and the backups of all of this, until you remove them"
+    )
+    receipt = _receipt(context, keys, asked_for=asked_for, removed=removed, remains=remains, cleared=cleared)
+    lake.delete(RECEIPTS, {"receipt_id": sorted({row["receipt_id"] for row in begun})})
+    return receipt
+
+
+def _begin(context: Context, keys: Collection[str], calls: Collection[str], *, asked_for: str) -> list[dict[str, Any]]:
+    """Record that the documents are being forgotten, as receipts without an instant. Returns all of theirs.
+
+    Where a run died, this is what still tells who the document was, and that MLflow has calls.
+    """
+    traces = [f"MLflow: the traces of {len(calls)} calls, until you delete them there"] if calls else []
+    row = {"receipt_id": uuid.uuid4().hex, "asked_for": asked_for, "removed": [], "remains": traces}
+    rows = [row | {"document_id": key, "_run_id": context.run_id} for key in sorted(keys)]
+    context.lake.append_arrow(RECEIPTS, rows)
+    return [
+        row for row in context.lake.read_arrow(RECEIPTS).to_pylist() if row["document_id"] in keys and _is_open(row)
+    ]
+
+
+def _is_open(receipt: Mapping[str, Any]) -> bool:
+    return receipt["forgotten_at"] is None
+
+
+def _asked_for(document: str) -> str:
+    """What `forget` was asked for, as a receipt keeps it: a path may tell of a person, its hash does not."""
+    return document_id("", unicodedata.normalize("NFC", document))
+
+
+def _only_index(context: Context, keys: Collection[str], *, asked_for: str) -> dict[str, Any]:
+    here = (context.settings.index.store, context.settings.index_uri)
+    found = [place for place in places_to_clear(context) if (place.store, place.uri) == here]
+    if not found:
+        raise ConfigurationError(
+            f"forget: no index of this workspace was ever at {here[1]} ({here[0]}). Take index.store and index.uri as "
+            "the receipt names them."
+        )
+    cleared = [clear_place(context, place, keys) for place in found]
+    remains = [place.line for place in cleared]
+    return _receipt(context, keys, asked_for=asked_for, removed={}, remains=remains, cleared=cleared)
+
+
+def _receipt(
+    context: Context,
+    keys: Collection[str],
+    *,
+    asked_for: str,
+    removed: dict[str, int],
+    remains: list[str],
+    cleared: list[Cleared],
+) -> dict[str, Any]:
+    """Write it; one row a document, where an earlier source gave the same path another document_id."""
+    for place in cleared:
+        if place.rows:
+            removed[f"index {place.name}"] = removed.get(f"index {place.name}", 0) + place.rows
+    receipt_id, now = uuid.uuid4().hex, context.now()
+    row = {"receipt_id": receipt_id, "asked_for": asked_for, "removed": list(removed.items()), "remains": remains}
+    technical = {"forgotten_at": now, "_run_id": context.run_id}
+    context.lake.append_arrow(RECEIPTS, [row | technical | {"document_id": key} for key in sorted(keys)])
+    return {
+        "receipt_id": receipt_id,
+        "document_id": min(keys),
+        "document_ids": sorted(keys),
+        "removed": {table: count for table, count in removed.items() if count},
+        "remains": remains,
+        "not_cleared": [place.line for place in cleared if not place.is_cleared],
+        "forgotten_at": now,
+    }
+
+
+def _known(context: Context, document: str) -> tuple[set[str], set[str]]:
+    """The documents of that path or id, and their paths: several, where `ingest.source` had another name once."""
+    lake = context.lake
+    rows = lake.read_arrow("bronze.documents", columns=["document_id", "path", "source"]).to_pylist()
+    name = unicodedata.normalize("NFC", document)
+    mine = [r for r in rows if document == r["document_id"] or name == unicodedata.normalize("NFC", r["path"])]
+    receipts = lake.read_arrow(RECEIPTS, columns=["document_id", "asked_for", "forgotten_at"]).to_pylist()
+    same = [row for row in receipts if row["asked_for"] == _asked_for(document)]
+    if mine:
+        begun = {row["document_id"] for row in same if _is_open(row)}
+        return begun | {row["document_id"] for row in mine}, {row["path"] for row in mine}
+    sources = {context.settings.ingest.source, *(row["source"] for row in rows)}
+    asked = {document, *(document_id(source, document) for source in sources)}
+    told = {row["document_id"] for row in receipts}
+    keys = (asked & told) | {row["document_id"] for row in same}
+    if not keys:
+        raise ConfigurationError.unknown_name("document", document, {row["path"] for row in rows})
+    return keys, {document} - told
+
+
+def _chunks_of(context: Context, keys: Collection[str]) -> set[str]:
+    """Chunks of the documents that are, or were: the stages ran, so that deleted ones are in no table but the logs."""
+    letters = context.lake.read_arrow("ops.dead_letters", columns=["chunk_id", "document_id"])
+    held = set(context.lake.read_arrow("silver.chunks", columns=["chunk_id"])["chunk_id"].to_pylist())
+    # A letter without a document is of a chunk: where that is no more, nobody needs its letter.
+    return {
+        row["chunk_id"]
+        for row in letters.to_pylist()
+        if row["document_id"] in keys or (row["document_id"] is None and row["chunk_id"] not in held)
+    }
+
+
+def _forget_unused_texts(context: Context) -> int:
+    used = set(context.lake.read_arrow("silver.chunks", columns=["text_hash"])["text_hash"].to_pylist())
+    cached = set(context.lake.read_arrow("gold.embeddings", columns=["text_hash"])["text_hash"].to_pylist())
+    return context.lake.delete("gold.embeddings", {"text_hash": sorted(cached - used)})
+
+
+def _calls_that_saw(context: Context, keys: Collection[str]) -> list[str]:
+    rows = context.lake.read_arrow("inference.inference_log", columns=["request_id", "retrieved"])
+    rows = rows.filter(pc.is_valid(rows["retrieved"]))
+    return [row["request_id"] for row in rows.to_pylist() if any(chunk["doc_id"] in keys for chunk in row["retrieved"])]
+
+
+def render(receipt: Mapping[str, Any]) -> str:
+    """The receipt as text."""
+    removed = [f"  {count} of {table}" for table, count in receipt["removed"].items()]
+    remains = [f"  {line}" for line in receipt["remains"]]
+    return "\n".join([f"receipt {receipt['receipt_id']}: removed", *removed, "what remains, and until when:", *remains])

@@ -1,0 +1,97 @@
+"""The columns that arrive, against the contract: how they are named there, and what the table gains by them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipelines.flow.stage import Context
+from pipelines.records.reader import Part
+from pipelines.records.source import RecordSource, declare, follow
+from pipelines.settings.records import COLUMN_NAME, RESERVED_COLUMNS
+from transformations.tables.column_types import is_type, wider_integers
+from transformations.tables.text_values import PLAIN, read_text
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column
+
+log = logging.getLogger(__name__)
+
+
+def names_of(source: RecordSource) -> list[str]:
+    """What the source calls the columns that are known."""
+    readings, op = source.settings.readings, source.settings.op
+    called = [readings.get(name, PLAIN).source or name for name in source.contract.columns]
+    return [*called, op.column] if op else called
+
+
+def admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[RecordSource, int]:
+    """The source with the contract that its table has after these parts, and how many columns that changed."""
+    contract = source.contract
+    for part in parts:
+        arriving = shown(source, part)
+        changes = contract.compare(arriving)
+        if not part.tells_columns:
+            changes = [change for change in changes if change.kind != "missing"]
+        able = [
+            name
+            for name, of in arriving.items()
+            if COLUMN_NAME.fullmatch(name) and name.lower() not in RESERVED_COLUMNS and is_type(of)
+        ]
+        if any(change.hint for change in changes):
+            log.warning("%s: %s: %s", source.bronze, part.name, "; ".join(map(str, changes)))
+        contract = contract.admit(changes, source=part.name, can_be_column=able)
+        if contract.evolution == "evolve" and part.is_text:
+            wider = _wider_by_value(source, part, contract.columns)
+            contract = replace(contract, columns={**contract.columns, **wider})
+    if contract.columns == source.contract.columns:
+        return source, 0
+    admitted = replace(source, contract=contract)
+    declare(context.lake, admitted)
+    return admitted, follow(context.lake, source.bronze)
+
+
+def shown(source: RecordSource, part: Part) -> dict[str, str]:
+    """The columns of a part as a contract compares them: by the contract's names; texts have whatever type is wanted
+    of them, and so has a column that has no type."""
+    op = source.settings.op.column.lower() if source.settings.op else None
+    readings = source.settings.readings
+    called = {(readings[n].source or n if n in readings else n).lower(): n for n in source.contract.columns}
+    taken = {name.lower() for name in source.contract.columns}
+    found = {}
+    for name, of in part.arriving.items():
+        mine = called.get(name.lower())
+        if name.lower() == op or (mine is None and (of == "void" or name.lower() in taken)):
+            continue
+        wanted = source.contract.columns[mine] if mine is not None else part.suggested.get(name, of)
+        found[mine or name] = part.shown.get(name, wanted if part.is_text or of == "void" else of)
+    return found
+
+
+def _wider_by_value(source: RecordSource, part: Part, columns: Mapping[str, str]) -> dict[str, str]:
+    """Integer columns for which texts came that only a wider integer holds, each with the narrowest that does."""
+    from pyspark.sql import functions as F
+
+    came = {name.lower(): name for name in part.arriving}
+    readings = source.settings.readings
+    checks: dict[tuple[str, str], Column] = {}
+    for name, of in columns.items():
+        wider = wider_integers(of)
+        reading = readings.get(name, PLAIN)
+        if wider and (mine := came.get((reading.source or name).lower())) is not None:
+            text = F.col("_record").getField(mine)
+            for enough in (of, *wider[:-1]):
+                too_large = read_text(text, wider[-1], reading).isNotNull() & read_text(text, enough, reading).isNull()
+                checks[name, enough] = F.coalesce(F.bool_or(too_large), F.lit(False))
+    if not checks:
+        return {}
+    row = part.rows.agg(*[check.alias(f"c{n}") for n, check in enumerate(checks.values())]).first()
+    assert row is not None
+    short = {of for of, is_short in zip(checks, row, strict=True) if is_short}
+    needed = {name for name, _ in short}
+    return {
+        name: next(of for of in (columns[name], *wider_integers(columns[name])) if (name, of) not in short)
+        for name in needed
+    }

@@ -1,0 +1,344 @@
+"""A Delta table that is a source in; its commits as records, and how far it was read, out.
+
+Silver is to equal the table. Its change feed alone does not tell how: an update that moves a row to another key says
+nothing of the old key but what the row was; a key of which one of two rows went is still there; and a version number
+says little where a backup, or another table, can stand in the table's place. So what a row was before counts as a
+delete of its key, the table itself is asked for keys that a commit seems to end, and a *position* beside the stream's
+checkpoint names the last commit that was read by its content, and the instant that its changes were given.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.flow.stage import Context
+from pipelines.lakehouse.table_log import folder_commit_id, named_commit_id
+from pipelines.lakehouse.tables import FEW_ROWS
+from pipelines.records.reader import Part, TableRecord, quoted, typed_part
+from pipelines.records.source import RecordSource, are_there
+from pipelines.settings.records import RecordSettings
+from transformations.errors import ConfigurationError
+from transformations.tables.canonical import values_hash
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+_OF_THE_FEED = ("_change_type", "_commit_version", "_commit_timestamp", "_commit_micros")
+# Where a row stood in its commit: what was there before, what is there after, and what the table still has besides.
+_BEFORE, _AFTER, _STILL = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class SourceHead:
+    """A source table as it stands: its identity, its version, and what tells that version's commit from any other."""
+
+    table_id: str
+    version: int
+    commit: str | None
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a stream has read its table.
+
+    Attributes:
+        version: the last version that was read, or is being read; -1: none yet.
+        commit: what tells its commit from another of the same number.
+        micros: the instant given to its changes; later commits get later ones, whatever their clocks said.
+        batch: the number of the batch that was read last, and `before`, the instant that came before it.
+        is_done: a run came to its end here.
+        looked_up: the version that was asked what is gone, before the table is read whole.
+        key: by which columns it was read; which keys a commit ends depends on them.
+    """
+
+    version: int
+    commit: str | None
+    micros: int | None
+    batch: int = -1
+    before: int | None = None
+    is_done: bool = False
+    looked_up: int | None = None
+    key: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def of(checkpoint: Path) -> Position | None:
+        try:
+            return Position(**json.loads((checkpoint / "position.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+            return None
+
+    def save(self, checkpoint: Path) -> None:
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        new = checkpoint / f".position-{uuid.uuid4().hex}"
+        new.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        new.replace(checkpoint / "position.json")
+
+
+def is_folder(of: RecordSettings) -> bool:
+    return "/" in of.location
+
+
+def source_head(context: Context, source: RecordSource) -> SourceHead:
+    """The Delta table that is the source, as it stands.
+
+    Raises:
+        ConfigurationError: it is not there, or keeps no change feed.
+    """
+    of, lake = source.settings, context.lake
+    if is_folder(of):
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            table = DeltaTable(str(context.settings.path(of.location)))
+        except TableNotFoundError:
+            table = None
+        found = None if table is None else (str(table.metadata().id), table.version())
+        has_feed = table is not None and table.metadata().configuration.get("delta.enableChangeDataFeed") == "true"
+    else:
+        head = lake.named_head(of.location)
+        found = None if head is None else (head.table_id, head.version)
+        row = lake.spark.sql(f"DESCRIBE DETAIL {of.location}").select("properties").first() if head else None
+        has_feed = row is not None and row["properties"].get("delta.enableChangeDataFeed") == "true"
+    if found is None:
+        raise ConfigurationError(
+            f"ingest-records: no Delta table at {of.location!r} for the source {source.name!r}. Correct "
+            f"records.{source.name}.location in lakeloop.yml."
+        )
+    if not has_feed:
+        raise ConfigurationError(
+            f"ingest-records: the Delta table {of.location!r} of the source {source.name!r} keeps no change feed. Turn "
+            f"it on: ALTER TABLE … SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')."
+        )
+    return SourceHead(*found, commit_of(context, source, found[1]))
+
+
+def commit_of(context: Context, source: RecordSource, version: int) -> str | None:
+    """What tells the commit `version` of the table, as it stands now, from any other; None where the log has it not."""
+    of, lake = source.settings, context.lake
+    if is_folder(of):
+        return folder_commit_id(context.settings.path(of.location), version)
+    return named_commit_id(lake.spark, of.location, version)
+
+
+def is_read(source: RecordSource, head: SourceHead, *, checkpoint: Path) -> bool:
+    """Whether a run has read the table up to `head`, and came to its end."""
+    position = Position.of(checkpoint)
+    if position is not None and position.key != list(source.settings.key):
+        return False
+    return (
+        position is not None
+        and position.is_done
+        and (position.version, position.commit)
+        == (
+            head.version,
+            head.commit,
+        )
+    )
+
+
+def is_another(context: Context, source: RecordSource, *, checkpoint: Path) -> bool:
+    """Whether the table no longer has the commit that was read last (a backup, say, was put in its place), or was
+    read by another key.
+    """
+    position = Position.of(checkpoint)
+    if position is None or position.version < 0 or position.commit is None:
+        return True
+    if position.key != list(source.settings.key):
+        return True
+    return commit_of(context, source, position.version) != position.commit
+
+
+def settle(checkpoint: Path, head: SourceHead) -> None:
+    """Note that a run which began when the table stood at `head` has read all of it."""
+    position = Position.of(checkpoint)
+    if position is None or position.version < head.version:
+        micros = position.micros if position else None
+        batch, key = (position.batch, position.key) if position else (-1, [])
+        position = Position(head.version, head.commit, micros, before=micros, batch=batch, key=key)
+    replace(position, is_done=True).save(checkpoint)
+
+
+def begin(context: Context, source: RecordSource, *, checkpoint: Path, fit: Callable[[Part], DataFrame]) -> None:
+    """Before a table is read whole that was read before, or another one was: end what it has no longer.
+
+    All that it says from now on is later than all that was said before, whatever its clocks say.
+    """
+    from pyspark.sql import functions as F
+
+    head, key = source_head(context, source), list(source.settings.key)
+    last = context.lake.read(source.bronze).agg(F.max(F.unix_micros("_changed_at"))).first()
+    if last is None or last[0] is None:
+        Position(-1, None, None, key=key).save(checkpoint)
+        return
+    micros = max(_micros(context), last[0] + 1)
+    _end_what_is_gone(context, source, version=head.version, micros=micros, fit=fit)
+    Position(-1, None, micros, looked_up=head.version, key=key).save(checkpoint)
+
+
+def dated(
+    context: Context,
+    source: RecordSource,
+    feed: DataFrame,
+    *,
+    batch: int | None,
+    checkpoint: Path,
+    fit: Callable[[Part], DataFrame],
+) -> tuple[DataFrame, bool]:
+    """The batch `feed` with the instant of each commit as `_commit_micros`, and whether a row may have gone in it.
+
+    The instants grow from commit to commit, also where clocks, a copy of the log or another table say otherwise. That
+    the batch is being read is noted before it is: a commit that was half read and is another one later is noticed.
+
+    Args:
+        batch: its number in the stream; None: no stream, nothing is noted.
+    """
+    from pyspark.sql import functions as F
+
+    goes = F.bool_or(F.col("_change_type").isin("delete", "update_preimage"))
+    said = feed.groupBy("_commit_version").agg(F.max(F.unix_micros("_commit_timestamp")), goes).collect()
+    commits = {row[0]: row[1] for row in said}
+    may_go = any(row[2] for row in said)
+    position = (None if batch is None else Position.of(checkpoint)) or Position(-1, None, None)
+    if commits and position.looked_up is not None and position.micros is not None:
+        begun = min(commits)
+        if begun != position.looked_up:  # the table went on before the stream began
+            _end_what_is_gone(context, source, version=begun, micros=position.micros, fit=fit)
+    before = floor = position.before if position.batch == batch else position.micros
+    micros: dict[int, int] = {}
+    for version in sorted(commits):
+        if version == position.version and position.batch != batch and position.micros is not None:
+            micros[version] = position.micros  # the rest of a commit that was cut in two
+        else:
+            micros[version] = commits[version] if floor is None else max(commits[version], floor + 1)
+        floor = micros[version]
+    if commits and batch is not None:
+        last = max(commits)
+        commit, key = commit_of(context, source, last), list(source.settings.key)
+        Position(last, commit, floor, batch, before, key=key).save(checkpoint)
+    moved = [(version, at) for version, at in micros.items() if at != commits[version]]
+    if not moved:
+        return feed.withColumn("_commit_micros", F.unix_micros("_commit_timestamp")), may_go
+    known = feed.sparkSession.createDataFrame(list(micros.items()), "_commit_version bigint, _commit_micros bigint")
+    return feed.join(F.broadcast(known), "_commit_version"), may_go
+
+
+def feed_part(feed: DataFrame, *, name: str) -> Part:
+    """Rows of a change feed, `dated`, as records: what a row was before an update is a delete, `_op` "before"."""
+    from pyspark.sql import functions as F
+
+    columns = [c for c in feed.columns if c not in _OF_THE_FEED]
+    kind, record = F.col("_change_type"), TableRecord(feed.select(*[F.col(quoted(c)) for c in columns]))
+    placed = feed.select(
+        F.when(kind == "delete", "delete").when(kind == "update_preimage", "before").otherwise("upsert").alias("_op"),
+        F.timestamp_micros("_commit_micros").alias("_changed_at"),
+        F.lit(None).cast("string").alias("_source_file"),
+        F.col("_commit_version").alias("_source_version"),
+        # One commit can delete and insert the same key (an overwrite does): the insert is the later one.
+        F.when(kind.isin("delete", "update_preimage"), _BEFORE).otherwise(_AFTER).cast("bigint").alias("_offset"),
+        record.column,
+    )
+    return typed_part(placed, record, name=name)
+
+
+def settled(context: Context, source: RecordSource, rows: DataFrame, *, fit: Callable[[Part], DataFrame]) -> DataFrame:
+    """Records of a batch of the feed, as they say what their keys are afterwards.
+
+    What a row was before an update is left out where its key is there after the commit, else it ends the key. A key
+    that ends in the batch, and is there all the same (another row has it), is said once more.
+
+    Args:
+        rows: `feed_part` under the contract.
+        fit: gives a part the contract's columns.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    key = list(source.settings.key)
+    is_upsert = F.col("_op") == "upsert"
+    in_commit = Window.partitionBy(*key, "_source_version")
+    has_key = are_there(key)
+    rows = rows.withColumn("_is_there", F.max(is_upsert).over(in_commit) & has_key)
+    rows = rows.where("NOT (_op = 'before' AND _is_there)").drop("_is_there")
+    rows = rows.withColumn("_op", F.when(is_upsert, "upsert").otherwise("delete"))
+    place = F.struct("_source_version", "_offset")
+    last = F.max_by(F.struct("_op", "_changed_at", "_source_version"), place).alias("_last")
+    ended = rows.where(has_key).groupBy(*key).agg(last).where("_last._op = 'delete'").persist()
+    context.persisted.append(ended)
+    found = ended.agg(F.count("*"), F.max("_last._source_version")).first()
+    if found is None or found[0] == 0:
+        return rows
+    state = fit(_state_part(context, source, version=found[1]))
+    keys = ended.select(*[F.col(k).alias(f"_key_{n}") for n, k in enumerate(key)], "_last")
+    on = [F.col(k) == F.col(f"_key_{n}") for n, k in enumerate(key)]
+    still = state.join(F.broadcast(keys) if found[0] <= FEW_ROWS else keys, on)
+    still = still.withColumns({c: F.col(f"_last.{c}") for c in ("_changed_at", "_source_version")})
+    still = still.withColumn("_offset", F.lit(_STILL).cast("bigint"))
+    return rows.unionByName(still.select(*rows.columns))
+
+
+def _state_part(context: Context, source: RecordSource, *, version: int) -> Part:
+    """All rows of the table at a version as records."""
+    from pyspark.sql import functions as F
+
+    of, spark = source.settings, context.lake.spark
+    reader = spark.read.format("delta").option("versionAsOf", version)
+    rows = reader.load(str(context.settings.path(of.location))) if is_folder(of) else reader.table(of.location)
+    feed = rows.withColumns(
+        {
+            "_change_type": F.lit("insert"),
+            "_commit_version": F.lit(version).cast("bigint"),
+            "_commit_timestamp": F.lit(None).cast("timestamp"),
+            "_commit_micros": F.lit(None).cast("bigint"),
+        }
+    )
+    return feed_part(feed, name=of.location)
+
+
+def _end_what_is_gone(
+    context: Context, source: RecordSource, *, version: int, micros: int, fit: Callable[[Part], DataFrame]
+) -> None:
+    """Append a delete for each key that bronze has alive and the table, which will be read whole, has not; and for
+    each record without a whole key, which stays set aside only if it comes again.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    lake, key = context.lake, list(source.settings.key)
+    bronze = lake.read(source.bronze)
+    last = F.max_by("_op", F.struct("_changed_at", "_source_version", "_offset")).alias("_op")
+    alive = bronze.where(are_there(key)).groupBy(*key).agg(last).where("_op <> 'delete'").select(*key)
+    there = fit(_state_part(context, source, version=version)).select(*key)
+    gone = alive.join(there, key, "left_anti")
+    columns = source.contract.columns
+    told = gone.select(*[F.col(c) if c in key else F.lit(None).cast(of).alias(c) for c, of in columns.items()])
+    told = told.withColumn("_rescued", F.lit(None).cast("string"))
+    without = bronze.where(~are_there(key)).withColumn("_id", values_hash(bronze, [*columns, "_rescued"]))
+    row = F.max_by(F.struct(*columns, "_rescued", "_op"), F.struct("_changed_at", "_source_version", "_offset"))
+    without = without.groupBy("_id").agg(row.alias("_row")).select("_row.*").where("_op <> 'delete'").drop("_op")
+    arrival = {
+        "_op": F.lit("delete"),
+        "_changed_at": F.timestamp_micros(F.lit(micros)),
+        "_rescued": F.col("_rescued"),
+        "_ingested_at": F.timestamp_micros(F.lit(_micros(context))),
+        "_run_id": F.lit(context.run_id),
+    }
+    types = {f.name: f.dataType for f in from_arrow_schema(lake.spec(source.bronze).schema).fields}
+    others = {c: arrival.get(c, F.lit(None).cast(of)) for c, of in types.items() if c not in columns}
+    rows = told.unionByName(without).select(*columns, *[value.alias(c) for c, value in others.items()])
+    rows = rows.persist()
+    try:
+        if not rows.isEmpty():
+            lake.append(source.bronze, rows)
+    finally:
+        rows.unpersist()
+
+
+def _micros(context: Context) -> int:
+    now = context.now()
+    return int(now.timestamp()) * 1_000_000 + now.microsecond

@@ -1,0 +1,123 @@
+"""A folder of record files in; which of them arrived, as rows of bronze.records_NAME_files, out. Needs no JVM.
+
+A file arrives when its bytes differ from the last ones under its name. One that was only touched, or renamed, is noted
+with `is_arrival` false: it is known from then on, and its records are not read again. A renaming is a new name for what
+a file held that is gone, with an instant of change that was known already: what was written later is another delivery
+of the same content, and counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipelines.flow.stage import Context
+from pipelines.records.source import RecordSource
+from transformations.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
+    """What of the folder is not known yet: rows of the table of files without their technical columns.
+
+    Raises:
+        ConfigurationError: the folder does not exist.
+    """
+    folder = context.settings.path(source.settings.location)
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"ingest-records: no folder at {folder} for the source {source.name!r}. Create it, or correct "
+            f"records.{source.name}.location in lakeloop.yml."
+        )
+    known = _known(context, source)
+    found = list(_listed(folder, source))
+    moved = [row for row in found if _state(row) != _state(known.get(row["path"]))]
+    there = {row["path"] for row in found}
+    # What a file that is gone held, and when it was seen last: what was written since is no renaming of it.
+    gone: dict[str, datetime] = {}
+    for path, row in known.items():
+        if path not in there:
+            seen = gone.get(row["content_hash"], row["_ingested_at"])
+            gone[row["content_hash"]] = max(seen, row["_ingested_at"])
+    arrived = []
+    for row in moved:
+        try:
+            row["content_hash"] = _content_hash(folder / row["path"])
+        except OSError as error:
+            log.warning("ingest-records %s: cannot read %s, which is tried again: %s", source.name, row["path"], error)
+            continue
+        before = known.get(row["path"])
+        is_same = before is not None and before["content_hash"] == row["content_hash"]
+        seen_at = gone.get(row["content_hash"])
+        is_renamed = before is None and seen_at is not None and row["modified_at"] <= seen_at
+        row["is_arrival"] = not is_same and not is_renamed
+        arrived.append(row)
+    return arrived
+
+
+def note_files(context: Context, source: RecordSource, found: list[dict[str, Any]]) -> None:
+    """Append `found` to the table of files, in one commit."""
+    technical = {"_ingested_at": context.now(), "_run_id": context.run_id}
+    context.lake.append_arrow(source.files, [row | technical for row in found])
+
+
+def _known(context: Context, source: RecordSource) -> dict[str, dict[str, Any]]:
+    """The last row of each path."""
+    columns = ["path", "size", "modified_at", "content_hash", "_ingested_at"]
+    rows = context.lake.read_arrow(source.files, columns=columns)
+    rows = rows.take(pc.sort_indices(rows, sort_keys=[("_ingested_at", "ascending")]))
+    return {row["path"]: row for row in rows.to_pylist()}
+
+
+def _state(row: dict[str, Any] | None) -> tuple[Any, ...] | None:
+    return None if row is None else (row["size"], row["modified_at"])
+
+
+def _listed(folder: Path, source: RecordSource) -> Iterator[dict[str, Any]]:
+    """The files below `folder` by path; links, and names that begin with . or _, are passed over."""
+    patterns = [p.lower() for p in source.settings.file_patterns]
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        for name in sorted(names):
+            file = Path(parent) / name
+            path = file.relative_to(folder).as_posix()
+            if name.startswith((".", "_")) or not any(fnmatchcase(name.lower(), pattern) for pattern in patterns):
+                continue
+            try:
+                path.encode()
+            except UnicodeEncodeError:
+                log.warning("ingest-records %s: passed over %r, whose name is not UTF-8: rename it", source.name, path)
+                continue
+            try:
+                status = file.lstat()
+            except FileNotFoundError:
+                continue  # it went after it was listed
+            except OSError as error:
+                log.warning("ingest-records %s: cannot read %s, which is tried again: %s", source.name, path, error)
+                continue
+            if stat.S_ISREG(status.st_mode):
+                modified_at = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
+                yield {"path": path, "size": status.st_size, "modified_at": modified_at}
+
+
+def _content_hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(stream)
+
+
+def _digest(stream: Any) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

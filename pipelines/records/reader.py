@@ -1,0 +1,341 @@
+"""Files, change feed rows or messages in; their records as frames, one for each form that their columns have, out.
+
+No file is read with the columns of another: CSV files are read by their own headers, Parquet files by their own
+schemas. What is no record (a broken line, a file cut in half) is a row too, with the reason in `_unreadable`.
+
+Records of files are ordered by `_source_version`, the place of their file among those that are read together, and
+then by `_offset`, their place in the file.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.records.source import spark_columns
+from pipelines.records.text_files import (
+    JSON_DDL,
+    PLACE,
+    PLACE_COLUMNS,
+    csv_batches,
+    csv_header,
+    json_file_batches,
+    json_message_batches,
+    why_broken,
+)
+from pipelines.settings.records import COLUMN_NAME, RecordSettings
+from transformations.tables.record_texts import type_of_kinds
+from transformations.tables.records import in_utc
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+_TEXTS = "map<string,string>"
+_MOST_NEW_COLUMNS = 200
+
+
+@dataclass(frozen=True)
+class Part:
+    """Records whose columns have one form.
+
+    Attributes:
+        rows: `_record`, `_unreadable`, `_unknown` as `transformations.tables.records.fit` wants them, and those of
+            PLACE.
+        arriving: the columns of `_record`, name → canonical type.
+        is_text: values are texts, and have no type of their own (`arriving` says string of all).
+        suggested: the types that new columns of texts could have.
+        shown: the types of columns whose `arriving` is only how they are read.
+        tells_columns: a column that is not among `arriving` is missing, and not only null in these records.
+        name: what an error calls it.
+    """
+
+    rows: DataFrame
+    arriving: Mapping[str, str] = field(default_factory=dict)
+    is_text: bool = False
+    suggested: Mapping[str, str] = field(default_factory=dict)
+    shown: Mapping[str, str] = field(default_factory=dict)
+    tells_columns: bool = True
+    name: str = ""
+
+
+def file_parts(
+    spark: SparkSession,
+    folder: Path,
+    paths: Sequence[str],
+    *,
+    source: RecordSettings,
+    names: Sequence[str],
+    wants_types: bool,
+    most_mb: int,
+    without: Collection[str] = (),
+) -> list[Part]:
+    """The records of files.
+
+    Args:
+        paths: below `folder`, in the order of their arrival. One that is gone by now is an unreadable row.
+        names: what the source calls the columns that are known.
+        wants_types: new JSON columns are looked for, with their types.
+        most_mb: what a file that is read in one piece may have.
+        without: those of the paths that are not read.
+    """
+    wanted = {path: number for number, path in enumerate(paths) if path not in without}
+    here = {path: number for path, number in wanted.items() if (folder / path).is_file()}
+    broken = {path: "the file was gone before it was read" for path in wanted if path not in here}
+    if source.format == "csv":
+        parts = _csv_parts(spark, folder, here, options=source.options, broken=broken)
+    elif source.format == "parquet":
+        parts = _parquet_parts(spark, folder, here, broken=broken)
+    else:
+        parts = []
+        if here:
+            known = {name.lower(): name for name in names}
+            read = json_file_batches(
+                str(folder), options=source.options, names=known, wants_kinds=wants_types, most_mb=most_mb
+            )
+            texts = _listed(spark, here).mapInArrow(read, JSON_DDL)
+            parts = [_json_part(texts, names=names, wants_types=wants_types, name="the records")]
+    return [*parts, *([unreadable(spark, broken)] if broken else [])]
+
+
+def unreadable(spark: SparkSession, broken: Mapping[str, str]) -> Part:
+    """One row for each file (path → why) of which nothing could be read."""
+    rows = [(None, None, path, None, None, None, None, f"{path}: {why}") for path, why in broken.items()]
+    schema = f"{PLACE}, _record struct<_none:string>, _unknown {_TEXTS}, _unreadable string"
+    return Part(spark.createDataFrame(rows, schema), is_text=True, tells_columns=False)
+
+
+def example(spark: SparkSession, *, names: Sequence[str]) -> Part:
+    """A record that is of no file, a text in each column: where it stops Spark, the files are not to blame."""
+    from pyspark.sql import functions as F
+
+    part = unreadable(spark, {"": ""})
+    record = F.struct(*[F.lit("1").alias(name) for name in names]).alias("_record")
+    rows = part.rows.select(*PLACE_COLUMNS, record, "_unknown", F.lit(None).cast("string").alias("_unreadable"))
+    return Part(rows, dict.fromkeys(names, "string"), is_text=True, tells_columns=False)
+
+
+def _json_part(texts: DataFrame, *, names: Sequence[str], wants_types: bool, name: str) -> Part:
+    """Objects of JSON as records.
+
+    An object says what it has, so a column that it lacks is null. A new column has the type of its values where all
+    are numbers of one kind or booleans; else it is text, nested values as JSON.
+    """
+    from pyspark.sql import functions as F
+
+    new = _new_columns(texts) if wants_types else {}
+    names = [*names, *new]
+    known = F.array(*map(F.lit, names))
+    unknown = F.map_filter("_texts", lambda k, v: ~F.array_contains(known, k) & v.isNotNull())
+    rows = texts.select(
+        *PLACE_COLUMNS,
+        F.struct(*[F.try_element_at("_texts", F.lit(n)).alias(n) for n in names]).alias("_record"),
+        F.when(F.size(unknown) > 0, unknown).alias("_unknown"),
+        "_unreadable",
+    )
+    return Part(rows, dict.fromkeys(names, "string"), is_text=True, suggested=new, tells_columns=False, name=name)
+
+
+def message_part(messages: DataFrame, *, names: Sequence[str], key: Sequence[str], wants_types: bool) -> Part:
+    """Kafka messages whose values are JSON objects as records; one without a value deletes the key that it names.
+
+    Args:
+        key: what the source calls the key columns.
+    """
+    from pyspark.sql import functions as F
+
+    value = F.col("value")
+    if len(key) == 1:
+        is_text = F.is_valid_utf8(F.col("key").cast("string"))
+        tombstone = F.when(is_text, F.to_json(F.create_map(F.lit(key[0]), F.col("key").cast("string"))))
+        value = F.coalesce(value, tombstone.cast("binary"))
+    placed = messages.select(
+        F.when(F.col("value").isNull(), "delete").alias("_op"),
+        F.lit(None).cast("timestamp").alias("_changed_at"),
+        F.concat_ws("/", "topic", "partition").alias("_source_file"),
+        F.col("partition").cast("bigint").alias("_source_version"),
+        F.col("offset").alias("_offset"),
+        F.coalesce(value, F.lit("(no value)").cast("binary")).alias("value"),
+    )
+    read = json_message_batches(names={name.lower(): name for name in names}, wants_kinds=wants_types)
+    texts = placed.mapInArrow(read, JSON_DDL)
+    return _json_part(texts, names=names, wants_types=wants_types, name="the messages")
+
+
+def _csv_parts(
+    spark: SparkSession,
+    folder: Path,
+    paths: Mapping[str, int],
+    *,
+    options: Mapping[str, str],
+    broken: dict[str, str],
+) -> list[Part]:
+    from pyspark.sql import functions as F
+
+    by_header: dict[tuple[str, ...], dict[str, int]] = defaultdict(dict)
+    for path, number in paths.items():
+        try:
+            header = csv_header(folder / path, options=options)
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            broken[path] = why_broken(error)
+            continue
+        if header is None:
+            continue  # an empty file has no records
+        if len({name.lower() for name in header}) < len(header):
+            broken[path] = f"its header names a column twice: {header}"
+            continue
+        by_header[tuple(header)][path] = number
+    parts = []
+    for names, files in by_header.items():
+        fields = ", ".join(f"c{place} string" for place in range(len(names)))
+        ddl = f"_source_file string, _source_version bigint, _offset bigint, _unreadable string, {fields}"
+        read = csv_batches(str(folder), width=len(names), options=options)
+        texts = _listed(spark, files).mapInArrow(read, ddl)
+        rows = texts.select(
+            F.lit(None).cast("string").alias("_op"),
+            F.lit(None).cast("timestamp").alias("_changed_at"),
+            "_source_file",
+            "_source_version",
+            "_offset",
+            F.struct(*[F.col(f"c{place}").alias(name) for place, name in enumerate(names)]).alias("_record"),
+            F.lit(None).cast(_TEXTS).alias("_unknown"),
+            "_unreadable",
+        )
+        told = ", ".join(list(files)[:3])
+        parts.append(Part(rows, dict.fromkeys(names, "string"), is_text=True, name=told))
+    return parts
+
+
+def _listed(spark: SparkSession, paths: Mapping[str, int]) -> DataFrame:
+    """Files as a frame, a task for a few of them."""
+    rows = [(number, path) for path, number in paths.items()]
+    return spark.createDataFrame(rows, "number bigint, path string")
+
+
+def _parquet_parts(
+    spark: SparkSession, folder: Path, paths: Mapping[str, int], *, broken: dict[str, str]
+) -> list[Part]:
+    import pyarrow as pa
+    from pyarrow import parquet
+    from pyspark.errors import PySparkException
+
+    by_schema: dict[str, tuple[pa.Schema, dict[str, int]]] = {}
+    for path, number in paths.items():
+        if ":" in path:
+            broken[path] = "Spark cannot open a Parquet file with a colon in its path; rename it"
+            continue
+        try:
+            schema = parquet.read_schema(folder / path).remove_metadata()
+            by_schema.setdefault(str(schema), (schema, {}))[1][path] = number
+        except (pa.ArrowException, OSError) as error:
+            broken[path] = why_broken(error)
+    if any("[ns" in of for of in by_schema):
+        # Without it Spark refuses the file; with it such columns are numbers, which become instants below.
+        spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
+    parts = []
+    for schema, files in by_schema.values():
+        try:
+            rows = spark.read.parquet(*[_escaped(folder / path) for path in files])
+            record = TableRecord(rows, arrow=schema)
+            placed = _placed(rows, folder, files, record.column)
+            part = typed_part(placed, record, name=", ".join(list(files)[:3]))
+        except PySparkException as error:
+            broken.update(dict.fromkeys(files, why_broken(error)))
+            continue
+        parts.append(part)
+    return parts
+
+
+class TableRecord:
+    """The columns of a table as one, `column`; their types, and those that they show where they are read as texts.
+
+    Args:
+        rows: the columns of the table alone.
+        arrow: its schema as Arrow reads it, which knows instants of nanoseconds.
+    """
+
+    def __init__(self, rows: DataFrame, *, arrow: pa.Schema | None = None) -> None:
+        from pyspark.sql import functions as F
+
+        self.types = spark_columns(rows)
+        self.shown: dict[str, str] = {}
+        values = []
+        for one in rows.schema.fields:
+            value, of = F.col(quoted(one.name)), one.dataType.simpleString()
+            if of == "bigint" and arrow is not None and str(arrow.field(one.name).type).startswith("timestamp[ns"):
+                value, self.types[one.name], self.shown[one.name] = _nanoseconds(value), "string", "timestamp"
+            elif of == "void":
+                value = value.cast("string")
+            elif "timestamp_ntz" in of:
+                value = in_utc(value, one.dataType)
+            values.append(value.alias(one.name))
+        self.column = F.struct(*values).alias("_record")
+
+
+def typed_part(placed: DataFrame, record: TableRecord, *, name: str) -> Part:
+    """Records of a file or table with types of its own: `_record`, and where each stood."""
+    from pyspark.sql import functions as F
+
+    nothing = [F.lit(None).cast(_TEXTS).alias("_unknown"), F.lit(None).cast("string").alias("_unreadable")]
+    rows = placed.select(*PLACE_COLUMNS, "_record", *nothing)
+    return Part(rows, record.types, name=name, shown=record.shown)
+
+
+def _nanoseconds(value: Column) -> Column:
+    """Nanoseconds since 1970 as the text of an instant, which keeps them all."""
+    from pyspark.sql import functions as F
+
+    seconds = F.call_function("div", value - F.pmod(value, F.lit(10**9)), F.lit(10**9))
+    day = F.call_function("div", seconds - F.pmod(seconds, F.lit(86_400)), F.lit(86_400))
+    second = F.pmod(seconds, F.lit(86_400))
+    parts = [F.call_function("div", second, F.lit(3600)), F.call_function("div", second, F.lit(60)) % 60, second % 60]
+    clock = F.concat_ws(":", *[F.lpad(part.cast("string"), 2, "0") for part in parts])
+    fraction = F.lpad(F.pmod(value, F.lit(10**9)).cast("string"), 9, "0")
+    date = F.date_add(F.lit("1970-01-01").cast("date"), day.cast("int")).cast("string")
+    return F.when(value.isNotNull(), F.concat(date, F.lit("T"), clock, F.lit("."), fraction, F.lit("Z")))
+
+
+def _placed(rows: DataFrame, folder: Path, files: Mapping[str, int], record: Column) -> DataFrame:
+    """The records of Parquet files, and where each stood: the file, its number, and the row's number in it."""
+    from pyspark.sql import functions as F
+
+    file = F.url_decode(F.replace("_metadata.file_path", F.lit("+"), F.lit("%2B")))
+    placed = rows.select(
+        F.lit(None).cast("string").alias("_op"),
+        F.lit(None).cast("timestamp").alias("_changed_at"),
+        F.substr(file, F.instr(file, str(folder)) + len(str(folder)) + 1).alias("_source_file"),
+        F.col("_metadata.row_index").alias("_offset"),
+        record,
+    )
+    if len(files) == 1:
+        return placed.withColumn("_source_version", F.lit(next(iter(files.values()))).cast("bigint"))
+    numbers = rows.sparkSession.createDataFrame(list(files.items()), "_source_file string, _source_version bigint")
+    return placed.join(F.broadcast(numbers), "_source_file", "left")
+
+
+def _new_columns(texts: DataFrame) -> dict[str, str]:
+    """The names in JSON objects that are no columns yet and can be, with a type that holds every value."""
+    from pyspark.sql import functions as F
+
+    each = texts.select(F.explode("_kinds").alias("name", "kind")).distinct()
+    found = each.limit(5 * _MOST_NEW_COLUMNS).collect()
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for row in found:
+        kinds[row["name"]].add(row["kind"])
+    able = {name: type_of_kinds(of) for name, of in sorted(kinds.items()) if COLUMN_NAME.fullmatch(name)}
+    is_apart = len({name.lower() for name in able}) == len(able)
+    return able if is_apart and len(found) < 5 * _MOST_NEW_COLUMNS and len(able) <= _MOST_NEW_COLUMNS else {}
+
+
+def quoted(column: str) -> str:
+    return "`" + column.replace("`", "``") + "`"
+
+
+def _escaped(path: Path) -> str:
+    """A path as Hadoop takes it literally: it reads brackets, braces, stars and question marks as a pattern."""
+    return re.sub(r"([\\\[\]{}*?])", r"\\\1", str(path))

@@ -1,0 +1,272 @@
+"""The settings of a record source in; the names and columns of its tables, and its contract, out.
+
+Every source has five tables: bronze.records_NAME (arrivals), silver.records_NAME (now), …_history (what was true when)
+and …_quarantine (refused), and for sources of files bronze.records_NAME_files (which files arrived).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from expectations.rules.rules import Rule
+from expectations.tables.contracts import Contract
+from pipelines.flow.stage import Context, Subject
+from pipelines.lakehouse.schemas.spec import INT, LONG, STRING, STRINGS, TIMESTAMP, TableSpec, table_spec
+from pipelines.lakehouse.tables import FEW_ROWS, Lakehouse
+from pipelines.settings.records import RecordSettings
+from pipelines.settings.sections import Settings
+from transformations.errors import ConfigurationError
+from transformations.tables.column_types import arrow_type, widens
+from transformations.tables.records import as_text
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+    from pyspark.sql.types import StructField
+
+log = logging.getLogger(__name__)
+# What every row of bronze has beside its record; `_changed_at` orders where the contract names no order.
+ARRIVAL = (
+    ("_op", STRING),
+    ("_changed_at", TIMESTAMP),
+    ("_source_file", STRING),
+    ("_source_version", LONG),
+    ("_offset", LONG),
+    ("_rescued", STRING),
+    ("_texts", pa.map_(STRING, STRING)),
+    ("_ingested_at", TIMESTAMP),
+    ("_run_id", STRING),
+)
+_NOW = (("_changed_at", TIMESTAMP), ("_ingested_at", TIMESTAMP), ("_run_id", STRING))
+FILES = table_spec(
+    ("path", STRING),
+    ("size", LONG),
+    ("modified_at", TIMESTAMP),
+    ("content_hash", STRING),
+    ("is_arrival", pa.bool_()),
+    ("_ingested_at", TIMESTAMP),
+    ("_run_id", STRING),
+)
+
+
+@dataclass(frozen=True)
+class RecordSource:
+    """One source of records, with its contract: as declared, or with what its table has gained since.
+
+    `order_by` orders the changes of a key; `then_by` decides between changes of one key and one `order_by`.
+    """
+
+    name: str
+    settings: RecordSettings
+    contract: Contract
+
+    @property
+    def bronze(self) -> str:
+        return f"bronze.records_{self.name}"
+
+    @property
+    def files(self) -> str:
+        return f"bronze.records_{self.name}_files"
+
+    @property
+    def silver(self) -> str:
+        return f"silver.records_{self.name}"
+
+    @property
+    def history(self) -> str:
+        return f"silver.records_{self.name}_history"
+
+    @property
+    def quarantine(self) -> str:
+        return f"silver.records_{self.name}_quarantine"
+
+    @property
+    def order_by(self) -> str:
+        return self.settings.order_by[0] if self.settings.order_by else "_changed_at"
+
+    @property
+    def then_by(self) -> tuple[str, ...]:
+        return self.settings.order_by[1:] if self.settings.order_by else ("_source_version", "_offset")
+
+    @property
+    def compared(self) -> list[str]:
+        """The columns that make a row another version: all but those that say which, and when."""
+        return [c for c in self.contract.columns if c not in (*self.settings.key, *self.settings.order_by)]
+
+    def specs(self) -> dict[str, TableSpec]:
+        """The columns of the source's tables under its contract."""
+        columns = [(name, arrow_type(of)) for name, of in self.contract.columns.items()]
+        key = " ".join(self.settings.key)
+        ordered = [] if self.settings.order_by else [("_source_version", LONG), ("_offset", LONG)]
+        order_type = dict([*columns, *ARRIVAL])[self.order_by]
+        interval = [
+            ("valid_from", order_type),
+            ("valid_to", order_type),
+            ("is_current", pa.bool_()),
+            ("_marks", STRING),
+        ]
+        refused = [
+            ("record_id", STRING),
+            ("record", STRING),
+            ("failed_rules", STRINGS),
+            ("reason", STRING),
+            ("content_hash", STRING),
+            ("attempts", INT),
+            ("replayed_at", TIMESTAMP),
+        ]
+        place = [(name, of) for name, of in ARRIVAL if name not in ("_op", "_rescued", "_texts", "_changed_at")]
+        return {
+            self.bronze: table_spec(*columns, *ARRIVAL, change_feed=True),
+            self.files: FILES,
+            self.silver: table_spec(*columns, *_NOW, key=key, change_feed=True),
+            self.history: table_spec(*columns, *interval, *ordered, *_NOW, key=f"{key} valid_from", change_feed=True),
+            self.quarantine: table_spec(*refused, *place, key="record_id"),
+        }
+
+
+def record_source(settings: Settings, name: str) -> RecordSource:
+    """The source `name` with the contract that lakeloop.yml declares."""
+    of = settings.records[name]
+    rules = tuple(Rule(r.name, r.predicate, r.level) for r in of.rules)
+    required = (*of.order_by, *of.required)
+    table = f"silver.records_{name}"
+    return RecordSource(name, of, Contract(table, of.types, of.key, required, of.evolution, rules, of.order_by))
+
+
+def source_subjects(context: Context) -> list[Subject]:
+    """The sources that the settings name, each a subject of the stages of records."""
+    sources = [record_source(context.settings, name) for name in context.settings.records]
+    return [Subject("source", source.name, source) for source in sources]
+
+
+def refining(of: RecordSettings) -> str:
+    """What of a source's settings decides how its arrivals become silver."""
+    said = of.model_dump(include={"columns", "key", "order_by", "required", "evolution", "rules"})
+    return json.dumps({**said, "null": of.options.get("nullValue")}, sort_keys=True)
+
+
+def declare(lake: Lakehouse, source: RecordSource) -> RecordSource:
+    """Tell the lakehouse of the source's tables."""
+    for table, spec in source.specs().items():
+        lake.declare(table, spec)
+    return source
+
+
+def evolved(lake: Lakehouse, source: RecordSource) -> RecordSource:
+    """The source with what its bronze table has beyond the declared contract; needs Spark.
+
+    Types that are wider; and, where the contract evolves, columns that it gained. Else the columns are those that
+    lakeloop.yml names, so that one that is taken out there is asked for no longer.
+    """
+    lake.ensure(source.bronze)
+    passed_over = {name for name, _ in ARRIVAL}
+    has = {c: of for c, of in spark_columns(lake.read(source.bronze)).items() if c not in passed_over}
+    if source.contract.evolution != "evolve":
+        declared = {name.lower() for name in source.contract.columns}
+        has = {c: of for c, of in has.items() if c.lower() in declared}
+    return declare(lake, replace(source, contract=source.contract.widened(has)))
+
+
+def spark_columns(rows: DataFrame) -> dict[str, str]:
+    """Name → canonical type of a frame's columns."""
+    types = {f.name: f.dataType.simpleString().replace("timestamp_ntz", "timestamp") for f in rows.schema.fields}
+    return {name: "string" if of.startswith(("char(", "varchar(")) else of for name, of in types.items()}
+
+
+def of_keys(rows: DataFrame, wanted: DataFrame, *, key: Sequence[str]) -> DataFrame:
+    """The rows whose whole keys are among those of `wanted`."""
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import TimestampType
+
+    keys = wanted.select(*key).distinct()
+    of, first = rows.schema[key[0]].dataType, F.col(f"`{key[0]}`")
+    # Python holds an instant as a time of the process's own zone, which does not tell the repeated hour of autumn.
+    is_instant = isinstance(of, TimestampType)
+    told = F.unix_micros(first) if is_instant else first
+    found = [row[0] for row in keys.select(told).distinct().limit(FEW_ROWS + 1).collect()]
+    if len(found) > FEW_ROWS:
+        return rows.join(keys, [*key], "left_semi")
+    # Few enough to pass over files by their statistics.
+    few = [F.timestamp_micros(F.lit(value)) if is_instant else F.lit(value) for value in found]
+    rows = rows.where(first.isin(few) if few else F.lit(False))
+    return rows.join(F.broadcast(keys), [*key], "left_semi")
+
+
+def follow(lake: Lakehouse, table: str) -> int:
+    """Bring a table's columns to its spec. Returns how many it gained, or have a wider type now.
+
+    A new column is added in place. A wider type, another case of a name, and in silver a column that the contract no
+    longer has, write the table anew in one commit: Delta's own type widening and column mapping would do it in place,
+    but make the table unreadable for delta-rs, by which searches and idle runs read without a JVM. Whoever reads the
+    table's change feed compares everything after such a commit. Bronze keeps the columns that it has.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    wanted = {f.name: f.dataType for f in from_arrow_schema(lake.spec(table).schema).fields}
+    lake.ensure(table)
+    rows = lake.read(table)
+    has = {f.name.lower(): f for f in rows.schema.fields}
+    there = {name: has[name.lower()] for name in wanted if name.lower() in has}
+    added = [name for name in wanted if name not in there]
+    wider = [name for name, f in there.items() if f.dataType.simpleString() != wanted[name].simpleString()]
+    for name in wider:
+        old, new = there[name].dataType.simpleString(), wanted[name].simpleString()
+        if not widens(old, new) and new != "string":
+            raise ConfigurationError(
+                f"{table} has the column {name!r} as {old}, and the contract now says {new}, which does not hold every "
+                f"{old}. Give the column a new name in lakeloop.yml, or remove the tables of the source and run again."
+            )
+    others = [f.name for f in rows.schema.fields if f.name.lower() not in {name.lower() for name in wanted}]
+    gone = [] if table.startswith("bronze.") else others
+    if wider or gone or any(f.name != name for name, f in there.items()):
+        if gone:
+            log.warning("%s: the contract has no longer %s; %s is written without", table, ", ".join(gone), table)
+        columns = [
+            (_as(there[name], of.simpleString()) if name in there else F.lit(None).cast(of)).alias(name)
+            for name, of in wanted.items()
+        ]
+        write_anew(lake, table, rows.select(*columns, *[F.col(f"`{c}`") for c in others if c not in gone]))
+    elif added:
+        columns_sql = ", ".join(f"`{name}` {wanted[name].simpleString()}" for name in added)
+        lake.spark.sql(f"ALTER TABLE {lake.identifier(table)} ADD COLUMNS ({columns_sql})")
+    return len(added) + len(wider)
+
+
+def _as(field: StructField, of: str) -> Column:
+    """A column as a type that holds every value of it; as text, as the rest of the records is written."""
+    from pyspark.sql import functions as F
+
+    column, was = F.col(f"`{field.name}`"), field.dataType.simpleString()
+    return as_text(column, was) if of == "string" else column.cast(of)
+
+
+def are_there(columns: Sequence[str]) -> Column:
+    """Whether a row has a value in each of the columns."""
+    from pyspark.sql import functions as F
+
+    return F.expr(" AND ".join(f"`{column}` IS NOT NULL" for column in columns))
+
+
+def write_anew(lake: Lakehouse, table: str, rows: DataFrame) -> None:
+    """Replace a table's rows and columns by those of `rows`, in one commit."""
+    statistics = "delta.dataSkippingStatsColumns"
+    was = [c for c in lake.properties(table).get(statistics, "").split(",") if c]
+    wanted = [c for c in lake.spec(table).key or was if c in rows.columns]
+
+    def tell(columns: Sequence[str]) -> None:
+        told = ",".join(columns)
+        lake.spark.sql(f"ALTER TABLE {lake.identifier(table)} SET TBLPROPERTIES ('{statistics}' = '{told}')")
+
+    kept = [c for c in was if c in rows.columns]
+    if kept != was:  # the statistics name no column that is going
+        tell(kept)
+    writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+    writer.save(str(lake.folder(table))) if lake.is_local else writer.saveAsTable(lake.identifier(table))
+    if wanted != kept:
+        tell(wanted)

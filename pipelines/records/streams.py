@@ -1,0 +1,158 @@
+"""A source of records in; its stream, and the checkpoint that remembers how far it was read, out.
+
+A checkpoint belongs to one source table and one bronze table, by their ids, and a Delta table to the commit that was
+read last. Where one of them is another one now, or the checkpoint is lost, the stream begins anew: bronze then has
+second arrivals of the same records, which change nothing in silver; for a Delta table, keys that it has no longer are
+deleted first, so that silver equals it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.flow.stage import Context
+from pipelines.lakehouse.table_log import is_lost_history
+from pipelines.records.delta_tables import begin, is_another, is_folder, source_head
+from pipelines.records.reader import Part
+from pipelines.records.source import RecordSource
+from pipelines.settings.records import RecordSettings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+log = logging.getLogger(__name__)
+# What Delta says where the table that a stream reads has other columns now, or is another table.
+_OTHER_TABLE = (
+    "DELTA_SCHEMA_CHANGED",
+    "DELTA_STREAMING_INCOMPATIBLE_SCHEMA_CHANGE",
+    "DELTA_CHANGE_DATA_FEED_INCOMPATIBLE",
+    "DIFFERENT_DELTA_TABLE_READ_BY_STREAMING_SOURCE",
+    "DELTA_STREAMING_CANNOT_CONTINUE_PROCESSING_POST_SCHEMA_EVOLUTION",
+)
+
+
+def uses_auto_loader(source: RecordSettings) -> bool:
+    """Whether Databricks' Auto Loader finds the files, as it does on Databricks where the setting leaves it open."""
+    if not source.is_files or source.discovery == "listing":
+        return False
+    return source.discovery == "auto_loader" or "DATABRICKS_RUNTIME_VERSION" in os.environ
+
+
+def auto_loader_options(source: RecordSettings) -> dict[str, str]:
+    """Reader options of `cloudFiles`: it tells the names of files, and each is read here by its own columns."""
+    patterns = [pattern if "[" in pattern else _in_any_case(pattern) for pattern in source.file_patterns]
+    return {
+        "cloudFiles.format": "binaryFile",
+        "cloudFiles.includeExistingFiles": "true",
+        # A file that is written anew under its name arrives anew.
+        "cloudFiles.allowOverwrites": "true",
+        "recursiveFileLookup": "true",
+        "pathGlobFilter": patterns[0] if len(patterns) == 1 else "{" + ",".join(patterns) + "}",
+    }
+
+
+def _in_any_case(pattern: str) -> str:
+    return "".join(f"[{sign.lower()}{sign.upper()}]" if sign.isalpha() else sign for sign in pattern)
+
+
+def open_stream(context: Context, source: RecordSource, *, fit: Callable[[Part], DataFrame]) -> tuple[DataFrame, Path]:
+    """The source's stream as a frame, and its checkpoint.
+
+    Args:
+        fit: gives the records of a part the contract's columns.
+
+    Raises:
+        ConfigurationError: a Delta table that is not there or has no change feed.
+    """
+    of, lake = source.settings, context.lake
+    checkpoint = checkpoint_of(context, source)
+    if of.format == "delta" and _begins_anew(context, source, checkpoint):
+        # What was read of any other table in this place counts no longer, nor if that one comes back.
+        shutil.rmtree(checkpoint.parent, ignore_errors=True)
+        begin(context, source, checkpoint=checkpoint, fit=fit)
+    stream_id(context, source)
+    reader = lake.spark.readStream
+    if of.is_files:
+        if uses_auto_loader(of):
+            loader = reader.format("cloudFiles").options(**auto_loader_options(of))
+            found = loader.load(str(context.settings.path(of.location)))
+            return found.selectExpr("path", "modificationTime AS modified_at"), checkpoint
+        rows = reader.format("delta")
+        listed = (
+            rows.load(str(lake.folder(source.files))) if lake.is_local else rows.table(lake.identifier(source.files))
+        )
+        return listed.where("is_arrival").select("path", "_ingested_at", "modified_at"), checkpoint
+    if of.format == "kafka":
+        options = {"startingOffsets": "earliest", "failOnDataLoss": "true"} | of.options
+        plain = {key if "." not in key else f"kafka.{key}": value for key, value in options.items()}
+        return reader.format("kafka").options(subscribe=of.location, **plain).load(), checkpoint
+    feed = reader.format("delta").option("readChangeFeed", "true").options(**of.options)
+    place = str(context.settings.path(of.location))
+    return (feed.load(place) if is_folder(of) else feed.table(of.location)), checkpoint
+
+
+def _begins_anew(context: Context, source: RecordSource, checkpoint: Path) -> bool:
+    if not (checkpoint / "metadata").exists():
+        return True
+    if not is_another(context, source, checkpoint=checkpoint):
+        return False
+    log.warning(
+        "ingest-records %s: %s has not the commit that was read last, or the key is another; reading all anew",
+        source.name,
+        source.settings.location,
+    )
+    return True
+
+
+def checkpoint_of(context: Context, source: RecordSource) -> Path:
+    """The folder of the checkpoint, for the source and the bronze table as they are now."""
+    of, lake = source.settings, context.lake
+    if of.format == "delta":
+        source_id = source_head(context, source).table_id
+    elif of.format == "kafka" or uses_auto_loader(of):
+        told = f"{of.options.get('bootstrap.servers', '')} {of.location}"
+        source_id = hashlib.sha256(told.encode()).hexdigest()[:16]
+    else:
+        source_id = lake.ensure(source.files).table_id
+    folder = context.settings.path(context.settings.checkpoints) / f"records_{source.name}"
+    return folder / f"{source_id}-{lake.ensure(source.bronze).table_id}"
+
+
+def stream_id(context: Context, source: RecordSource) -> str:
+    """An id that lives and dies with the checkpoint: one that begins anew counts its batches from 0 again, and must
+    not be taken for the old one, whose batches were all appended.
+    """
+    file = checkpoint_of(context, source) / "stream_id"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_name(f".stream_id-{uuid.uuid4().hex}")
+        new.write_text(f"ingest-records-{source.name}-{uuid.uuid4().hex}", encoding="utf-8")
+        new.replace(file)
+    return file.read_text(encoding="utf-8")
+
+
+def below(folder: str, path: str) -> str:
+    """A path as the table of files has it; Auto Loader tells of whole addresses."""
+    from urllib.parse import unquote
+
+    if "://" not in path and not path.startswith(("dbfs:", "file:")):
+        return path
+    plain = unquote(path)
+    return plain[plain.index(folder) + len(folder) :].lstrip("/")
+
+
+def drop_checkpoint(context: Context, source: RecordSource) -> None:
+    shutil.rmtree(checkpoint_of(context, source), ignore_errors=True)
+
+
+def is_outdated(source: RecordSource, error: Exception) -> bool:
+    """Whether a Delta table can no longer tell what a stream would read next, but can be read from its beginning."""
+    text = str(error)
+    return source.settings.format == "delta" and (is_lost_history(error) or any(sign in text for sign in _OTHER_TABLE))

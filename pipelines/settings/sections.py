@@ -1,0 +1,387 @@
+"""lakeloop.yml, LAKELOOP__… variables and --set overrides in; one frozen, typed `Settings` out.
+
+Precedence, weakest first: the defaults below, the file, the environment, the command line. A nested key is
+`index.name` in the file and on the command line, and `LAKELOOP__INDEX__NAME` in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticUndefined
+
+from pipelines.settings.layers import (
+    cut,
+    find_settings,
+    from_environment,
+    from_override,
+    is_reference,
+    merge,
+    read_file,
+    resolve_references,
+    shown,
+)
+from pipelines.settings.records import RecordSettings, RecordSources, check_source_names
+from pipelines.settings.redaction import redacted, without_password
+from transformations.documents import SUFFIXES
+from transformations.errors import ConfigurationError
+from transformations.text.personal_data import KINDS
+
+# Stands for the names that a user gives, in what is said about a mapping of names to sections.
+NAMED = "NAME"
+# So many errors are said of one file.
+_MAX_TOLD = 10
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IngestSettings(_Section):
+    """Which files of the landing folder are documents, and what is refused."""
+
+    source: str = Field("files", description="name of the source; part of every document_id")
+    include: tuple[str, ...] = Field(
+        tuple(f"*{suffix}" for suffix in (*SUFFIXES, ".txt") if suffix not in (".json", ".xml")),
+        description="file name patterns; other files are passed over. *.json and *.xml are read where they are added",
+    )
+    max_file_mb: int = Field(50, ge=1, description="a larger file is set aside, its content is not read")
+    max_delete_ratio: float = Field(
+        0.3, ge=0, le=1, description="a run that would delete a larger share of the documents is refused; 1 allows all"
+    )
+
+
+class ParseSettings(_Section):
+    """What the parsing of one document may take; a document that takes more is set aside."""
+
+    timeout_seconds: float = Field(60, gt=0, description="wall-clock time")
+    memory_mb: int = Field(1024, ge=256, description="memory of a process that parses; a Spark task has one of them")
+    max_text_mb: int = Field(16, ge=1, le=256, description="a document that gives more text is set aside")
+
+
+PersonalDataPolicy = Literal["off", "mark", "mask", "quarantine"]
+
+
+class RefineSettings(_Section):
+    """Which documents are fit to be served, and in what form."""
+
+    languages: tuple[str, ...] = Field(
+        (), description="ISO 639-1 codes of what may be served, such as en; none: all. und: could not be told"
+    )
+    other_languages: Literal["quarantine", "warn"] = Field("quarantine", description="what happens to the others")
+    pii: PersonalDataPolicy = Field(
+        "off", description="personal data: not looked for, marked in pii_spans, masked, or the document refused"
+    )
+    pii_kinds: tuple[str, ...] = Field(KINDS, description="what is personal data, by Presidio's names")
+    pii_model: str | None = Field(None, description="an installed spaCy pipeline, to find names of persons and places")
+    near_duplicates: Literal["off", "mark", "serve_one"] = Field(
+        "off", description="not looked for; clusters told in silver.documents; or chunks of the newest of each"
+    )
+    near_duplicate_threshold: float = Field(
+        0.8, gt=0, le=1, description="share of three-word sequences that two texts have in common"
+    )
+
+    @field_validator("pii", "near_duplicates", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        """YAML reads a bare `off` as false."""
+        return "off" if value is False else value
+
+
+class ChunkSettings(_Section):
+    """How documents are cut."""
+
+    max_tokens: int = Field(256, ge=32, le=512, description="tokens of the embedding model, heading path included")
+    max_characters: int | None = Field(
+        None, ge=512, description="characters of a chunk, heading path included; none: 8 for each of max_tokens"
+    )
+
+
+class EmbeddingSettings(_Section):
+    """The embedding model, and how often its results are committed."""
+
+    model: str = Field("all-minilm-l6-v2", description="384 dimensions, full precision; or your package.module:Class")
+    max_texts: int | None = Field(
+        None, ge=0, description="a run that would embed more texts is refused; none: no limit"
+    )
+    batch_size: int = Field(8, ge=1, description="texts in one call of the model; more wait for the longest of them")
+    commit_every: int = Field(1024, ge=1, description="texts between two commits of the cache: what a kill can cost")
+
+
+class IndexSettings(_Section):
+    """The vector index that serves gold.chunk_index."""
+
+    store: str = Field(
+        "lance",
+        description="lance, chroma, milvus, pgvector, faiss, annoy, scann, databricks or databricks_delta_sync",
+    )
+    name: str = Field("chunks", pattern=r"^[A-Za-z0-9_]{1,40}$", description="what readers call the index")
+    uri: str = Field("index", description="folder or object-storage prefix of the index, or its server's address")
+    secret: SecretStr | None = Field(None, description="the server's password or token, as ${NAME} of a variable")
+    options: dict[str, str] = Field(
+        default_factory=dict, description="what only this store takes; docs/vector-index.md lists it"
+    )
+    max_delete_ratio: float = Field(
+        0.3, ge=0, le=1, description="a sync that would delete a larger share of the index is refused; 1 allows all"
+    )
+    patience_seconds: float = Field(60, ge=0, description="so long a store may be down or busy before a sync gives up")
+    lease_seconds: float = Field(300, gt=0, description="a writer that is silent for so long may be replaced")
+
+    @field_validator("uri")
+    @classmethod
+    def _without_password(cls, uri: str) -> str:
+        """Tables keep the address of an index, and a secret stands in no table."""
+        if without_password(uri) != uri:
+            raise ValueError("it holds a password: name that as index.secret, ${NAME} of a variable")
+        return uri
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _as_text(cls, options: Any) -> Any:
+        """YAML reads `trees: 10` as a number; an adapter reads it as it is written."""
+        if not isinstance(options, dict):
+            return options
+        return {key: str(v).lower() if isinstance(v, bool) else str(v) for key, v in options.items()}
+
+
+class LanguageModelSettings(_Section):
+    """The model that answers: the small local one, or any OpenAI-compatible server."""
+
+    base_url: str | None = Field(None, description="OpenAI-compatible server; none starts the local model on loopback")
+    model: str = Field("smollm2-135m-instruct", description="the model's name at the server")
+    api_key: SecretStr | None = Field(None, description="write it as ${NAME}: the name of an environment variable")
+    max_tokens: int = Field(96, ge=8, description="tokens of an answer")
+    timeout_seconds: float = Field(60, gt=0, description="of one call; a longer one counts as failed")
+
+
+class AnswerSettings(_Section):
+    """How questions are answered."""
+
+    top_k: int = Field(10, ge=1, le=100, description="chunks retrieved and logged for a question")
+    context_chunks: int = Field(2, ge=1, description="best chunks shown to the model")
+    min_grounded_ratio: float = Field(
+        0.6, ge=0, le=1, description="share of an answer's content words that its sources must contain"
+    )
+    min_score: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="a question whose best chunk scores less is not told of; none: as measured for all-minilm-l6-v2",
+    )
+    judge_url: str | None = Field(
+        None, description="OpenAI-compatible server that is asked whether the sources say an answer; none: code judges"
+    )
+    judge_model: str = Field("judge", description="the judge's name at that server")
+    judge_api_key: SecretStr | None = Field(None, description="as ${NAME}: the name of an environment variable")
+
+
+class MlflowSettings(_Section):
+    """Where traces and prompts go."""
+
+    tracking_uri: str | None = Field(None, description="none: the sqlite file mlflow.db beside lakeloop.yml")
+    experiment: str = Field("lakeloop", description="MLflow experiment of the traces")
+
+
+class SparkSettings(_Section):
+    """The Spark session that is started where none is running."""
+
+    master: str = Field(
+        "local[2]",
+        description="local[N], spark://…, or sc://… for Spark Connect; spark-submit and SPARK_REMOTE are stronger",
+    )
+    driver_memory: str = Field("2g", pattern=r"^\d+[mg]$", description="heap of a local session, at most")
+    conf: dict[str, str] = Field(default_factory=dict, description="any further Spark setting")
+
+
+class Settings(_Section):
+    """All settings of one workspace. Relative paths are relative to the folder of lakeloop.yml (`root`)."""
+
+    root: Path = Field(default_factory=Path.cwd, description="set from the place of lakeloop.yml")
+    catalog: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_]+$", description="Unity Catalog catalog; none: Delta folders below `lakehouse`"
+    )
+    schema_prefix: str = Field("", pattern=r"^[A-Za-z0-9_]*$", description="put before bronze, silver, gold …")
+    lakehouse: str = Field("lakehouse", description="folder of the Delta tables, where there is no catalog")
+    landing: str = Field("landing", description="the folder whose files are the documents")
+    checkpoints: str = Field("checkpoints", description="folder where streams of records keep how far they came")
+    report: str = Field("report.html", description="the page that the report stage writes")
+    quality: str = Field("quality", description="folder of the Great Expectations suites and their Data Docs")
+    ingest: IngestSettings = IngestSettings()
+    parse: ParseSettings = ParseSettings()
+    refine: RefineSettings = RefineSettings()
+    records: RecordSources = Field(
+        default_factory=dict, description="sources of records, by name; each becomes bronze.records_NAME and silver.*"
+    )
+    features: tuple[str, ...] = Field(
+        (), description="definitions of feature tables, as package.module:NAME; each becomes gold.features_<its name>"
+    )
+    chunks: ChunkSettings = ChunkSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    index: IndexSettings = IndexSettings()
+    language_model: LanguageModelSettings = LanguageModelSettings()
+    answers: AnswerSettings = AnswerSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    spark: SparkSettings = SparkSettings()
+
+    @field_validator("lakehouse", "landing", "checkpoints", "report", "quality")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        """An address would become a folder of that name below the workspace."""
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value):
+            raise ValueError(
+                "it is a path of this machine, not an address. Tables in object storage belong to a catalog: set "
+                "catalog; a bucket, a share or a volume that is mounted has a path"
+            )
+        return value
+
+    @field_validator("records")
+    @classmethod
+    def _names_apart(cls, records: dict[str, RecordSettings]) -> dict[str, RecordSettings]:
+        return check_source_names(records)
+
+    def path(self, value: str) -> Path:
+        """`value` as an absolute path, relative ones from the workspace's root."""
+        return (self.root / Path(value).expanduser()).absolute()
+
+    @property
+    def landing_path(self) -> Path:
+        return self.path(self.landing)
+
+    @property
+    def log_path(self) -> Path:
+        return self.root / "logs" / "lakeloop.log"
+
+    @property
+    def index_uri(self) -> str:
+        """Where the store is: an address as it is, a folder as an absolute path."""
+        return self.index.uri if "://" in self.index.uri else str(self.path(self.index.uri))
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.mlflow.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+
+
+def load_settings(config: Path | None = None, *, overrides: Sequence[str] = ()) -> Settings:
+    """Settings from `config`, or from lakeloop.yml of this folder or of a trusted one above, or the defaults.
+
+    Args:
+        config: the file; it must exist when given.
+        overrides: `key=value` strings, keys dotted, values in YAML ("ingest.max_file_mb=10").
+
+    Raises:
+        ConfigurationError: no such file, not YAML, an unknown key (the near ones are named), a value out of range, a
+            variable that is not set, or a file above this folder that nobody has trusted.
+    """
+    path = find_settings(config)
+    layers = [read_file(path)] if path else []
+    layers += [from_environment(os.environ), *(from_override(o) for o in overrides)]
+    merged: dict[str, Any] = {"root": path.parent if path else Path.cwd()}
+    for layer in layers:
+        merge(merged, layer)
+    _check_keys(merged, Settings, where="")
+    merged = _resolve_references(merged)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError(f"settings{f' of {path}' if path else ''} are not valid: {_told(error)}") from None
+
+
+def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str) -> None:
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    for key, value in given.items():
+        if key not in fields:
+            known = [where + name for name in fields if name != "root"]
+            raise ConfigurationError.unknown_name("setting", cut(f"{where}{key}", 100), known)
+        annotation = fields[key].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
+            _check_keys(value, annotation, where=f"{where}{key}.")
+        section = _named_section(annotation)
+        if section is not None and isinstance(value, Mapping):
+            for name, one in value.items():
+                if isinstance(one, Mapping):
+                    _check_keys(one, section, where=f"{where}{key}.{name}.")
+
+
+def _named_section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a mapping of names to sections holds; None for anything else."""
+    inside = get_args(annotation)[1:] if get_origin(annotation) is dict else ()
+    return next((of for of in inside if isinstance(of, type) and issubclass(of, BaseModel)), None)
+
+
+def _resolve_references(merged: dict[str, Any]) -> dict[str, Any]:
+    """Replace each `${NAME}` by that environment variable; a secret never stands in the file itself."""
+    for section_name, key in (("language_model", "api_key"), ("index", "secret"), ("answers", "judge_api_key")):
+        section = merged.get(section_name)
+        value = section.get(key) if isinstance(section, dict) else None
+        if value is not None and not is_reference(value):
+            raise ConfigurationError(f"{section_name}.{key} must name an environment variable, as in ${{THE_NAME}}")
+    root = merged["root"]
+    resolved: dict[str, Any] = resolve_references({key: value for key, value in merged.items() if key != "root"})
+    return {"root": root, **resolved}
+
+
+def _told(error: ValidationError) -> str:
+    """What is wrong, short whatever was given, and without the values of variables."""
+    lines = [
+        f"{cut('.'.join(map(str, e['loc'])), 100)}: {cut(e['msg'])}, but it is {shown(e['input'])}"
+        for e in error.errors()
+    ]
+    more = [f"and {len(lines) - _MAX_TOLD} more"] if len(lines) > _MAX_TOLD else []
+    return redacted("; ".join([*lines[:_MAX_TOLD], *more]))
+
+
+def described(model: type[BaseModel] = Settings) -> Iterator[tuple[int, str, Any, str]]:
+    """(depth, key, default, description) of every setting, in order: what `lakeloop init` writes and the docs list."""
+    for name, field in model.model_fields.items():
+        if name == "root":
+            continue
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            yield 0, name, None, (type(default).__doc__ or "").strip().splitlines()[0]
+            yield from ((depth + 1, key, value, text) for depth, key, value, text in described(type(default)))
+        else:
+            yield 0, field.alias or name, default, field.description or ""
+            section = _named_section(field.annotation)
+            if section is not None:
+                yield 1, NAMED, None, (section.__doc__ or "").strip().splitlines()[0]
+                yield from ((depth + 2, key, value, text) for depth, key, value, text in described(section))
+
+
+def settings_template() -> str:
+    """The commented lakeloop.yml that `lakeloop init` writes: every setting at its default."""
+    lines = ["# lakeloop: settings of this workspace. Every value below is the default; keep what you change.", ""]
+    named_at: int | None = None
+    for depth, key, default, text in described():
+        indent = "  " * depth
+        if key == NAMED:
+            named_at = depth if named_at is None else named_at
+        elif named_at is not None and depth <= named_at:
+            named_at = None
+        if named_at is not None:  # there is no default source: what one may say stands in comments
+            shown = "" if key == NAMED or default is None or default is PydanticUndefined else f" {_plain(default)}"
+            lines.append(f"# {indent}{key}:{shown}  # {text}")
+            continue
+        if text:
+            lines.append(f"{indent}# {text}")
+        if default is None and depth == 0 and key in Settings.model_fields and _is_section(key):
+            lines.append(f"{key}:")
+        else:
+            lines.append(f"{indent}{key}: {_plain(default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> str:
+    """A default as YAML on one line."""
+    plain = list(value) if isinstance(value, tuple) else value
+    return str(yaml.safe_dump(plain, default_flow_style=True, width=1000).splitlines()[0])
+
+
+def _is_section(key: str) -> bool:
+    annotation = Settings.model_fields[key].annotation
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

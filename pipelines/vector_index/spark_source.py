@@ -1,0 +1,85 @@
+"""An index in; its rows as a Spark DataFrame out: `spark.read.format("lakeloop_index")`.
+
+    from pipelines.vector_index.spark_source import register_source
+    register_source(spark, load_settings())
+    spark.read.format("lakeloop_index").load().groupBy("format").count().show()
+
+Rows are those that readers see, with the columns of gold.chunk_index but the technical ones. The option `index` names
+one behind the alias; without it, it is the served one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipelines.lakehouse.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.tables import Lakehouse
+from pipelines.settings.sections import Settings
+from pipelines.vector_index.owner import foreign, identity, is_foreign_to
+from pipelines.vector_index.state import IndexState, states
+from transformations.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+FORMAT = "lakeloop_index"
+_SCHEMA = INDEX_SCHEMA
+
+
+def register_source(spark: SparkSession, settings: Settings) -> None:
+    """Make the indexes of these settings readable in this session.
+
+    The settings travel inside the source, so that no secret stands in an option, which query plans show. The alias is
+    looked up now: register again after a swap.
+    """
+    from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    alias = settings.index.name
+    lake = Lakehouse(settings, spark=lambda: spark)
+    known, own, root = states(lake, alias), identity(lake), settings.root
+
+    class Reader(DataSourceReader):
+        def __init__(self, state: IndexState) -> None:
+            self._state = state
+
+        def partitions(self) -> list[Any]:
+            # A store hands out its rows as one stream; what follows is spread by Spark.
+            return [InputPartition(0)]
+
+        def read(self, partition: Any) -> Iterator[Any]:
+            store = self._state.open(settings)
+            try:
+                manifest = store.manifest()
+                if manifest is not None and is_foreign_to(own, manifest):
+                    raise foreign(manifest, state=self._state, root=root)
+                for batch in store.rows():
+                    yield from pa.Table.from_batches([batch]).select(_SCHEMA.names).cast(_SCHEMA).to_batches()
+            finally:
+                store.close()
+
+    class Source(DataSource):
+        @classmethod
+        def name(cls) -> str:
+            return FORMAT
+
+        def schema(self) -> Any:
+            return from_arrow_schema(_SCHEMA)
+
+        def reader(self, schema: Any) -> DataSourceReader:
+            name = self.options.get("index")
+            state = next((s for s in known if (s.index_name == name if name else s.role == "served")), None)
+            if state is None:
+                raise ConfigurationError.unknown_name("index", name or alias, [s.index_name for s in known])
+            return Reader(state)
+
+    spark.dataSource.register(Source)
+
+
+def read_index(spark: SparkSession, settings: Settings, *, index: str) -> DataFrame:
+    """The rows of one index, as readers see them."""
+    register_source(spark, settings)
+    return spark.read.format(FORMAT).option("index", index).load()
