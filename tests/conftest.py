@@ -15,7 +15,7 @@ from pipelines.conductor.run import new_context
 from pipelines.flow.stage import Context
 from pipelines.lakehouse.session import get_spark
 from pipelines.lakehouse.tables import Lakehouse
-from pipelines.machine.assets import cache_dir
+from pipelines.machine.cache import cache_dir
 from pipelines.settings.sections import Settings
 
 # Python workers of Spark import the tests' own embedders, and count what they embed in one file.

@@ -86,7 +86,7 @@ class Lakeloop(System):
     def _lake(self) -> Lakehouse:
         from pipelines.lakehouse.session import get_spark
         from pipelines.lakehouse.tables import Lakehouse
-        from pipelines.settings.sections import load_settings
+        from pipelines.settings.load import load_settings
 
         settings = load_settings(self.state / "lakeloop.yml")
         return Lakehouse(settings, spark=lambda: get_spark(settings))

@@ -1,132 +1,22 @@
 """ingest-documents: each file of the landing folder that is new, changed or gone becomes a row of bronze.documents.
 
-The folder is compared with the last arrival of each path. A file is read only when its size or time has moved, or when
-its time is so close to the last look that an edit could hide behind it; it arrives only when its bytes differ. Where
-they do not, ops.file_looks remembers the look, so that a file which was only touched is read once and not at each run.
 Needs no JVM where tables are folders, so that a run with nothing new is cheap.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from itertools import chain, repeat
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.documents.landing import files_below
+from pipelines.documents.delivery import LOOKS, TABLE, Delivery, arrivals, delivery_of, refuse_mass_delete
 from pipelines.flow.stage import Context, Counts, Stage, Work
-from pipelines.settings.sections import IngestSettings
-from transformations.errors import ConfigurationError, RefusedError
 
 log = logging.getLogger(__name__)
-TABLE, LOOKS = "bronze.documents", "ops.file_looks"
 _BATCH_BYTES = 32 * 1024 * 1024
-# An edit so soon after the last look could leave no trace in the file's time. File systems keep times as coarse as 2 s;
-# one that tells fractions of a second is off by a tick of the kernel's clock.
-_COARSEST_CLOCK, _FINE_CLOCK = timedelta(seconds=2), timedelta(milliseconds=50)
-# Below so many documents, deleting many of them is an ordinary edit.
-_FEW_DOCUMENTS = 10
-_NEVER = datetime.fromtimestamp(0, timezone.utc)
-
-
-@dataclass(frozen=True)
-class Known:
-    """The last arrival of a path; size and time are those of the last look, which found the bytes of that arrival."""
-
-    document_id: str
-    path: str
-    source: str
-    op: str
-    size: int | None
-    modified_at: datetime | None
-    content_hash: str | None
-    rescued: str | None
-    ingested_at: datetime
-    looked_at: datetime
-
-
-@dataclass(frozen=True)
-class Found:
-    """A file of the listing; `rescued` is why its content cannot be taken."""
-
-    path: str
-    file: str
-    rescued: str | None = None
-
-    def content_hash(self) -> str:
-        """SHA-256 of the file's bytes, read in pieces."""
-        with open(self.file, "rb") as stream:
-            digest = hashlib.sha256()
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """The folder now, beside what is known of it.
-
-    Attributes:
-        known: by path, the last arrivals of the source that the settings name.
-        elsewhere: documents of another source: `ingest.source` has changed, and they are gone with it.
-        last_at: when anything arrived last.
-        looks: collects the rows of files that were read for nothing.
-    """
-
-    found: list[Found]
-    known: dict[str, Known]
-    elsewhere: list[Known] = field(default_factory=list)
-    last_at: datetime = _NEVER
-    looks: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def alive(self) -> int:
-        """How many documents there are now."""
-        return sum(last.op != "delete" for last in self.known.values()) + len(self.elsewhere)
-
-    @property
-    def gone(self) -> list[Known]:
-        """The documents whose file is there no longer, by path."""
-        present = {f.path for f in self.found}
-        gone = [last for path, last in self.known.items() if last.op != "delete" and path not in present]
-        return sorted([*gone, *self.elsewhere], key=lambda last: (last.path, last.source))
-
-    def moved(self) -> int:
-        """How many of the gone documents are there under another name, or source: a file of the same bytes is new."""
-        held = {path for path, last in self.known.items() if last.op != "delete"}
-        new: Counter[str] = Counter()
-        for found in self.found:
-            if found.path not in held:
-                with suppress(OSError):
-                    new[found.content_hash()] += 1
-        return (new & Counter(last.content_hash for last in self.gone if last.content_hash)).total()
-
-
-def delivery_of(context: Context) -> Delivery:
-    """List the landing folder and read the last arrivals.
-
-    Raises:
-        ConfigurationError: the folder does not exist or cannot be listed.
-    """
-    folder = context.settings.landing_path
-    if not folder.is_dir():
-        raise ConfigurationError(
-            f"ingest-documents: no landing folder at {folder}. Create it, or name another with --from FOLDER "
-            "(or `landing` in lakeloop.yml)."
-        )
-    delivery = _last_arrivals(context)
-    delivery.found.extend(_without_twins(list_files(folder, context.settings.ingest), delivery.known))
-    return delivery
 
 
 def look(context: Context) -> Work | None:
@@ -194,159 +84,6 @@ def work(context: Context, due: Work) -> Counts:
     _append(context, rows)
     _remember(context, delivery)
     return counts
-
-
-def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
-    """The documents below `folder`, sorted by path; see `files_below` for what is none."""
-    files = list(files_below(folder, ingest))
-    special = sum(kind == "special" for _, kind in files)
-    if special:
-        log.warning("ingest-documents: %d links or other special files in %s were passed over", special, folder)
-    below = len(os.path.join(folder, ""))
-    return sorted((_found(file, below=below) for file, kind in files if kind == "included"), key=lambda f: f.path)
-
-
-def document_id(source: str, path: str) -> str:
-    """32 hexadecimal digits for one path of one source."""
-    return hashlib.sha256(f"{source}\0{path}".encode()).hexdigest()[:32]
-
-
-def _found(file: str, *, below: int) -> Found:
-    path = file[below:].replace(os.sep, "/")
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        return Found(shown, file, "invalid_path: the name is not UTF-8. Rename the file.")
-    return Found(path, file)
-
-
-def _without_twins(found: list[Found], known: Mapping[str, Known]) -> list[Found]:
-    """Of names that differ only in their Unicode form, all but one are refused: the one that is a document already
-    stays, else the composed form is taken, else the first.
-    """
-
-    def rank(file: Found) -> tuple[bool, bool, str]:
-        last = known.get(file.path)
-        is_document = last is not None and last.op != "delete" and last.rescued is None
-        return not is_document, not unicodedata.is_normalized("NFC", file.path), file.path
-
-    first: dict[str, Found] = {}
-    for file in found:
-        name = unicodedata.normalize("NFC", file.path)
-        first[name] = min(first.get(name, file), file, key=rank)
-    checked = []
-    for file in found:
-        twin = first[unicodedata.normalize("NFC", file.path)]
-        if twin is not file and file.rescued is None:
-            reason = f"duplicate_path: the same name as {twin.path!r} in another Unicode form"
-            file = Found(file.path, file.file, reason)
-        checked.append(file)
-    return checked
-
-
-def _last_arrivals(context: Context) -> Delivery:
-    """What arrived last of each path; nothing is found yet."""
-    columns = ["document_id", "path", "source", "op", "size", "modified_at", "content_hash", "_rescued", "_ingested_at"]
-    last_of: dict[tuple[str, str], Known] = {}
-    rows = context.lake.read_arrow(TABLE, columns=columns)
-    # By column: a dictionary a row would take longer than the listing.
-    for values in zip(*(rows[name].to_pylist() for name in columns), strict=True):
-        arrival = Known(*[*values, values[-1]])
-        key = (arrival.source, arrival.path)
-        if key not in last_of or last_of[key].ingested_at < arrival.ingested_at:
-            last_of[key] = arrival
-    source = context.settings.ingest.source
-    known = {path: last for (of, path), last in last_of.items() if of == source}
-    elsewhere = [last for (of, _), last in last_of.items() if of != source and last.op != "delete"]
-    for seen in context.lake.read_arrow(LOOKS, where={"source": source}).to_pylist():
-        path = seen["path"]
-        before = known.get(path)
-        if before and before.content_hash == seen["content_hash"] and before.looked_at < seen["looked_at"]:
-            known[path] = replace(
-                before, size=seen["size"], modified_at=seen["modified_at"], looked_at=seen["looked_at"]
-            )
-    return Delivery([], known, elsewhere, max((last.ingested_at for last in last_of.values()), default=_NEVER))
-
-
-def arrivals(
-    delivery: Delivery, ingest: IngestSettings, *, now: Callable[[], datetime]
-) -> Iterator[dict[str, Any] | None]:
-    """For each found file, in order, its row, or None where it is as it was."""
-    for found in delivery.found:
-        yield _arrival(found, delivery, ingest, looked_at=now())
-
-
-def _arrival(found: Found, delivery: Delivery, ingest: IngestSettings, *, looked_at: datetime) -> dict[str, Any] | None:
-    row: dict[str, Any] = {"path": found.path, "op": "upsert", "_rescued": found.rescued}
-    known = delivery.known.get(found.path)
-    changed_at = looked_at
-    try:
-        stat = os.stat(found.file)
-        row["size"] = stat.st_size
-        row["modified_at"] = datetime.fromtimestamp(stat.st_mtime, timezone.utc)
-        changed_at = _changed_at(stat, now=looked_at)
-        is_too_large = stat.st_size > ingest.max_file_mb * 1024 * 1024
-        if is_too_large:
-            limit = f"{stat.st_size} bytes, ingest.max_file_mb is {ingest.max_file_mb}"
-            row["_rescued"] = row["_rescued"] or f"too_large: {limit}"
-        if known is not None and _is_untouched(row, known, changed_at=changed_at):
-            return None
-        if is_too_large:
-            row["content_hash"] = found.content_hash()
-        else:
-            with open(found.file, "rb") as stream:
-                content = stream.read()
-            row["content_hash"] = hashlib.sha256(content).hexdigest()
-            row["content"] = None if row["_rescued"] else content
-    except FileNotFoundError:
-        log.warning("ingest-documents: %r vanished since the listing; the next run takes it as gone", found.path)
-        return None
-    except OSError as error:
-        row["_rescued"] = f"unreadable: {type(error).__name__}: {error.strerror}"
-    if known is None or known.op == "delete":
-        return row | {"document_id": document_id(ingest.source, found.path)}
-    if (known.content_hash, known.rescued) == (row.get("content_hash"), row["_rescued"]):
-        if "content_hash" in row and changed_at < looked_at:  # else a later look must tell
-            seen = {name: row[name] for name in ("path", "size", "modified_at", "content_hash")}
-            delivery.looks.append({**seen, "source": ingest.source, "looked_at": looked_at})
-        return None
-    return row | {"document_id": document_id(ingest.source, found.path)}
-
-
-def _is_untouched(row: dict[str, Any], known: Known, *, changed_at: datetime) -> bool:
-    return (
-        known.op != "delete"
-        and known.rescued == row["_rescued"]
-        and (known.size, known.modified_at) == (row["size"], row["modified_at"])
-        and changed_at < known.looked_at
-    )
-
-
-def _changed_at(stat: os.stat_result, *, now: datetime) -> datetime:
-    """The last instant at which the file may have changed. A time of modification in the future tells nothing."""
-    has_fractions = stat.st_mtime_ns % 1_000_000_000 and stat.st_ctime_ns % 1_000_000_000
-    modified, changed = (datetime.fromtimestamp(at, timezone.utc) for at in (stat.st_mtime, stat.st_ctime))
-    last = max(modified, changed) if modified <= now else changed
-    return last + (_FINE_CLOCK if has_fractions else _COARSEST_CLOCK)
-
-
-def refuse_mass_delete(context: Context, delivery: Delivery) -> None:
-    """Raises RefusedError where too large a share of the documents is gone, renamed ones not counted."""
-    limit, alive, found = context.settings.ingest.max_delete_ratio, delivery.alive, len(delivery.found)
-
-    def is_allowed(gone: int) -> bool:
-        return gone <= limit * alive or bool(found and gone <= _FEW_DOCUMENTS)
-
-    gone = len(delivery.gone)
-    # New files are read to be compared only where the limit would refuse.
-    if context.force or is_allowed(gone) or is_allowed(gone := gone - delivery.moved()):
-        return
-    raise RefusedError(
-        f"ingest-documents: {gone} of {alive} documents are gone from {context.settings.landing_path} "
-        f"({found} files are there), more than ingest.max_delete_ratio {limit:g} allows. Nothing was changed. "
-        "If the folder is right, run again with --force."
-    )
 
 
 def _append(context: Context, rows: list[dict[str, Any]]) -> None:

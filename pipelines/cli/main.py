@@ -35,7 +35,7 @@ from pipelines.cli.records import add_record_commands
 from pipelines.cli.trace import add_trace_commands
 from pipelines.settings.layers import FILE_NAME, trust
 from pipelines.settings.redaction import safe
-from pipelines.settings.sections import settings_template
+from pipelines.settings.template import settings_template
 from transformations.errors import EXIT_INTERRUPTED, ConfigurationError, LakeloopError
 
 log = logging.getLogger("pipelines.cli.main")  # also when run as python -m pipelines.cli.main
@@ -114,7 +114,8 @@ def trust_settings(
 @app.command()
 def setup(as_json: Json = False) -> None:
     """Fetch Delta's jars and the models into the cache, once, each checked by its hash."""
-    from pipelines.machine.assets import cache_dir, ensure_assets
+    from pipelines.machine.assets import ensure_assets
+    from pipelines.machine.cache import cache_dir
 
     fetched = ensure_assets()
     text = f"fetched {', '.join(fetched)}" if fetched else f"everything is in {cache_dir()}"

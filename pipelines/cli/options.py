@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.settings.layers import FILE_NAME
+from pipelines.settings.load import load_settings
 from pipelines.settings.redaction import SafeFormatter, redacted, safe
-from pipelines.settings.sections import Settings, load_settings
+from pipelines.settings.sections import Settings
 
 _OF_LIBRARIES = "lakeloop: what libraries tell"
 # JSON may hold them as they are, a terminal would obey them, and half surrogate pairs have no encoding.

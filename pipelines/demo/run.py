@@ -25,7 +25,8 @@ from pipelines.demo.workspace import check_environment, check_folder, make_works
 from pipelines.flow.lock import only_writer
 from pipelines.flow.outcome import Outcome
 from pipelines.inference.answer_questions import add_questions
-from pipelines.machine.assets import cache_dir, ensure_assets, fetch_sdist
+from pipelines.machine.assets import ensure_assets, fetch_sdist
+from pipelines.machine.cache import cache_dir
 from pipelines.machine.java import find_java
 from pipelines.monitoring.report import write_report
 from pipelines.operations.verify import verify

@@ -17,7 +17,9 @@ from typing import Any
 
 from pipelines.flow.lock import only_writer
 from pipelines.settings.layers import FILE_NAME, from_environment, trust
-from pipelines.settings.sections import Settings, load_settings, settings_template
+from pipelines.settings.load import load_settings
+from pipelines.settings.sections import Settings
+from pipelines.settings.template import settings_template
 from transformations.errors import ConfigurationError
 
 MARK = ".lakeloop-demo.json"

@@ -5,15 +5,19 @@ Ingest takes the files that are to be read, and what is told of the others is of
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
 from typing import Literal
 
 from pipelines.settings.sections import IngestSettings
 
+log = logging.getLogger(__name__)
 Kind = Literal["included", "other", "special"]
 
 
@@ -51,3 +55,45 @@ def files_below(folder: Path, ingest: IngestSettings, *, is_strict: bool = True)
                 yield entry.path, "special"
             else:
                 yield entry.path, "included" if is_included(entry.name.lower()) else "other"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file of the listing; `rescued` is why its content cannot be taken."""
+
+    path: str
+    file: str
+    rescued: str | None = None
+
+    def content_hash(self) -> str:
+        """SHA-256 of the file's bytes, read in pieces."""
+        with open(self.file, "rb") as stream:
+            digest = hashlib.sha256()
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
+    """The documents below `folder`, sorted by path; see `files_below` for what is none."""
+    files = list(files_below(folder, ingest))
+    special = sum(kind == "special" for _, kind in files)
+    if special:
+        log.warning("ingest-documents: %d links or other special files in %s were passed over", special, folder)
+    below = len(os.path.join(folder, ""))
+    return sorted((_found(file, below=below) for file, kind in files if kind == "included"), key=lambda f: f.path)
+
+
+def document_id(source: str, path: str) -> str:
+    """32 hexadecimal digits for one path of one source."""
+    return hashlib.sha256(f"{source}\0{path}".encode()).hexdigest()[:32]
+
+
+def _found(file: str, *, below: int) -> Found:
+    path = file[below:].replace(os.sep, "/")
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        return Found(shown, file, "invalid_path: the name is not UTF-8. Rename the file.")
+    return Found(path, file)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import re
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.machine.cache import cache_dir
 from pipelines.machine.maven import Coordinate, fetch_jars
 from pipelines.machine.package_index import download, unpack_sdist
 from pipelines.machine.verified_files import has_content, sha256_of
@@ -102,15 +102,6 @@ SDISTS = {
 _DISK_TROUBLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.ENOENT
 )  # fmt: skip
-
-
-def cache_dir() -> Path:
-    """The folder of everything fetched: LAKELOOP_CACHE, or the user's cache folder. It need not exist yet."""
-    if chosen := os.environ.get("LAKELOOP_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("lakeloop")).absolute()
 
 
 def delta_jars() -> list[Path]:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipelines.machine.assets import cache_dir
+from pipelines.machine.cache import cache_dir
 from transformations.errors import ConfigurationError
 
 OLDEST = 17

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.machine.assets import DELTA_JARS, EMBEDDING_FILES, LANGUAGE_MODEL, Asset, cache_dir, is_whole
+from pipelines.machine.assets import DELTA_JARS, EMBEDDING_FILES, LANGUAGE_MODEL, Asset, is_whole
+from pipelines.machine.cache import cache_dir
 from pipelines.machine.java import find_java, java_version
 from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError

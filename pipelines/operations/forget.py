@@ -9,9 +9,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from pipelines.bronze.ingest_documents import delivery_of, document_id
 from pipelines.conductor.run import advance
 from pipelines.conductor.stages import DOCUMENT_STAGES
+from pipelines.documents.delivery import delivery_of
+from pipelines.documents.landing import document_id
 from pipelines.flow.lock import only_writer
 from pipelines.flow.stage import Context
 from pipelines.operations.forget_index import Cleared, clear_place, places_to_clear

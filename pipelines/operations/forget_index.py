@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.flow.stage import Context
-from pipelines.index.sync_index import has_rows
 from pipelines.stores import Manifest, Store
 from pipelines.vector_index.lease import Lease, writing
 from pipelines.vector_index.owner import is_foreign
 from pipelines.vector_index.places import Place, forget_place, kept, places
 from pipelines.vector_index.state import all_states
+from pipelines.vector_index.sync import has_rows
 
 log = logging.getLogger(__name__)
 _DELETES_PER_CALL = 1000

@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 
-from pipelines.bronze.ingest_documents import Delivery, arrivals, delivery_of, refuse_mass_delete
+from pipelines.documents.delivery import Delivery, arrivals, delivery_of, refuse_mass_delete
 from pipelines.documents.describe import PersonalData, searched
 from pipelines.documents.parser_process import Limits, ParserProcess
 from pipelines.flow.stage import Context
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.index.sync_index import refuse_mass_delete as refuse_index_delete
 from pipelines.models.embedders import chunk_limits, embedding_model, text_reader
 from pipelines.settings.sections import Settings
 from pipelines.vector_index.state import served
+from pipelines.vector_index.sync import refuse_mass_delete as refuse_index_delete
 from transformations.errors import RefusedError
 from transformations.text.chunks import Chunk, chunk_id, chunk_markdown
 from transformations.text.language import detect_language

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.bronze.ingest_documents import Found
+from pipelines.documents.landing import Found
 from pipelines.flow.stage import Context
 from pipelines.flow.states import STAGE_RUNS
 from pipelines.lakehouse.tables import Lakehouse

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.bronze.ingest_documents import delivery_of, document_id
+from pipelines.documents.delivery import delivery_of
+from pipelines.documents.landing import document_id
 from pipelines.flow.stage import Context
 from pipelines.models.embedders import model_named
 from pipelines.quality.dead_letters import open_letters

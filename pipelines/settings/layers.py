@@ -55,7 +55,7 @@ def find_settings(config: Path | None) -> Path | None:
 
 def trust(file: Path) -> None:
     """Let this settings file be found from the folders below it, from now on."""
-    from pipelines.machine.assets import cache_dir
+    from pipelines.machine.cache import cache_dir
 
     known = sorted({*_trusted(), str(file.resolve())})
     kept = cache_dir() / _TRUSTED
@@ -71,7 +71,7 @@ def trust(file: Path) -> None:
 
 
 def _trusted() -> frozenset[str]:
-    from pipelines.machine.assets import cache_dir
+    from pipelines.machine.cache import cache_dir
 
     try:
         return frozenset(json.loads((cache_dir() / _TRUSTED).read_text(encoding="utf-8")))

@@ -1,42 +1,17 @@
-"""lakeloop.yml, LAKELOOP__… variables and --set overrides in; one frozen, typed `Settings` out.
-
-Precedence, weakest first: the defaults below, the file, the environment, the command line. A nested key is
-`index.name` in the file and on the command line, and `LAKELOOP__INDEX__NAME` in the environment.
-"""
+"""The sections of the settings: each setting with its type, its default and what it is for, checked and frozen."""
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_core import PydanticUndefined
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from pipelines.settings.layers import (
-    cut,
-    find_settings,
-    from_environment,
-    from_override,
-    is_reference,
-    merge,
-    read_file,
-    resolve_references,
-    shown,
-)
 from pipelines.settings.records import RecordSettings, RecordSources, check_source_names
-from pipelines.settings.redaction import redacted, without_password
+from pipelines.settings.redaction import without_password
 from transformations.documents import SUFFIXES
-from transformations.errors import ConfigurationError
 from transformations.text.personal_data import KINDS
-
-# Stands for the names that a user gives, in what is said about a mapping of names to sections.
-NAMED = "NAME"
-# So many errors are said of one file.
-_MAX_TOLD = 10
 
 
 class _Section(BaseModel):
@@ -267,121 +242,7 @@ class Settings(_Section):
         return self.mlflow.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
 
 
-def load_settings(config: Path | None = None, *, overrides: Sequence[str] = ()) -> Settings:
-    """Settings from `config`, or from lakeloop.yml of this folder or of a trusted one above, or the defaults.
-
-    Args:
-        config: the file; it must exist when given.
-        overrides: `key=value` strings, keys dotted, values in YAML ("ingest.max_file_mb=10").
-
-    Raises:
-        ConfigurationError: no such file, not YAML, an unknown key (the near ones are named), a value out of range, a
-            variable that is not set, or a file above this folder that nobody has trusted.
-    """
-    path = find_settings(config)
-    layers = [read_file(path)] if path else []
-    layers += [from_environment(os.environ), *(from_override(o) for o in overrides)]
-    merged: dict[str, Any] = {"root": path.parent if path else Path.cwd()}
-    for layer in layers:
-        merge(merged, layer)
-    _check_keys(merged, Settings, where="")
-    merged = _resolve_references(merged)
-    try:
-        return Settings.model_validate(merged)
-    except ValidationError as error:
-        raise ConfigurationError(f"settings{f' of {path}' if path else ''} are not valid: {_told(error)}") from None
-
-
-def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str) -> None:
-    fields = {field.alias or name: field for name, field in model.model_fields.items()}
-    for key, value in given.items():
-        if key not in fields:
-            known = [where + name for name in fields if name != "root"]
-            raise ConfigurationError.unknown_name("setting", cut(f"{where}{key}", 100), known)
-        annotation = fields[key].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and isinstance(value, Mapping):
-            _check_keys(value, annotation, where=f"{where}{key}.")
-        section = _named_section(annotation)
-        if section is not None and isinstance(value, Mapping):
-            for name, one in value.items():
-                if isinstance(one, Mapping):
-                    _check_keys(one, section, where=f"{where}{key}.{name}.")
-
-
-def _named_section(annotation: Any) -> type[BaseModel] | None:
+def named_section(annotation: Any) -> type[BaseModel] | None:
     """The section that a mapping of names to sections holds; None for anything else."""
     inside = get_args(annotation)[1:] if get_origin(annotation) is dict else ()
     return next((of for of in inside if isinstance(of, type) and issubclass(of, BaseModel)), None)
-
-
-def _resolve_references(merged: dict[str, Any]) -> dict[str, Any]:
-    """Replace each `${NAME}` by that environment variable; a secret never stands in the file itself."""
-    for section_name, key in (("language_model", "api_key"), ("index", "secret"), ("answers", "judge_api_key")):
-        section = merged.get(section_name)
-        value = section.get(key) if isinstance(section, dict) else None
-        if value is not None and not is_reference(value):
-            raise ConfigurationError(f"{section_name}.{key} must name an environment variable, as in ${{THE_NAME}}")
-    root = merged["root"]
-    resolved: dict[str, Any] = resolve_references({key: value for key, value in merged.items() if key != "root"})
-    return {"root": root, **resolved}
-
-
-def _told(error: ValidationError) -> str:
-    """What is wrong, short whatever was given, and without the values of variables."""
-    lines = [
-        f"{cut('.'.join(map(str, e['loc'])), 100)}: {cut(e['msg'])}, but it is {shown(e['input'])}"
-        for e in error.errors()
-    ]
-    more = [f"and {len(lines) - _MAX_TOLD} more"] if len(lines) > _MAX_TOLD else []
-    return redacted("; ".join([*lines[:_MAX_TOLD], *more]))
-
-
-def described(model: type[BaseModel] = Settings) -> Iterator[tuple[int, str, Any, str]]:
-    """(depth, key, default, description) of every setting, in order: what `lakeloop init` writes and the docs list."""
-    for name, field in model.model_fields.items():
-        if name == "root":
-            continue
-        default = field.get_default(call_default_factory=True)
-        if isinstance(default, BaseModel):
-            yield 0, name, None, (type(default).__doc__ or "").strip().splitlines()[0]
-            yield from ((depth + 1, key, value, text) for depth, key, value, text in described(type(default)))
-        else:
-            yield 0, field.alias or name, default, field.description or ""
-            section = _named_section(field.annotation)
-            if section is not None:
-                yield 1, NAMED, None, (section.__doc__ or "").strip().splitlines()[0]
-                yield from ((depth + 2, key, value, text) for depth, key, value, text in described(section))
-
-
-def settings_template() -> str:
-    """The commented lakeloop.yml that `lakeloop init` writes: every setting at its default."""
-    lines = ["# lakeloop: settings of this workspace. Every value below is the default; keep what you change.", ""]
-    named_at: int | None = None
-    for depth, key, default, text in described():
-        indent = "  " * depth
-        if key == NAMED:
-            named_at = depth if named_at is None else named_at
-        elif named_at is not None and depth <= named_at:
-            named_at = None
-        if named_at is not None:  # there is no default source: what one may say stands in comments
-            shown = "" if key == NAMED or default is None or default is PydanticUndefined else f" {_plain(default)}"
-            lines.append(f"# {indent}{key}:{shown}  # {text}")
-            continue
-        if text:
-            lines.append(f"{indent}# {text}")
-        if default is None and depth == 0 and key in Settings.model_fields and _is_section(key):
-            lines.append(f"{key}:")
-        else:
-            lines.append(f"{indent}{key}: {_plain(default)}")
-    return "\n".join(lines) + "\n"
-
-
-def _plain(value: Any) -> str:
-    """A default as YAML on one line."""
-    plain = list(value) if isinstance(value, tuple) else value
-    return str(yaml.safe_dump(plain, default_flow_style=True, width=1000).splitlines()[0])
-
-
-def _is_section(key: str) -> bool:
-    annotation = Settings.model_fields[key].annotation
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -14,9 +14,8 @@ from pipelines.lakehouse.table_log import commit_id
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.quality.dead_letters import open_letters
 from pipelines.stores import FILTER_COLUMNS, Manifest
-from pipelines.vector_index.owner import check_owner
 from pipelines.vector_index.spark_source import read_index
-from pipelines.vector_index.state import IndexState
+from pipelines.vector_index.state import IndexState, check_owner
 from transformations.errors import ConfigurationError
 from transformations.index.fingerprint import fingerprint_lanes, fingerprint_of_lanes, row_hash
 

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.flow.stage import Context, Versions
-from pipelines.index.sync_index import IndexSync
 from pipelines.models.embedders import model_named
 from pipelines.stores import Manifest
 from pipelines.vector_index.audit import Audit, audit
 from pipelines.vector_index.changes import Changes, rows_of
 from pipelines.vector_index.state import IndexState
+from pipelines.vector_index.sync import IndexSync
 from transformations.errors import RefusedError
 
 

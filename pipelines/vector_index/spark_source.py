@@ -18,8 +18,8 @@ import pyarrow as pa
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.settings.sections import Settings
-from pipelines.vector_index.owner import foreign, identity, is_foreign_to
-from pipelines.vector_index.state import IndexState, states
+from pipelines.vector_index.owner import identity, is_foreign_to
+from pipelines.vector_index.state import IndexState, foreign, states
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:

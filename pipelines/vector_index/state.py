@@ -13,6 +13,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.flow.stage import Context, Subject
@@ -20,7 +21,7 @@ from pipelines.lakehouse.tables import Lakehouse
 from pipelines.models.embedders import EmbeddingModel, embedding_model, model_named
 from pipelines.settings.sections import Settings
 from pipelines.stores import Manifest, Store, open_store
-from pipelines.vector_index.owner import check_owner
+from pipelines.vector_index.owner import is_foreign
 from pipelines.vector_index.places import Place, kept, note, told
 from transformations.errors import ConfigurationError, RefusedError
 
@@ -198,3 +199,37 @@ def is_alive(lease_holder: str) -> bool:
 def updated(states: Sequence[IndexState], name: str, /, **values: object) -> list[IndexState]:
     """`states` with other values for the index `name`."""
     return [replace(s, **values) if s.index_name == name else s for s in states]  # type: ignore[arg-type]
+
+
+def foreign(manifest: Manifest, *, state: IndexState, root: Path) -> RefusedError:
+    """The error that names whose the index is."""
+    return RefusedError(
+        f"the index {state.index_name} at {state.uri} belongs to the workspace {manifest.workspace} in "
+        f"{manifest.place or 'an unknown folder'}, not to this one in {root}. Nothing was read or "
+        "changed, and --force does not help. Give this workspace an index of its own: another index.name, or another "
+        "index.uri. If that workspace is no more, take its index over: lakeloop sync-index --take-over "
+        f"{manifest.workspace}"
+    )
+
+
+def check_owner(
+    lake: Lakehouse,
+    manifest: Manifest | None,
+    *,
+    state: IndexState,
+    is_writing: bool = False,
+    take_over: str | None = None,
+) -> None:
+    """Raises RefusedError, with its name, where the index belongs to another workspace.
+
+    A copy of a workspace has its identity. So a writer asks for more: an index that was last written from another
+    folder was written under a lease that this workspace knows of.
+
+    Args:
+        take_over: a workspace whose index is to become this one's, as its owner asked for.
+    """
+    if manifest is None or (take_over is not None and take_over == manifest.workspace):
+        return
+    is_elsewhere = manifest.place not in ("", str(lake.settings.root))
+    if is_foreign(lake, manifest) or (is_writing and is_elsewhere and manifest.fence > state.fence):
+        raise foreign(manifest, state=state, root=lake.settings.root)

@@ -11,14 +11,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.flow.stage import Context
-from pipelines.index.sync_index import served_hashes
 from pipelines.models.embedders import embedding_model
 from pipelines.quality.dead_letters import open_letters
 from pipelines.stores import Manifest, Store
 from pipelines.vector_index.audit import belongs
-from pipelines.vector_index.owner import check_owner
 from pipelines.vector_index.places import forget_place
-from pipelines.vector_index.state import IndexState, change, physical_name, served, states
+from pipelines.vector_index.state import IndexState, change, check_owner, physical_name, served, states
+from pipelines.vector_index.sync import served_hashes
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.index.fingerprint import fingerprint
 from transformations.index.vectors import matrix_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.settings.sections import load_settings
+from pipelines.settings.load import load_settings
 from tests.support.kafka_broker import Broker, kafka_broker
 from tests.support.killer import run
 from tests.support.recorded import now, refused, rows

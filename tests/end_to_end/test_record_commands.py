@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.settings.sections import Settings, load_settings
+from pipelines.settings.load import load_settings
+from pipelines.settings.sections import Settings
 from tests.support.killer import LAKELOOP, kill_when, run
 from tests.support.recorded import ORDERS, now, put, rows
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.cli.main import main
 from pipelines.conductor.run import new_context
-from pipelines.settings.sections import load_settings
+from pipelines.settings.load import load_settings
 from pipelines.vector_index.state import served
 
 

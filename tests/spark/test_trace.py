@@ -14,7 +14,8 @@ from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.flow.stage import Context
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.operations.trace import Trace, render, trace
-from pipelines.settings.sections import Settings, load_settings
+from pipelines.settings.load import load_settings
+from pipelines.settings.sections import Settings
 from pipelines.vector_index.state import served
 from transformations.errors import ConfigurationError
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines.machine.assets import cache_dir
+from pipelines.machine.cache import cache_dir
 from pipelines.machine.java import find_java
 from pipelines.machine.maven import Coordinate, fetch_jars
 

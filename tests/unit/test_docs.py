@@ -16,7 +16,8 @@ from typer.main import get_command
 from pipelines.cli.main import app
 from pipelines.conductor.stages import STAGES
 from pipelines.lakehouse.schemas import TABLES
-from pipelines.settings.sections import Settings, described
+from pipelines.settings.sections import Settings
+from pipelines.settings.template import described
 from transformations import errors
 from transformations.documents import FORMATS
 

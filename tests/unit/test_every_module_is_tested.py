@@ -40,7 +40,6 @@ THROUGH = {
     "transformations.text.chunk_parts": "test_chunks",
     "pipelines.documents.clusters": "test_refine_documents",
     "pipelines.documents.describe": "test_refine_documents",
-    "pipelines.documents.landing": "test_ingest_documents",
     "pipelines.documents.parse_worker": "test_parser_process",
     "pipelines.records.columns": "test_record_reading",
     "pipelines.records.delta_tables": "test_record_tables",
@@ -50,6 +49,7 @@ THROUGH = {
     "pipelines.models.judge": "test_judged_answers",
     "pipelines.vector_index.owner": "test_index_owner",
     "pipelines.vector_index.spark_source": "test_index_promises",
+    "pipelines.vector_index.sync": "test_index_promises",
     # Commands: each is run from its words to its exit code.
     "pipelines.cli.index": "test_index_commands",
     "pipelines.cli.options": "test_cli",

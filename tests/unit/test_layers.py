@@ -1,17 +1,21 @@
-"""The layers, read from the source of every module: who may import whom, and what a pure module may touch."""
+"""The layers and rooms, read from the source of every module: who may import whom, and what a pure one may touch."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs/architecture.md"
 PACKAGES = ("transformations", "expectations", "pipelines")
-STAGES = ("bronze", "silver", "gold", "index", "inference", "training", "monitoring", "feedback")
+STAGES = ("bronze", "silver", "gold", "index", "inference", "monitoring")
 # Modules that are themselves imported only by the call that needs their library.
 ADAPTERS = (
     "pipelines.stores.", "pipelines.models.", "transformations.documents.",
@@ -45,6 +49,7 @@ class Import:
     at_top: bool
 
 
+@cache
 def modules() -> dict[str, Path]:
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -73,6 +78,7 @@ def _walk(node: ast.AST, *, module: str, at_top: bool) -> Iterator[Import]:
             yield from _walk(child, module=module, at_top=at_top and not lazy)
 
 
+@cache
 def read(name: str) -> tuple[ast.Module, list[Import]]:
     path = modules()[name]
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
@@ -95,14 +101,62 @@ def test_no_layer_imports_one_above_it(package: str, above: tuple[str, ...]) -> 
     assert not wrong
 
 
-def test_stages_meet_in_tables_and_never_import_each_other() -> None:
+def drawn() -> dict[str, list[tuple[str, ...]]]:
+    """Package → the rows of its rooms, top first, as docs/architecture.md draws them."""
+    house, pure = re.findall(r"^```text\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    rows: dict[str, list[tuple[str, ...]]] = {"pipelines": [], "expectations": [], "transformations": []}
+    for line in house.splitlines():
+        rows["pipelines"].append(tuple(re.split(r"  +", line)[0].split()))
+    for line in pure.splitlines():
+        package, *rooms = line.split()
+        rows[package].append(tuple(rooms))
+    return rows
+
+
+def owner(name: str) -> str:
+    """The module that an imported name is, or belongs to; nothing where it is not ours."""
+    while name and name not in modules():
+        name = name.rpartition(".")[0]
+    return name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_rooms_import_downwards_only_as_the_drawing_says(package: str) -> None:
+    level = {room: number for number, row in enumerate(drawn()[package]) for room in row}
+    rooms = {name.split(".")[1] for name in modules() if within(name, package) and "." in name}
+    assert rooms == level.keys()
     wrong = []
     for name in modules():
-        stage = next((stage for stage in STAGES if within(name, f"pipelines.{stage}")), None)
-        others = [f"pipelines.{other}" for other in STAGES if other != stage]
-        if stage:
-            wrong += [f"{name}:{i.line} imports {i.name}" for i in read(name)[1] if within(i.name, *others)]
+        if within(name, package) and "." in name:
+            here = name.split(".")[1]
+            for found in read(name)[1]:
+                there = owner(found.name).split(".")[1:2]
+                if within(found.name, package) and there and there != [here] and level[there[0]] <= level[here]:
+                    wrong.append(f"{name}:{found.line} imports {found.name}")
     assert not wrong
+
+
+def test_the_walks_lead_through_files_that_are_there() -> None:
+    files = re.findall(r"`([\w/]+(?:\.py|/))`", PAGE.read_text(encoding="utf-8"))
+    assert len(files) > 20
+    assert [file for file in files if not (ROOT / file).exists() and not (ROOT / "pipelines" / file).exists()] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: {owner(i.name) for i in read(name)[1]} - {name, ""} for name in modules()}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle: {' → '.join(error.args[1])}")
+
+
+def test_folders_of_the_flow_hold_stages_and_nothing_else() -> None:
+    for name, path in modules().items():
+        if name.startswith(tuple(f"pipelines.{stage}." for stage in STAGES)):
+            body = read(name)[0].body
+            declared = {t.id for n in body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+            declared |= {n.name for n in body if isinstance(n, ast.FunctionDef)}
+            assert declared >= {"STAGE", "look", "work"}, path
 
 
 def test_heavy_libraries_are_imported_where_they_are_used_and_not_at_the_top() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.settings.sections import load_settings
+from pipelines.settings.load import load_settings
 from transformations.errors import ConfigurationError
 
 from .bundle_fields import KINDS, root_problems, typed_problems

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from pipelines.settings.sections import load_settings
+from pipelines.settings.load import load_settings
 
 from .bundle_check import problems
 

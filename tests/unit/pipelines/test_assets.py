@@ -17,6 +17,7 @@ import pytest
 
 from pipelines.machine import assets, verified_files
 from pipelines.machine.assets import Asset
+from pipelines.machine.cache import cache_dir
 from pipelines.machine.package_index import parse_pip_configuration, unpack_sdist
 from pipelines.machine.verified_files import sha256_of
 from pipelines.progress import Progress
@@ -100,9 +101,9 @@ def test_a_file_of_the_right_size_with_other_bytes_is_not_served_and_a_right_one
 def test_the_cache_is_a_folder_of_the_users_own_unless_the_environment_names_one(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert assets.cache_dir() == cache
+    assert cache_dir() == cache
     monkeypatch.delenv("LAKELOOP_CACHE")
-    assert assets.cache_dir().name == "lakeloop"
+    assert cache_dir().name == "lakeloop"
 
 
 def test_every_asset_has_a_place_and_a_hash_of_its_own() -> None:

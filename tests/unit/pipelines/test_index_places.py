@@ -16,7 +16,8 @@ from pipelines.flow.stage import Context, everything, moved
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.models.embedders import embedding_model
 from pipelines.operations.forget_index import clear_place, places_to_clear
-from pipelines.settings.sections import Settings, load_settings
+from pipelines.settings.load import load_settings
+from pipelines.settings.sections import Settings
 from pipelines.vector_index.places import Place, note, places
 from pipelines.vector_index.state import change, index_models, served, states, updated
 from pipelines.vector_index.swap import finish

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.bronze.ingest_documents import LOOKS, TABLE, Found
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import stage_named
+from pipelines.documents.delivery import LOOKS, TABLE
+from pipelines.documents.landing import Found
 from pipelines.settings.sections import Settings
 from transformations.errors import RefusedError
 
@@ -32,7 +33,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         opened.append(Path(file).name)
         return real(file, *args)
 
-    monkeypatch.setattr("pipelines.bronze.ingest_documents.open", noted, raising=False)
+    for module in ("delivery", "landing"):
+        monkeypatch.setattr(f"pipelines.documents.{module}.open", noted, raising=False)
     return opened
 
 

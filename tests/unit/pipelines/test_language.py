@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from pipelines.machine.assets import LANGUAGE_MODEL, cache_dir, language_model_file
+from pipelines.machine.assets import LANGUAGE_MODEL, language_model_file
+from pipelines.machine.cache import cache_dir
 from pipelines.models.chat import ModelCallError, language_model
 from pipelines.settings.sections import LanguageModelSettings, Settings
 from transformations.errors import ConfigurationError, LakeloopError

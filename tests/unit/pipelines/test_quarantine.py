@@ -12,8 +12,8 @@ import pytest
 
 from expectations.tables.chunks import chunk_rules
 from expectations.tables.documents import document_rules
-from pipelines.bronze.ingest_documents import list_files
 from pipelines.cli.main import main
+from pipelines.documents.landing import list_files
 from pipelines.flow.stage import Context
 from pipelines.flow.states import STAGE_RUNS
 from pipelines.lakehouse.schemas import TABLES

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from pipelines.records.streams import auto_loader_options, uses_auto_loader
+from pipelines.settings.load import load_settings
 from pipelines.settings.records import RecordSettings
-from pipelines.settings.sections import Settings, load_settings, settings_template
+from pipelines.settings.sections import Settings
+from pipelines.settings.template import settings_template
 from transformations.errors import ConfigurationError
 from transformations.tables.text_values import Reading
 

@@ -13,7 +13,8 @@ import pytest
 from pipelines.lakehouse.session import _SHARED_TABLES, _launch, configuration
 from pipelines.machine.assets import delta_jars
 from pipelines.machine.java import find_java
-from pipelines.settings.sections import Settings, load_settings
+from pipelines.settings.load import load_settings
+from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[3]

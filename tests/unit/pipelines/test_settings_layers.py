@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from pipelines.settings import redaction
 from pipelines.settings.layers import read_yaml, trust
+from pipelines.settings.load import load_settings
 from pipelines.settings.redaction import SafeFormatter, printable, redacted, safe
-from pipelines.settings.sections import load_settings
 from transformations.errors import ConfigurationError
 
 

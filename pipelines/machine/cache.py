@@ -1,0 +1,15 @@
+"""The folder that holds everything fetched to this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """The folder of everything fetched: LAKELOOP_CACHE, or the user's cache folder. It need not exist yet."""
+    if chosen := os.environ.get("LAKELOOP_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("lakeloop")).absolute()
