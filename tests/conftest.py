@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 
 from pipelines.conductor.run import new_context
 from pipelines.flow.stage import Context
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.session import get_spark
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.machine.cache import cache_dir
@@ -87,7 +88,7 @@ def workspace(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def lake(workspace: Settings, spark) -> Lakehouse:
-    return Lakehouse(workspace, spark=lambda: spark)
+    return open_lakehouse(workspace, spark=lambda: spark)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from benchmarks.sync.embedder import MODEL, StubEmbedder
 from benchmarks.sync.systems import Outcome, Running, System
 
 if TYPE_CHECKING:
+    from pipelines.lakehouse.opening import open_lakehouse
     from pipelines.lakehouse.tables import Lakehouse
 
 _CHUNK_INDEX = "gold.chunk_index"
@@ -85,11 +86,10 @@ class Lakeloop(System):
 
     def _lake(self) -> Lakehouse:
         from pipelines.lakehouse.session import get_spark
-        from pipelines.lakehouse.tables import Lakehouse
         from pipelines.settings.load import load_settings
 
         settings = load_settings(self.state / "lakeloop.yml")
-        return Lakehouse(settings, spark=lambda: get_spark(settings))
+        return open_lakehouse(settings, spark=lambda: get_spark(settings))
 
 
 def _lakeloop(*arguments: str) -> list[str]:

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from pipelines.answering.log_row import INFERENCE_LOG, STATUS_OK, Call, log_row
 from pipelines.answering.search import Searcher
 from pipelines.answering.sources import Source, is_off_topic, shown_of, sources_of
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.session import get_spark
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.models.chat import Completion, LanguageModel, ModelCallError, language_model
@@ -118,7 +119,7 @@ class Answerer:
 
     def __init__(self, settings: Settings, *, lake: Lakehouse | None = None, searcher: Search | None = None) -> None:
         self._settings = settings
-        self._lake = lake or Lakehouse(settings, spark=lambda: get_spark(settings))
+        self._lake = lake or open_lakehouse(settings, spark=lambda: get_spark(settings))
         self._given_searcher = searcher
         self._stack = ExitStack()
 
@@ -331,9 +332,9 @@ def new_call(
 
 def _check_writable(lake: Lakehouse) -> None:
     """Raises ConfigurationError where a row of the log could not be written, before anything is asked."""
-    if not lake.is_local:
-        return
     folder = lake.folder(INFERENCE_LOG)
+    if folder is None:
+        return
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigurationError(

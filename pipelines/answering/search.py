@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.session import get_spark
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.models.embedders import Embeds, model_named
@@ -57,7 +58,7 @@ class Searcher:
 
     def __init__(self, settings: Settings, *, lake: Lakehouse | None = None) -> None:
         self._settings = settings
-        self._lake = lake or Lakehouse(settings, spark=lambda: get_spark(settings))
+        self._lake = lake or open_lakehouse(settings, spark=lambda: get_spark(settings))
         self._looking = threading.Lock()
         self._opened = self._look(None)
 

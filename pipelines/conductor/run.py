@@ -18,6 +18,7 @@ from pipelines.flow.lock import only_writer
 from pipelines.flow.outcome import Failure, Outcome, StageOutcome
 from pipelines.flow.stage import Context, Counts, Stage, Subject, Versions, Work, everything
 from pipelines.flow.states import STAGE_RUNS, State, TableMark, mark_now
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.session import get_spark
 from pipelines.lakehouse.table_log import commit_id, is_lost_history
 from pipelines.lakehouse.tables import Lakehouse
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 def new_context(settings: Settings, *, progress: Progress | None = None, force: bool = False) -> Context:
     """A context with an id of its own for one run. Nothing is opened yet."""
     run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + uuid.uuid4().hex[:8]
-    lake = Lakehouse(settings, spark=lambda: get_spark(settings))
+    lake = open_lakehouse(settings, spark=lambda: get_spark(settings))
     for name in settings.records:
         declare(lake, record_source(settings, name))
     return Context(settings, lake, run_id, progress or Progress(), force)

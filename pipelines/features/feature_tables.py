@@ -98,6 +98,7 @@ def table_spec_of(table: FeatureTable, source: pa.Schema) -> TableSpec:
         ),
         key=tuple(table.key),
         change_feed=True,
+        role="current",
     )
 
 

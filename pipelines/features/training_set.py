@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.features.feature_tables import MAX_AGE, source_schema
 from pipelines.flow.stage import Context
@@ -134,7 +134,7 @@ def _joined(lake: Lakehouse, *, labels: str, at: str, lookups: Sequence[Lookup],
             entity=lookup.entity,
             columns=lookup.columns,
             max_age=None if lookup.max_age is None else timedelta(seconds=lookup.max_age),
-            broadcast=_bytes(lake, lookup.table) <= BROADCAST_BYTES,
+            broadcast=lake.size(lookup.table) <= BROADCAST_BYTES,
         )
         for lookup in lookups
     ]
@@ -145,12 +145,6 @@ def _max_age(lake: Lakehouse, lookup: Lookup) -> float | None:
     """The lookup's own limit, else that of the table's definition."""
     own = lake.properties(lookup.table).get(MAX_AGE)
     return lookup.max_age if lookup.max_age is not None or not own else float(own)
-
-
-def _bytes(lake: Lakehouse, table: str) -> int:
-    """The size of the table's files now."""
-    row: Any = lake.spark.sql(f"DESCRIBE DETAIL {lake.identifier(table)}").select("sizeInBytes").first()
-    return int(row["sizeInBytes"])
 
 
 def _counted(rows: DataFrame) -> tuple[int, str]:

@@ -159,7 +159,6 @@ def _ensure(lake: Lakehouse, table: FeatureTable, *, may_replace: bool) -> None:
     target = target_of(table)
     if lake.head(target) is None:
         lake.ensure(target)
-    name = lake.identifier(target)
     rows, spec = lake.read(target), lake.spec(target)
     if rows.columns != spec.columns and not may_replace:
         raise ConfigurationError(
@@ -170,17 +169,13 @@ def _ensure(lake: Lakehouse, table: FeatureTable, *, may_replace: bool) -> None:
     if [(f.name, f.dataType) for f in rows.schema] != [(f.name, f.dataType) for f in wanted]:
         # Of other types, as where a column of the source became wider, or of another definition: in one commit empty,
         # and filled anew by `run`.
-        empty = lake.spark.createDataFrame([], wanted).write.format("delta").mode("overwrite")
-        empty = empty.option("overwriteSchema", "true")
-        empty.save(str(lake.folder(target))) if lake.is_local else empty.saveAsTable(name)
-    has, told = lake.properties(target), properties_of(table)
-    if "lakeloop.primaryKey" not in has and not lake.is_local:
+        lake.replace(target, lake.spark.createDataFrame([], wanted))
+    if not lake.is_local and "lakeloop.primaryKey" not in lake.properties(target):
         # what makes it a feature table with a time key in Unity Catalog
         keys, key_name = ", ".join(f"`{c}`" for c in table.entity), f"`{target.replace('.', '_')}_key`"
+        name = lake.identifier(target)
         lake.spark.sql(f"ALTER TABLE {name} ADD CONSTRAINT {key_name} PRIMARY KEY ({keys}, `event_at` TIMESERIES)")
-    if any(has.get(key) != value for key, value in told.items()):
-        pairs = ", ".join(f"'{key}' = '{value}'" for key, value in told.items())
-        lake.spark.sql(f"ALTER TABLE {name} SET TBLPROPERTIES ({pairs})")
+    lake.set_properties(target, properties_of(table))
 
 
 def _written(lake: Lakehouse, target: str, *, after: int) -> int:

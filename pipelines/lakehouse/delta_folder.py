@@ -183,9 +183,22 @@ def delete(delta: DeltaTable, where: Mapping[str, Sequence[str]], schema: pa.Sch
     return int(delta.delete(all_in(where), writer_properties=writing(schema))["num_deleted_rows"] or 0)
 
 
-def purge(delta: DeltaTable) -> int:
-    """Remove the files of older versions. Returns how many."""
-    return len(delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True))
+def compact(delta: DeltaTable, schema: pa.Schema) -> int:
+    """Put small files together. Returns how many there were of them."""
+    done = delta.optimize.compact(max_concurrent_tasks=1, writer_properties=writing(schema))
+    return int(done["numFilesRemoved"])
+
+
+def vacuum(delta: DeltaTable, *, hours: int, keep: Sequence[int] = ()) -> int:
+    """Remove the files of versions that were replaced so many hours ago, but for versions to keep. Returns how many."""
+    removed = delta.vacuum(
+        retention_hours=hours,
+        enforce_retention_duration=False,
+        dry_run=False,
+        full=True,
+        keep_versions=sorted(keep) or None,
+    )
+    return len(removed)
 
 
 def writing(schema: pa.Schema) -> WriterProperties:

@@ -22,8 +22,8 @@ _TAKES_BACK = frozenset({"RESTORE", "FSCK"})
 
 def commit_id(lake: Lakehouse, table: str, version: int) -> str | None:
     """What tells this commit from another of the same number; None where the log has it no longer."""
-    if lake.is_local:
-        return folder_commit_id(lake.folder(table), version)
+    if (folder := lake.folder(table)) is not None:
+        return folder_commit_id(folder, version)
     return named_commit_id(lake.spark, lake.identifier(table), version)
 
 
@@ -59,13 +59,13 @@ def operations(lake: Lakehouse, table: str, *, after: int, until: int) -> list[s
     """What the commits (after, until] did, such as MERGE or RESTORE, where the log still has them."""
     if after >= until:
         return []
-    if not lake.is_local:
+    if (folder := lake.folder(table)) is None:
         commits = lake.spark.sql(f"DESCRIBE HISTORY {lake.identifier(table)}")
         rows = commits.where(f"version > {int(after)} AND version <= {int(until)}").select("operation").collect()
         return [row["operation"] for row in rows]
     found = []
     for version in range(after + 1, until + 1):
-        for line in (_entry(lake.folder(table), version) or b"").splitlines():
+        for line in (_entry(folder, version) or b"").splitlines():
             if b'"commitInfo"' in line and "commitInfo" in (action := json.loads(line)):
                 found.append(str(action["commitInfo"].get("operation", "")))
     return found

@@ -19,16 +19,7 @@ from pipelines.operations.forget_index import Cleared, clear_place, places_to_cl
 from transformations.errors import ConfigurationError, RefusedError
 
 RECEIPTS = "ops.forget_receipts"
-# Every table that may hold a document's text, or tell that it was there, but for bronze.documents.
-_BY_DOCUMENT = (
-    "silver.documents",
-    "silver.documents_history",
-    "silver.documents_quarantine",
-    "silver.chunks",
-    "silver.chunks_quarantine",
-    "gold.chunk_index",
-    "ops.dead_letters",
-)
+ARRIVALS = "bronze.documents"
 
 
 def forget(context: Context, document: str, *, only_index: bool = False) -> dict[str, Any]:
@@ -73,15 +64,17 @@ def _forget(context: Context, keys: Collection[str], paths: Collection[str], *, 
     calls = _calls_that_saw(context, keys)
     begun = _begin(context, keys, calls, asked_for=asked_for)
     chunks = _chunks_of(context, keys)
-    removed = {table: lake.delete(table, {"document_id": sorted(keys)}) for table in _BY_DOCUMENT}
+    # The arrivals last: they tell who the document was, where this dies half-way.
+    derived = [table for table in _holding(context, "document_id") if table != ARRIVALS]
+    removed = {table: lake.delete(table, {"document_id": sorted(keys)}) for table in derived}
     # What an index refused is told by its chunk alone.
     removed["ops.dead_letters"] += lake.delete("ops.dead_letters", {"chunk_id": sorted(chunks)})
-    removed["ops.file_looks"] = lake.delete("ops.file_looks", {"path": sorted(paths)})
+    removed |= {table: lake.delete(table, {"path": sorted(paths)}) for table in _holding(context, "path")}
     removed["gold.embeddings"] = _forget_unused_texts(context)
     # The log after the others: it tells which calls they were. A question without its answer would be asked again.
-    for table in ("inference.labels", "inference.requests", "inference.inference_log"):
+    for table in sorted(_holding(context, "request_id"), key=lambda table: lake.spec(table).role == "log"):
         removed[table] = lake.delete(table, {"request_id": calls})
-    removed["bronze.documents"] = lake.delete("bronze.documents", {"document_id": sorted(keys)})
+    removed[ARRIVALS] = lake.delete(ARRIVALS, {"document_id": sorted(keys)})
     # Read the deletions while their change feed is there: it is purged next.
     advance(context, stages=DOCUMENT_STAGES[1:])
     remains = [f"{table}: {lake.purge(table)}" for table in removed if lake.head(table) is not None]
@@ -99,6 +92,11 @@ def _forget(context: Context, keys: Collection[str], paths: Collection[str], *, 
     receipt = _receipt(context, keys, asked_for=asked_for, removed=removed, remains=remains, cleared=cleared)
     lake.delete(RECEIPTS, {"receipt_id": sorted({row["receipt_id"] for row in begun})})
     return receipt
+
+
+def _holding(context: Context, column: str) -> list[str]:
+    """The tables whose rows of a document, or of a call, are found by this column."""
+    return [table for table in context.lake.tables() if context.lake.spec(table).holds == column]
 
 
 def _begin(context: Context, keys: Collection[str], calls: Collection[str], *, asked_for: str) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from typing import Any
 from pipelines.documents.landing import files_below
 from pipelines.flow.stage import Context
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.lakehouse.schemas import TABLES
 from pipelines.lakehouse.schemas.spec import INT, LONG, STRING, STRINGS, TIMESTAMP, table_spec
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.quality.dead_letters import TABLE as DEAD_LETTERS
@@ -28,9 +27,9 @@ from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, DamagedTableError
 
 log = logging.getLogger(__name__)
-_ROWS = tuple(name for name, spec in TABLES.items() if {"failed_rules", "replayed_at"} <= set(spec.columns))
 # What is read of a quarantine of records, whatever columns its source has.
 _RECORDS = table_spec(
+    "quarantine",
     ("record_id", STRING),
     ("failed_rules", STRINGS),
     ("reason", STRING),
@@ -129,13 +128,14 @@ def set_aside_tables(context: Context) -> list[str]:
 def quarantine_tables(settings: Settings, lake: Lakehouse) -> list[str]:
     """Every table of refused rows: lakeloop's own, one for each source of records, and of sources that are gone."""
     names = {f"silver.records_{name}_quarantine" for name in settings.records}
-    if lake.is_local:
-        silver = lake.folder("silver.documents").parent
-        names |= {f"silver.{folder.name}" for folder in silver.glob("records_*_quarantine") if folder.is_dir()}
+    if (documents := lake.folder("silver.documents")) is not None:
+        names |= {
+            f"silver.{folder.name}" for folder in documents.parent.glob("records_*_quarantine") if folder.is_dir()
+        }
     for name in names:
         if not lake.is_declared(name):
             lake.declare(name, _RECORDS)
-    return [*_ROWS, *sorted(names)]
+    return lake.tables("quarantine")
 
 
 def waiting(context: Context) -> dict[str, int]:

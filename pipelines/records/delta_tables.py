@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.flow.stage import Context
+from pipelines.lakehouse.catalog import named_head
 from pipelines.lakehouse.table_log import folder_commit_id, named_commit_id
 from pipelines.lakehouse.tables import FEW_ROWS
 from pipelines.records.reader import Part, TableRecord, quoted, typed_part
@@ -101,7 +102,7 @@ def source_head(context: Context, source: RecordSource) -> SourceHead:
         found = None if table is None else (str(table.metadata().id), table.version())
         has_feed = table is not None and table.metadata().configuration.get("delta.enableChangeDataFeed") == "true"
     else:
-        head = lake.named_head(of.location)
+        head = named_head(lake.spark, of.location)
         found = None if head is None else (head.table_id, head.version)
         row = lake.spark.sql(f"DESCRIBE DETAIL {of.location}").select("properties").first() if head else None
         has_feed = row is not None and row["properties"].get("delta.enableChangeDataFeed") == "true"

@@ -44,6 +44,7 @@ ARRIVAL = (
 )
 _NOW = (("_changed_at", TIMESTAMP), ("_ingested_at", TIMESTAMP), ("_run_id", STRING))
 FILES = table_spec(
+    "arrivals",
     ("path", STRING),
     ("size", LONG),
     ("modified_at", TIMESTAMP),
@@ -121,11 +122,13 @@ class RecordSource:
         ]
         place = [(name, of) for name, of in ARRIVAL if name not in ("_op", "_rescued", "_texts", "_changed_at")]
         return {
-            self.bronze: table_spec(*columns, *ARRIVAL, change_feed=True),
+            self.bronze: table_spec("arrivals", *columns, *ARRIVAL, change_feed=True),
             self.files: FILES,
-            self.silver: table_spec(*columns, *_NOW, key=key, change_feed=True),
-            self.history: table_spec(*columns, *interval, *ordered, *_NOW, key=f"{key} valid_from", change_feed=True),
-            self.quarantine: table_spec(*refused, *place, key="record_id"),
+            self.silver: table_spec("current", *columns, *_NOW, key=key, change_feed=True),
+            self.history: table_spec(
+                "history", *columns, *interval, *ordered, *_NOW, key=f"{key} valid_from", change_feed=True
+            ),
+            self.quarantine: table_spec("quarantine", *refused, *place, key="record_id"),
         }
 
 
@@ -233,8 +236,7 @@ def follow(lake: Lakehouse, table: str) -> int:
         ]
         write_anew(lake, table, rows.select(*columns, *[F.col(f"`{c}`") for c in others if c not in gone]))
     elif added:
-        columns_sql = ", ".join(f"`{name}` {wanted[name].simpleString()}" for name in added)
-        lake.spark.sql(f"ALTER TABLE {lake.identifier(table)} ADD COLUMNS ({columns_sql})")
+        lake.add_columns(table, {name: wanted[name].simpleString() for name in added})
     return len(added) + len(wider)
 
 
@@ -258,15 +260,9 @@ def write_anew(lake: Lakehouse, table: str, rows: DataFrame) -> None:
     statistics = "delta.dataSkippingStatsColumns"
     was = [c for c in lake.properties(table).get(statistics, "").split(",") if c]
     wanted = [c for c in lake.spec(table).key or was if c in rows.columns]
-
-    def tell(columns: Sequence[str]) -> None:
-        told = ",".join(columns)
-        lake.spark.sql(f"ALTER TABLE {lake.identifier(table)} SET TBLPROPERTIES ('{statistics}' = '{told}')")
-
     kept = [c for c in was if c in rows.columns]
     if kept != was:  # the statistics name no column that is going
-        tell(kept)
-    writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
-    writer.save(str(lake.folder(table))) if lake.is_local else writer.saveAsTable(lake.identifier(table))
+        lake.set_properties(table, {statistics: ",".join(kept)})
+    lake.replace(table, rows)
     if wanted != kept:
-        tell(wanted)
+        lake.set_properties(table, {statistics: ",".join(wanted)})

@@ -84,10 +84,7 @@ def open_stream(context: Context, source: RecordSource, *, fit: Callable[[Part],
             loader = reader.format("cloudFiles").options(**auto_loader_options(of))
             found = loader.load(str(context.settings.path(of.location)))
             return found.selectExpr("path", "modificationTime AS modified_at"), checkpoint
-        rows = reader.format("delta")
-        listed = (
-            rows.load(str(lake.folder(source.files))) if lake.is_local else rows.table(lake.identifier(source.files))
-        )
+        listed = lake.read_stream(source.files)
         return listed.where("is_arrival").select("path", "_ingested_at", "modified_at"), checkpoint
     if of.format == "kafka":
         options = {"startingOffsets": "earliest", "failOnDataLoss": "true"} | of.options

@@ -58,9 +58,9 @@ def work(context: Context, due: Work) -> Counts:
     with context.progress.step("refine-documents"):
         first = arrivals.where("op <> 'delete' AND _ingested_at = _first_at").drop("op", "_is_last", "_first_at")
         files = None
-        if lake.is_local:
+        if (folder := lake.folder(SOURCE)) is not None:
             since = None if again else versions.since
-            files = files_between(lake.folder(SOURCE), after=since, until=versions.until)
+            files = files_between(folder, after=since, until=versions.until)
         else:
             first = first.join(_contents(context, versions, again=again), list(KEY))
         parse = parse_batches(Limits.of(context.settings.parse), files=files)

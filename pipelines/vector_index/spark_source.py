@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
-from pipelines.lakehouse.tables import Lakehouse
 from pipelines.settings.sections import Settings
 from pipelines.vector_index.owner import identity, is_foreign_to
 from pipelines.vector_index.state import IndexState, foreign, states
@@ -39,7 +39,7 @@ def register_source(spark: SparkSession, settings: Settings) -> None:
     from pyspark.sql.pandas.types import from_arrow_schema
 
     alias = settings.index.name
-    lake = Lakehouse(settings, spark=lambda: spark)
+    lake = open_lakehouse(settings, spark=lambda: spark)
     known, own, root = states(lake, alias), identity(lake), settings.root
 
     class Reader(DataSourceReader):

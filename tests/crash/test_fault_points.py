@@ -13,7 +13,6 @@ from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import stage_named
 from pipelines.flow.stage import Stage
 from pipelines.gold import embed_chunks
-from pipelines.index import sync_index
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.settings.sections import Settings
 from pipelines.silver import refine_documents
@@ -24,6 +23,7 @@ from pipelines.vector_index import writer
 from pipelines.vector_index.audit import audit
 from pipelines.vector_index.lease import Lease
 from pipelines.vector_index.state import served, states
+from pipelines.vector_index.sync import IndexSync
 from pipelines.vector_index.writer import IndexWriter
 from tests.support.chunked import INDEX_STAGES, chunk, deliver, settings_for, sync
 from tests.support.embedders import counted
@@ -51,7 +51,7 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "after the deletes": (LanceStore, "delete", True),
     "before the manifest moves": (LanceStore, "commit", False),
     "after the manifest moved": (LanceStore, "commit", True),
-    "before the run is recorded": (sync_index.IndexSync, "_record", False),
+    "before the run is recorded": (IndexSync, "_record", False),
 }
 
 

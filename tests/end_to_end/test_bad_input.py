@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.bronze import ingest_documents
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import DOCUMENT_STAGES
+from pipelines.documents import delivery
 from pipelines.flow.lock import only_writer
 from pipelines.operations.verify import verify
 from pipelines.settings.sections import IngestSettings, Settings
@@ -111,9 +111,9 @@ def test_bad_files_are_set_aside_the_rest_is_served_and_a_later_good_run_is_exac
 
 def test_a_file_that_vanishes_between_listing_and_reading_is_left_for_the_next_run(workspace: Settings, monkeypatch):
     (workspace.landing_path / "stays.md").write_text("# Stays\n", encoding="utf-8")
-    vanished = ingest_documents.Found("gone.md", str(workspace.landing_path / "gone.md"))
-    listing = ingest_documents.list_files(workspace.landing_path, IngestSettings())
-    monkeypatch.setattr(ingest_documents, "list_files", lambda *_: [vanished, *listing])
+    vanished = delivery.Found("gone.md", str(workspace.landing_path / "gone.md"))
+    listing = delivery.list_files(workspace.landing_path, IngestSettings())
+    monkeypatch.setattr(delivery, "list_files", lambda *_: [vanished, *listing])
     (outcome,) = run_stages(new_context(workspace), stages=DOCUMENT_STAGES[:1]).stages
     assert outcome.counts == {"new": 1, "changed": 0, "gone": 0, "unchanged": 1, "set_aside": 0}
 

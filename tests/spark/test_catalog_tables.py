@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.lakehouse.tables import Lakehouse
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.settings.sections import Settings
 
 
@@ -14,7 +14,7 @@ def test_a_table_of_an_older_lakeloop_is_read_and_gets_the_columns_that_it_lacks
         name = "`spark_catalog`.`older_ops`.`stage_runs`"
         spark.sql(f"CREATE TABLE {name} (run_id STRING, stage STRING) USING delta")
         spark.sql(f"INSERT INTO {name} VALUES ('1', 'monitor')")
-        lake = Lakehouse(settings, spark=lambda: spark)
+        lake = open_lakehouse(settings, spark=lambda: spark)
         columns = ["run_id", "subject", "counts"]
         assert lake.read_arrow(STAGE_RUNS, columns=columns).to_pylist() == [
             {"run_id": "1", "subject": None, "counts": None}
@@ -26,6 +26,6 @@ def test_a_table_of_an_older_lakeloop_is_read_and_gets_the_columns_that_it_lacks
         rows = lake.read_arrow(STAGE_RUNS, columns=columns).sort_by("run_id").to_pylist()
         assert [row["subject"] for row in rows] == [None, "orders"]
         head = lake.head(STAGE_RUNS)
-        assert Lakehouse(settings, spark=lambda: spark).ensure(STAGE_RUNS) == head, "nothing more is to be added"
+        assert open_lakehouse(settings, spark=lambda: spark).ensure(STAGE_RUNS) == head, "nothing more is to be added"
     finally:
         spark.sql("DROP SCHEMA older_ops CASCADE")

@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.flow.stage import Context
-from pipelines.lakehouse.tables import Lakehouse
+from pipelines.lakehouse.opening import open_lakehouse
 from tests.support.recorded import ORDERS, RECORD_STAGES, now, put, refused, rows, run, settings_for, versions
 
 HEADER = "order_id,updated_at,amount,note,op\n"
@@ -87,7 +87,7 @@ def test_one_delivery_of_many_kinds_of_records_and_what_became_of_each(settings,
         raise AssertionError("a run with nothing to do asked for Spark")
 
     idle = new_context(settings)
-    lake = Lakehouse(settings, spark=explode)
+    lake = open_lakehouse(settings, spark=explode)
     lake._declared.update(idle.lake._declared)
     assert run_stages(Context(settings, lake, idle.run_id), stages=RECORD_STAGES).stages == ()
     assert versions(settings) == before

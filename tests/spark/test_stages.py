@@ -11,8 +11,8 @@ import pytest
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.flow.stage import Context
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.schemas import TABLES
-from pipelines.lakehouse.tables import Lakehouse
 from pipelines.operations.verify import verify
 from pipelines.settings.sections import Settings
 from pipelines.vector_index.state import served
@@ -62,7 +62,7 @@ def test_cost_follows_change(workspace: Settings, long_document):
         raise AssertionError("a run with nothing to do asked for Spark")
 
     idle = new_context(workspace)
-    idle = Context(workspace, Lakehouse(workspace, spark=explode), idle.run_id)
+    idle = Context(workspace, open_lakehouse(workspace, spark=explode), idle.run_id)
     assert run_stages(idle, stages=DOCUMENT_STAGES).stages == ()
     assert _versions(workspace) == before
 

@@ -12,7 +12,7 @@ from pipelines.cli.main import main
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.flow.stage import Context
-from pipelines.lakehouse.tables import Lakehouse
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.operations.trace import Trace, render, trace
 from pipelines.settings.load import load_settings
 from pipelines.settings.sections import Settings
@@ -29,7 +29,7 @@ def _without_spark(settings: Settings) -> Context:
         raise AssertionError("a trace asked for Spark")
 
     context = new_context(settings)
-    return Context(settings, Lakehouse(settings, spark=explode), context.run_id)
+    return Context(settings, open_lakehouse(settings, spark=explode), context.run_id)
 
 
 @pytest.fixture

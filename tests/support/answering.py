@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.answering.log_row import INFERENCE_LOG
 from pipelines.flow.stage import Context
-from pipelines.lakehouse.tables import Lakehouse
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.progress import Progress
 from pipelines.settings.sections import Settings
 from pipelines.stores import Hit, Manifest
@@ -50,7 +50,7 @@ def no_spark():
 
 
 def context_on(settings: Settings) -> Context:
-    return Context(settings, Lakehouse(settings, spark=no_spark), "run-1", Progress(terminal=False))
+    return Context(settings, open_lakehouse(settings, spark=no_spark), "run-1", Progress(terminal=False))
 
 
 def rows(*questions: str) -> list[dict[str, object]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.models.embedders import embedding_model
@@ -56,4 +57,4 @@ def _lake(settings: Settings) -> Lakehouse:
     def no_spark() -> Any:
         raise AssertionError("serving an index must not start Spark")
 
-    return Lakehouse(settings, spark=no_spark)
+    return open_lakehouse(settings, spark=no_spark)

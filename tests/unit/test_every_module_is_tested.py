@@ -49,7 +49,6 @@ THROUGH = {
     "pipelines.models.judge": "test_judged_answers",
     "pipelines.vector_index.owner": "test_index_owner",
     "pipelines.vector_index.spark_source": "test_index_promises",
-    "pipelines.vector_index.sync": "test_index_promises",
     # Commands: each is run from its words to its exit code.
     "pipelines.cli.index": "test_index_commands",
     "pipelines.cli.options": "test_cli",
@@ -61,6 +60,8 @@ THROUGH = {
     "pipelines.stores.segment_view": "test_segments",
     # Tables: declarations are held against the page of tables.
     "expectations.tables.stored": "test_table_rules",
+    "pipelines.lakehouse.catalog": "test_catalog_tables",
+    "pipelines.lakehouse.folders": "test_delta_folder",
     "pipelines.lakehouse.predicates": "test_delta_folder",
     "pipelines.quality.results": "test_quality",
     "pipelines.lakehouse.schemas.bronze": "test_docs",

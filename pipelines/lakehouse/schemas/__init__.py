@@ -7,9 +7,9 @@ are told to the lakehouse by `Lakehouse.declare`.
 from __future__ import annotations
 
 from pipelines.lakehouse.schemas import bronze, gold, inference, monitoring, ops, silver
-from pipelines.lakehouse.schemas.spec import TableSpec
+from pipelines.lakehouse.schemas.spec import Role, TableSpec
 
-__all__ = ["INDEX_SCHEMA", "TABLES", "TableSpec"]
+__all__ = ["INDEX_SCHEMA", "TABLES", "Role", "TableSpec"]
 
 TABLES: dict[str, TableSpec] = {
     **bronze.TABLES,

@@ -8,6 +8,7 @@ from pipelines.lakehouse.schemas.spec import LONG, STRING, TIMESTAMP, TableSpec,
 
 TABLES: dict[str, TableSpec] = {
     "bronze.documents": table_spec(
+        "arrivals",
         ("document_id", STRING),
         ("path", STRING),
         ("source", STRING),
@@ -20,5 +21,6 @@ TABLES: dict[str, TableSpec] = {
         ("_ingested_at", TIMESTAMP),
         ("_run_id", STRING),
         change_feed=True,
+        holds="document_id",
     ),
 }

@@ -8,6 +8,7 @@ from pipelines.lakehouse.schemas.spec import INT, LINEAGE, STRING, STRINGS, Tabl
 
 TABLES: dict[str, TableSpec] = {
     "gold.embeddings": table_spec(
+        "current",
         ("text_hash", STRING),
         ("model", STRING),
         ("revision", STRING),
@@ -16,8 +17,10 @@ TABLES: dict[str, TableSpec] = {
         ("vector", pa.list_(pa.float32())),
         ("_run_id", STRING),
         key="text_hash model revision dimension instruction",
+        holds="text_hash",
     ),
     "gold.chunk_index": table_spec(
+        "current",
         ("chunk_id", STRING),
         ("document_id", STRING),
         ("path", STRING),
@@ -33,5 +36,6 @@ TABLES: dict[str, TableSpec] = {
         *LINEAGE,
         key="chunk_id model",
         change_feed=True,
+        holds="document_id",
     ),
 }

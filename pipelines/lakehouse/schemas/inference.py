@@ -12,6 +12,7 @@ RETRIEVED = pa.list_(
 
 TABLES: dict[str, TableSpec] = {
     "inference.requests": table_spec(
+        "arrivals",
         ("request_id", STRING),
         ("client_request_id", STRING),
         ("question", STRING),
@@ -19,8 +20,10 @@ TABLES: dict[str, TableSpec] = {
         ("batch_run_id", STRING),
         ("requested_at", TIMESTAMP),
         key="request_id",
+        holds="request_id",
     ),
     "inference.inference_log": table_spec(
+        "log",
         ("request_id", STRING),
         ("request_date", pa.date32()),
         ("client_request_id", STRING),
@@ -48,12 +51,15 @@ TABLES: dict[str, TableSpec] = {
         ("retrieved", RETRIEVED),
         ("batch_run_id", STRING),
         partition_by="request_date",
+        holds="request_id",
     ),
     "inference.labels": table_spec(
+        "arrivals",
         ("request_id", STRING),
         ("label", STRING),
         ("label_time", TIMESTAMP),
         ("label_source", STRING),
         ("valid_from", TIMESTAMP),
+        holds="request_id",
     ),
 }

@@ -36,6 +36,7 @@ _METRIC_VALUE = (
 
 TABLES: dict[str, TableSpec] = {
     "monitoring.inference_log_profile_metrics": table_spec(
+        "current",
         ("window", WINDOW),
         ("log_type", STRING),
         ("logging_table_commit_version", INT),
@@ -75,16 +76,19 @@ TABLES: dict[str, TableSpec] = {
         key="window granularity slice_key slice_value column_name model_id monitor_version",
     ),
     "monitoring.llm_quality_metrics": table_spec(
+        "current",
         *_METRIC_GROUP,
         *_METRIC_VALUE,
         key="window granularity slice_key slice_value model_id metric_name definition_id",
     ),
     "monitoring.retrieval_metrics": table_spec(
+        "current",
         *_METRIC_GROUP,
         *_METRIC_VALUE,
         key="window granularity slice_key slice_value model_id metric_name definition_id",
     ),
     "monitoring.embedding_drift_metrics": table_spec(
+        "current",
         *_METRIC_GROUP,
         ("centroid_cosine_shift", DOUBLE),
         ("mmd2", DOUBLE),
@@ -99,6 +103,7 @@ TABLES: dict[str, TableSpec] = {
         key="window granularity slice_key slice_value model_id embedding_model",
     ),
     "monitoring.quality_metrics": table_spec(
+        "log",
         ("table_name", STRING),
         ("rule", STRING),
         ("kind", STRING),

@@ -10,6 +10,7 @@ from pipelines.lakehouse.schemas.spec import DOUBLE, INT, LONG, STRING, STRINGS,
 _MARKS = pa.list_(pa.struct([("table", STRING), ("table_id", STRING), ("version", LONG), ("commit", STRING)]))
 TABLES: dict[str, TableSpec] = {
     "ops.stage_runs": table_spec(
+        "log",
         ("run_id", STRING),
         ("stage", STRING),
         ("subject", STRING),
@@ -22,6 +23,7 @@ TABLES: dict[str, TableSpec] = {
         ("seconds", DOUBLE),
     ),
     "ops.stage_state": table_spec(
+        "state",
         ("stage", STRING),
         ("subject", STRING),
         ("definition", STRING),
@@ -33,14 +35,17 @@ TABLES: dict[str, TableSpec] = {
         key="stage subject",
     ),
     "ops.file_looks": table_spec(
+        "state",
         ("source", STRING),
         ("path", STRING),
         ("size", LONG),
         ("modified_at", TIMESTAMP),
         ("content_hash", STRING),
         ("looked_at", TIMESTAMP),
+        holds="path",
     ),
     "ops.index_state": table_spec(
+        "state",
         ("index_name", STRING),
         ("alias", STRING),
         ("role", STRING),
@@ -62,6 +67,7 @@ TABLES: dict[str, TableSpec] = {
         key="index_name",
     ),
     "ops.index_places": table_spec(
+        "state",
         ("index_name", STRING),
         ("alias", STRING),
         ("store", STRING),
@@ -71,6 +77,7 @@ TABLES: dict[str, TableSpec] = {
         key="index_name store uri",
     ),
     "ops.index_runs": table_spec(
+        "log",
         ("run_id", STRING),
         ("index_name", STRING),
         ("command", STRING),
@@ -94,6 +101,7 @@ TABLES: dict[str, TableSpec] = {
         ("seconds", DOUBLE),
     ),
     "ops.dead_letters": table_spec(
+        "state",
         ("letter_id", STRING),
         ("stage", STRING),
         ("index_name", STRING),
@@ -109,8 +117,10 @@ TABLES: dict[str, TableSpec] = {
         ("resolved_at", TIMESTAMP),
         ("_run_id", STRING),
         key="letter_id",
+        holds="document_id",
     ),
     "ops.training_sets": table_spec(
+        "log",
         ("training_set_id", STRING),
         ("name", STRING),
         ("created_at", TIMESTAMP),
@@ -122,6 +132,7 @@ TABLES: dict[str, TableSpec] = {
         ("_run_id", STRING),
     ),
     "ops.forget_receipts": table_spec(
+        "log",
         ("receipt_id", STRING),
         ("document_id", STRING),
         ("asked_for", STRING),

@@ -39,6 +39,7 @@ _DOCUMENT = (
 
 TABLES: dict[str, TableSpec] = {
     "silver.documents": table_spec(
+        "current",
         *_DOCUMENT,
         ("cluster_id", STRING),
         ("is_representative", BOOL),
@@ -46,16 +47,20 @@ TABLES: dict[str, TableSpec] = {
         ("_near_keys", pa.list_(LONG)),
         key="document_id",
         change_feed=True,
+        holds="document_id",
     ),
     "silver.documents_history": table_spec(
+        "history",
         *_DOCUMENT,
         ("valid_from", TIMESTAMP),
         ("valid_to", TIMESTAMP),
         ("is_current", BOOL),
         ("_marks", STRING),
         key="document_id valid_from",
+        holds="document_id",
     ),
     "silver.documents_quarantine": table_spec(
+        "quarantine",
         ("document_id", STRING),
         ("path", STRING),
         ("source", STRING),
@@ -69,8 +74,10 @@ TABLES: dict[str, TableSpec] = {
         ("_ingested_at", TIMESTAMP),
         ("_run_id", STRING),
         key="document_id",
+        holds="document_id",
     ),
     "silver.chunks": table_spec(
+        "current",
         ("chunk_id", STRING),
         ("document_id", STRING),
         ("path", STRING),
@@ -86,8 +93,10 @@ TABLES: dict[str, TableSpec] = {
         *LINEAGE,
         key="chunk_id",
         change_feed=True,
+        holds="document_id",
     ),
     "silver.chunks_quarantine": table_spec(
+        "quarantine",
         ("chunk_id", STRING),
         ("document_id", STRING),
         ("path", STRING),
@@ -99,5 +108,6 @@ TABLES: dict[str, TableSpec] = {
         ("replayed_at", TIMESTAMP),
         ("_run_id", STRING),
         key="chunk_id",
+        holds="document_id",
     ),
 }

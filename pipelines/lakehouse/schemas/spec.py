@@ -6,6 +6,7 @@ Instants are UTC, microseconds; technical columns start with `_`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
@@ -19,14 +20,29 @@ SPANS = pa.list_(pa.struct([("kind", STRING), ("start", INT), ("end", INT), ("sc
 WINDOW = pa.struct([("start", TIMESTAMP), ("end", TIMESTAMP)])
 
 
+# What the rows of a table are: what came in; what is true now, and what was; what was refused; what happened; how far
+# something came. "own" is a table of the user's, which lakeloop only reads.
+Role = Literal["arrivals", "current", "history", "quarantine", "log", "state", "own"]
+
+
 @dataclass(frozen=True)
 class TableSpec:
-    """One table: its columns, its key (empty for a log) and whether its changes are read by a later stage."""
+    """One table, as lakeloop knows it.
+
+    Attributes:
+        role: what its rows are.
+        key: the columns that name a row; none for a table that is only appended to.
+        change_feed: a later stage reads its changes.
+        holds: the column by which the rows that tell of one document, text or call are found, where they are to go when
+            that is forgotten; "" where no row does.
+    """
 
     schema: pa.Schema
     key: tuple[str, ...] = ()
     change_feed: bool = False
     partition_by: tuple[str, ...] = ()
+    role: Role = "own"
+    holds: str = ""
 
     @property
     def columns(self) -> list[str]:
@@ -39,6 +55,13 @@ class TableSpec:
 
 
 def table_spec(
-    *columns: tuple[str, pa.DataType], key: str = "", change_feed: bool = False, partition_by: str = ""
+    role: Role,
+    *columns: tuple[str, pa.DataType],
+    key: str = "",
+    change_feed: bool = False,
+    partition_by: str = "",
+    holds: str = "",
 ) -> TableSpec:
-    return TableSpec(pa.schema(list(columns)), tuple(key.split()), change_feed, tuple(partition_by.split()))
+    """A table of lakeloop's own; names of columns in `key` and `partition_by` are apart by spaces."""
+    schema = pa.schema(list(columns))
+    return TableSpec(schema, tuple(key.split()), change_feed, tuple(partition_by.split()), role, holds)

@@ -12,6 +12,7 @@ import pytest
 from pipelines.documents.contents import of_files, of_rows
 from pipelines.documents.parse import Limits, parse_batches
 from pipelines.lakehouse.delta_folder import files_between
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.settings.sections import Settings
 from transformations.errors import LakeloopError
@@ -46,7 +47,7 @@ def lake(workspace: Settings) -> Lakehouse:
     def no_spark() -> Any:
         raise AssertionError("Spark is not needed")
 
-    return Lakehouse(workspace, spark=no_spark)
+    return open_lakehouse(workspace, spark=no_spark)
 
 
 def test_each_row_finds_its_own_bytes_in_whatever_file_they_are(lake: Lakehouse):

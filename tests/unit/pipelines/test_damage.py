@@ -18,6 +18,7 @@ from pipelines.features.feature_tables import source_schema
 from pipelines.flow.lock import only_writer
 from pipelines.flow.stage import Context, Stage, Versions, Work, everything, moved
 from pipelines.lakehouse.damage import _MADE_OF, damaged
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.schemas import TABLES
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.operations.rebuild import rebuild
@@ -65,7 +66,7 @@ def _no_spark() -> None:
 
 
 def _lake(root: Path, *, has_checkpoint: bool = False) -> Lakehouse:
-    lake = Lakehouse(Settings(root=root), spark=_no_spark)  # type: ignore[arg-type]
+    lake = open_lakehouse(Settings(root=root), spark=_no_spark)  # type: ignore[arg-type]
     for commit in range(3):
         texts = [{"chunk_id": f"{commit} {n}", "text": "word " * 50} for n in range(ROWS)]
         lake.append_arrow(TABLE, texts)

@@ -16,8 +16,8 @@ from pipelines.cli.main import main
 from pipelines.documents.landing import list_files
 from pipelines.flow.stage import Context
 from pipelines.flow.states import STAGE_RUNS
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.schemas import TABLES
-from pipelines.lakehouse.tables import Lakehouse
 from pipelines.operations import status
 from pipelines.progress import Progress
 from pipelines.quality import quarantine
@@ -41,7 +41,7 @@ def context(tmp_path) -> Context:
     (tmp_path / "landing").mkdir()
     (tmp_path / "orders").mkdir()
     settings = Settings.model_validate({"root": tmp_path, "records": RECORDS})
-    return Context(settings, Lakehouse(settings, spark=no_spark), "run", Progress(terminal=False))
+    return Context(settings, open_lakehouse(settings, spark=no_spark), "run", Progress(terminal=False))
 
 
 def fill(context: Context) -> None:
@@ -202,7 +202,7 @@ def test_an_empty_workspace_has_nothing_set_aside(context):
 
 def test_every_table_of_refused_rows_is_listed():
     refusing = {name for name, spec in TABLES.items() if "failed_rules" in spec.columns}
-    assert refusing == set(quarantine._ROWS)
+    assert refusing == {name for name, spec in TABLES.items() if spec.role == "quarantine"}
 
 
 def test_a_fresh_workspace_is_not_called_up_to_date(tmp_path: Path):

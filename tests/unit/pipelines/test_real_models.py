@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.answering.ask import Answerer
 from pipelines.answering.search import Searcher, search
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
-from pipelines.lakehouse.tables import Lakehouse
 from pipelines.models.embedders import embedding_model
 from pipelines.settings.sections import LanguageModelSettings, Settings
 from pipelines.stores import Hit
@@ -52,7 +52,7 @@ def indexed(workspace: Settings) -> Settings:
         }
         for n, text in enumerate(texts)
     ]  # fmt: skip
-    store = register(Lakehouse(workspace, spark=no_spark), workspace, chosen).open(workspace)
+    store = register(open_lakehouse(workspace, spark=no_spark), workspace, chosen).open(workspace)
     store.upsert(pa.Table.from_pylist(values, schema=INDEX_SCHEMA))
     store.commit(manifest(rows=3, revision=chosen.revision), expected=None)
     return workspace
@@ -73,7 +73,7 @@ def test_search_finds_the_nearest_chunk_and_a_query_takes_milliseconds(indexed):
 
 
 def test_an_index_of_another_model_is_refused(indexed):
-    store = served(Lakehouse(indexed, spark=no_spark), "chunks").open(indexed)
+    store = served(open_lakehouse(indexed, spark=no_spark), "chunks").open(indexed)
     store.commit(manifest(revision="older"), expected=store.manifest())
     with pytest.raises(ConfigurationError, match=r"@older.*cannot be compared"):
         Searcher(indexed)

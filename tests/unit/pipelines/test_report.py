@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.conductor.run import run_stage
 from pipelines.flow.stage import Context
-from pipelines.lakehouse.tables import Lakehouse
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.models.embedders import embedding_model
 from pipelines.monitoring import report
 from pipelines.progress import Progress
@@ -53,7 +53,7 @@ def context(tmp_path):
         pytest.fail("the report must not need a JVM")
 
     settings = Settings(root=tmp_path)
-    return Context(settings, Lakehouse(settings, spark=no_spark), "run", Progress(terminal=False))
+    return Context(settings, open_lakehouse(settings, spark=no_spark), "run", Progress(terminal=False))
 
 
 def record(stage: str, counts: dict[str, int], *, run: int, seconds: float, minute: int = 0) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def test_report_comes_out_whichever_table_is_missing_and_whichever_is_alone(cont
         copy = tmp_path / f"copy-{table}"
         shutil.copytree(context.settings.root, copy, ignore=shutil.ignore_patterns("copy-*"))
         settings = Settings(root=copy)
-        there = Context(settings, Lakehouse(settings, spark=context.lake._spark), "run", Progress(terminal=False))
+        there = Context(settings, open_lakehouse(settings, spark=context.lake._spark), "run", Progress(terminal=False))
         without(there, set(WRITTEN) - {table} if is_alone else {table})
         facts = report.gather(there)
         assert facts["problems"] == [], table

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from pipelines.lakehouse.tables import Lakehouse
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.models.embedders import embedding_model
 from pipelines.records.source import declare, record_source
 from pipelines.conductor.stages import STAGES
@@ -36,7 +37,7 @@ settings = Settings.model_validate({
     }},
 })
 Path(sys.argv[1], "landing", "orders").mkdir(parents=True)
-lake = Lakehouse(settings, spark=spark)
+lake = open_lakehouse(settings, spark=spark)
 declare(lake, record_source(settings, "orders"))
 context = Context(settings, lake, "run", Progress(), False)
 for stage, each in [(stage, each) for stage in STAGES for each in stage.contexts(context) if stage.targets]:

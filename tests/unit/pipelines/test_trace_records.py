@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.conductor.run import new_context
 from pipelines.flow.stage import Context
-from pipelines.lakehouse.tables import Lakehouse
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.operations.trace import trace
 from pipelines.records.source import declare, record_source
 from pipelines.settings.sections import Settings
@@ -30,7 +30,7 @@ def context(tmp_path: Path) -> Context:
         "key": ["carrier", "number"],
     }
     settings = Settings(root=tmp_path, records={"flights": flights})
-    return Context(settings, Lakehouse(settings, spark=explode), new_context(settings).run_id)
+    return Context(settings, open_lakehouse(settings, spark=explode), new_context(settings).run_id)
 
 
 def test_a_record_is_traced_by_the_values_of_its_key_to_the_file_and_the_run(context: Context):

@@ -1,0 +1,149 @@
+"""Tables of a catalog, by their names in Spark SQL. Everything that is done to them needs a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timezone
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipelines.lakehouse.schemas import TableSpec
+from pipelines.lakehouse.tables import Head, Lakehouse
+from pipelines.settings.sections import Settings
+
+if TYPE_CHECKING:
+    from delta.tables import DeltaTable as SparkDeltaTable
+    from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
+    from pyspark.sql.streaming.readwriter import DataStreamReader
+
+
+class CatalogLakehouse(Lakehouse):
+    """The tables of a workspace in the schemas of a catalog."""
+
+    is_local = False
+
+    def __init__(self, settings: Settings, *, spark: Callable[[], SparkSession]) -> None:
+        super().__init__(settings, spark=spark)
+        self._completed: set[str] = set()  # asked once
+
+    def identifier(self, table: str) -> str:
+        schema, name = table.split(".")
+        return f"`{self.settings.catalog}`.`{self.settings.schema_prefix}{schema}`.`{name}`"
+
+    def head(self, table: str) -> Head | None:
+        return named_head(self.spark, self.identifier(table))
+
+    def _exists(self, table: str) -> bool:
+        return bool(self.spark.catalog.tableExists(self.identifier(table)))
+
+    def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
+        from delta.tables import DeltaTable
+        from pyspark.sql.pandas.types import from_arrow_schema
+
+        builder = DeltaTable.createIfNotExists(self.spark).tableName(self.identifier(table))
+        builder = builder.addColumns(from_arrow_schema(spec.schema))
+        for key, value in configuration.items():
+            builder = builder.property(key, value)
+        builder.execute()
+
+    def _complete(self, table: str) -> None:
+        from pyspark.sql.pandas.types import from_arrow_schema
+
+        if table in self._completed:
+            return
+        if self._exists(table):
+            known = {column.lower() for column in self.read(table).columns}  # a catalog's names have no case
+            wanted = from_arrow_schema(self.spec(table).schema)
+            lacking = {f.name: f.dataType.simpleString() for f in wanted if f.name.lower() not in known}
+            if lacking:
+                self.add_columns(table, lacking)
+        self._completed.add(table)
+
+    def columns(self, table: str) -> pa.Schema | None:
+        # Not by pyspark's own conversion of a schema: it asks for a time zone, in each version by another argument.
+        return self.read(table).limit(0).toArrow().schema if self._exists(table) else None
+
+    def history(self, table: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "version": row["version"],
+                "at": row["timestamp"].astimezone(timezone.utc),
+                "metrics": row["operationMetrics"],
+            }
+            for row in self.spark.sql(f"DESCRIBE HISTORY {self.identifier(table)}").collect()
+        ]
+
+    def _detail(self, table: str, column: str) -> Any:
+        row = self.spark.sql(f"DESCRIBE DETAIL {self.identifier(table)}").select(column).first()
+        return None if row is None else row[column]
+
+    def properties(self, table: str) -> dict[str, str]:
+        return dict(self._detail(table, "properties") or {})
+
+    def file_count(self, table: str) -> int:
+        return int(self._detail(table, "numFiles")) if self._exists(table) else 0
+
+    def read_batches(
+        self,
+        table: str,
+        *,
+        columns: list[str] | None = None,
+        where: Mapping[str, str] | None = None,
+        version: int | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        schema = self._schema(table, columns)
+        if self._exists(table):
+            yield from self._batches_by_spark(table, schema, where, version)
+
+    def _append_rows(self, table: str, rows: pa.Table) -> None:
+        self._save(self.spark.createDataFrame(rows).write.format("delta").mode("append"), table)
+
+    def replace_if_unchanged(self, table: str, rows: list[dict[str, Any]], *, version: int) -> bool:
+        from delta.exceptions import DeltaConcurrentModificationException
+
+        head = self.head(table)
+        if head is None or head.version != version:
+            return False
+        arrow = pa.Table.from_pylist(rows, schema=self.spec(table).schema)
+        try:
+            # Two overwrites remove the same files, which Delta takes as a conflict.
+            self._save(self.spark.createDataFrame(arrow).write.format("delta").mode("overwrite"), table)
+        except DeltaConcurrentModificationException:
+            return False
+        return True
+
+    def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame:
+        return reader.table(self.identifier(table))
+
+    def _save(self, writer: DataFrameWriter, table: str) -> None:
+        writer.saveAsTable(self.identifier(table))
+
+    def _spark_table(self, table: str) -> SparkDeltaTable:
+        from delta.tables import DeltaTable as SparkDeltaTable
+
+        return SparkDeltaTable.forName(self.spark, self.identifier(table))
+
+    def compact(self, table: str) -> int:
+        if not self._exists(table):
+            return 0
+        row: Any = self.spark.sql(f"OPTIMIZE {self.identifier(table)}").select("metrics.numFilesRemoved").first()
+        return int(row[0])
+
+    def vacuum(self, table: str, *, days: int, keep: Sequence[int] = ()) -> int:
+        if not keep and self._exists(table):  # VACUUM knows no versions that are to stay
+            self.spark.sql(f"VACUUM {self.identifier(table)} RETAIN {24 * days} HOURS")
+        return 0
+
+    def purge(self, table: str) -> str:
+        days = self.properties(table).get("delta.deletedFileRetentionDuration", "interval 7 days")
+        return f"files of older versions until VACUUM, at the latest after {days.removeprefix('interval ')}"
+
+
+def named_head(spark: SparkSession, name: str) -> Head | None:
+    """The identity and version of any table of a catalog, by its name in Spark SQL; None where there is none."""
+    if not spark.catalog.tableExists(name):
+        return None
+    (detail,) = spark.sql(f"DESCRIBE DETAIL {name}").select("id").collect()
+    (last,) = spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").select("version").collect()
+    return Head(str(detail["id"]), int(last["version"]))

@@ -1,0 +1,192 @@
+"""Tables as Delta folders, which are read and appended to without a JVM (by delta-rs).
+
+That is what lets a run with nothing to do, a search or an answer take milliseconds. So are small changes of keyed
+tables merged; large ones take Spark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipelines.lakehouse import delta_folder
+from pipelines.lakehouse.damage import damaged, is_named, mend
+from pipelines.lakehouse.delta_folder import typed
+from pipelines.lakehouse.schemas import TABLES, TableSpec
+from pipelines.lakehouse.tables import FEW_ROWS, Head, Lakehouse
+from transformations.errors import DamagedTableError, LakeloopError
+
+if TYPE_CHECKING:
+    from delta.tables import DeltaTable as SparkDeltaTable
+    from deltalake import DeltaTable
+    from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter
+    from pyspark.sql.streaming.readwriter import DataStreamReader
+
+
+class FolderLakehouse(Lakehouse):
+    """The tables of a workspace below its folder `lakehouse`."""
+
+    is_local = True
+
+    def folder(self, table: str) -> Path:
+        schema, name = table.split(".")
+        return self.settings.path(self.settings.lakehouse) / f"{self.settings.schema_prefix}{schema}" / name
+
+    def identifier(self, table: str) -> str:
+        return f"delta.`{self.folder(table)}`"
+
+    def head(self, table: str) -> Head | None:
+        delta = self._open(table)
+        return None if delta is None else Head(str(delta.metadata().id), delta.version())
+
+    def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
+        delta_folder.create(self.folder(table), spec.schema, spec.partition_by, configuration)
+
+    def _complete(self, table: str) -> None:
+        if (delta := self._open(table)) is not None:
+            delta_folder.complete(delta, self.spec(table).schema)
+
+    def columns(self, table: str) -> pa.Schema | None:
+        with self._watching(table):
+            delta = delta_folder.open_folder(self.folder(table))
+        return None if delta is None else pa.schema(delta.schema().to_arrow())
+
+    def history(self, table: str) -> list[dict[str, Any]]:
+        delta = self._open(table)
+        return [] if delta is None else delta_folder.history(delta)
+
+    def properties(self, table: str) -> dict[str, str]:
+        delta = self._open(table)
+        return {} if delta is None else {k: v for k, v in delta.metadata().configuration.items() if v is not None}
+
+    def file_count(self, table: str) -> int:
+        delta = self._open(table)
+        return 0 if delta is None else len(delta.file_uris())
+
+    def read_batches(
+        self,
+        table: str,
+        *,
+        columns: list[str] | None = None,
+        where: Mapping[str, str] | None = None,
+        version: int | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        schema, delta = self._schema(table, columns), self._open(table, version=version)
+        if delta is None:
+            return
+        if self._misreads(delta, table, schema):
+            yield from self._batches_by_spark(table, schema, where, version)
+            return
+        with self._watching(table):
+            for rows in delta_folder.scan(delta, columns=columns, where={c: [v] for c, v in (where or {}).items()}):
+                yield from typed(rows, schema).to_batches()
+
+    def _append_rows(self, table: str, rows: pa.Table) -> None:
+        with self._watching(table):
+            delta_folder.append(self.folder(table), rows)
+
+    def _merge_rows(self, table: str, changes: pa.Table) -> None:
+        delta = self._open(table)
+        if delta is None or not self._is_merged_here(delta, table):
+            super()._merge_rows(table, changes)
+            return
+        with self._watching(table):
+            delta_folder.merge(delta, changes, key=self.spec(table).key)
+
+    def _is_merged_here(self, delta: DeltaTable, table: str) -> bool:
+        spec = self.spec(table)
+        return delta_folder.merges_as_spark(spec.key, spec.schema) and not self._misreads(delta, table, spec.schema)
+
+    def _misreads(self, delta: DeltaTable, table: str, schema: pa.Schema) -> bool:
+        """Whether delta-rs cannot tell the instants of these columns, so that Spark must."""
+        if table in TABLES:  # of its own tables, only files' times are not from this machine's clock
+            schema = pa.schema([field for field in schema if field.name == "modified_at"])
+        return delta_folder.misreads(delta, schema)
+
+    def _delete_rows(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
+        delta, schema = self._open(table), self.spec(table).schema
+        if delta is None or self._misreads(delta, table, schema):
+            return super()._delete_rows(table, where)
+        with self._watching(table):
+            return delta_folder.delete(delta, where, schema)
+
+    def replace_if_unchanged(self, table: str, rows: list[dict[str, Any]], *, version: int) -> bool:
+        arrow, delta = pa.Table.from_pylist(rows, schema=self.spec(table).schema), self._open(table)
+        return delta is not None and delta.version() == version and delta_folder.replace(delta, arrow)
+
+    def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame:
+        return reader.load(str(self.folder(table)))
+
+    def _save(self, writer: DataFrameWriter, table: str) -> None:
+        writer.save(str(self.folder(table)))
+
+    def read_keys(self, table: str, key: str, values: Sequence[str]) -> DataFrame:
+        delta, schema = self._open(table), self.spec(table).schema
+        if delta is None or self._misreads(delta, table, schema):
+            return super().read_keys(table, key, values)
+        with self._watching(table):
+            found = delta_folder.few(delta, where={key: values}) if values else []
+        if found is None:
+            return super().read_keys(table, key, values)
+        return self.frame(pa.concat_tables([schema.empty_table(), *(typed(rows, schema) for rows in found)]))
+
+    def merge(self, table: str, changes: DataFrame, *, rows: int | None = None, within: str = "TRUE") -> None:
+        delta = self._open(table) if rows is not None and rows <= FEW_ROWS else None
+        if delta is None or not self._is_merged_here(delta, table):
+            super().merge(table, changes, rows=rows, within=within)
+            return
+        columns = [f"`{column.replace('`', '``')}`" for column in (*self.spec(table).columns, "_op")]
+        self.merge_arrow(table, changes.select(*columns).toArrow())
+
+    def _spark_table(self, table: str) -> SparkDeltaTable:
+        from delta.tables import DeltaTable as SparkDeltaTable
+
+        return SparkDeltaTable.forPath(self.spark, str(self.folder(table)))
+
+    def _open(self, table: str, *, version: int | None = None) -> DeltaTable | None:
+        self.spec(table)
+        with self._watching(table):
+            return delta_folder.open_folder(self.folder(table), version=version)
+
+    def compact(self, table: str) -> int:
+        delta, spec = self._open(table), self.spec(table)
+        if delta is None or self._misreads(delta, table, spec.schema):
+            return 0
+        with self._watching(table):
+            return delta_folder.compact(delta, spec.schema)
+
+    def vacuum(self, table: str, *, days: int, keep: Sequence[int] = ()) -> int:
+        delta = self._open(table)
+        if delta is None:
+            return 0
+        with self._watching(table):
+            return delta_folder.vacuum(delta, hours=24 * days, keep=keep)
+
+    def purge(self, table: str) -> str:
+        delta = self._open(table)
+        assert delta is not None
+        return f"nothing in its files ({delta_folder.vacuum(delta, hours=0)} of older versions removed)"
+
+    def damage(self, of: Sequence[str], *, deeply: bool = True, named_in: str = "") -> DamagedTableError | None:
+        named = [t for t in self.tables() if is_named(self.folder(t), named_in)]
+        return next((found for t in [*of, *named] if (found := damaged(t, self.folder(t), deeply=deeply))), None)
+
+    def mend(self, table: str) -> str | None:
+        return mend(self.folder(table)) if self.damage([table]) is not None else None
+
+    @contextmanager
+    def _watching(self, table: str) -> Iterator[None]:
+        """Say of an error inside that the table is damaged, where it is."""
+        try:
+            yield
+        except LakeloopError:
+            raise
+        except Exception as error:
+            found = self.damage([table])
+            if found is None:
+                raise
+            raise found from error
