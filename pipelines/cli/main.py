@@ -200,6 +200,18 @@ def _add_stage_command(command: str, text: str) -> None:
     app.command(command, help=text)(stage_command)
 
 
+@app.command("maintain")
+def maintain(
+    config: Config = None,
+    overrides: Set = None,
+    force: Annotated[bool, typer.Option("--force", help="At once, due or not.")] = False,
+    detailed: Detailed = False,
+    as_json: Json = False,
+) -> None:
+    """Every table → itself in fewer files, without versions that nobody needs."""
+    run_commands(["maintain"], config, overrides, None, force, detailed, as_json)
+
+
 # As the stages say themselves (a test compares): to ask them here would load all that they need.
 _STAGE_HELP = {
     "refine-documents": "bronze.documents → silver.documents, its history and its quarantine.",

@@ -8,6 +8,7 @@ from pipelines.gold import build_features, embed_chunks
 from pipelines.index import sync_index
 from pipelines.inference import answer_questions
 from pipelines.monitoring import monitor, report
+from pipelines.ops import maintain
 from pipelines.silver import chunk_documents, refine_documents, refine_records
 from transformations.errors import ConfigurationError
 
@@ -25,6 +26,7 @@ STAGES: tuple[Stage, ...] = tuple(
         answer_questions,
         monitor,
         report,
+        maintain,
     )
 )
 # What a document goes through until the index serves it.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.flow.states import StageStates, State, TableMark
 from pipelines.lakehouse.session import parallelism
-from pipelines.lakehouse.table_log import is_same_history
+from pipelines.lakehouse.table_log import is_same_history, unread_from
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.progress import Progress
 from pipelines.settings.sections import Settings
@@ -241,8 +241,8 @@ def _lacking(lake: Lakehouse, table: str, head: Head | None, read: TableMark | N
     now = Versions(None, head.version, head.table_id)
     if read is None or read.version is None or read.table_id != head.table_id:
         return now
-    is_same = is_same_history(lake, table, version=read.version, commit=read.commit, until=head.version)
-    return replace(now, since=read.version) if is_same else now
+    since = unread_from(lake, table, version=read.version, commit=read.commit, until=head.version)
+    return replace(now, since=since)
 
 
 def _are_as_they_were(lake: Lakehouse, marks: Sequence[TableMark]) -> bool:

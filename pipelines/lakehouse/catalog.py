@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.lakehouse.schemas import TableSpec
-from pipelines.lakehouse.tables import Head, Lakehouse
+from pipelines.lakehouse.tables import Head, Lakehouse, quoted, text
 from pipelines.settings.sections import Settings
 
 if TYPE_CHECKING:
@@ -38,14 +38,17 @@ class CatalogLakehouse(Lakehouse):
         return bool(self.spark.catalog.tableExists(self.identifier(table)))
 
     def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
-        from delta.tables import DeltaTable
         from pyspark.sql.pandas.types import from_arrow_schema
 
-        builder = DeltaTable.createIfNotExists(self.spark).tableName(self.identifier(table))
-        builder = builder.addColumns(from_arrow_schema(spec.schema))
-        for key, value in configuration.items():
-            builder = builder.property(key, value)
-        builder.execute()
+        # By SQL: the builder of delta.tables takes no name of three parts, and is not there in a Connect session.
+        columns = ", ".join(
+            f"{quoted(column.name)} {column.dataType.simpleString()}{'' if column.nullable else ' NOT NULL'}"
+            for column in from_arrow_schema(spec.schema)
+        )
+        parts = f"PARTITIONED BY ({', '.join(map(quoted, spec.partition_by))})" if spec.partition_by else ""
+        told = ", ".join(f"{text(key)} = {text(value)}" for key, value in configuration.items())
+        made = f"CREATE TABLE IF NOT EXISTS {self.identifier(table)} ({columns}) USING delta"
+        self.spark.sql(f"{made} {parts} TBLPROPERTIES ({told})")
 
     def _complete(self, table: str) -> None:
         from pyspark.sql.pandas.types import from_arrow_schema

@@ -6,7 +6,7 @@ tables merged; large ones take Spark.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,16 @@ import pyarrow as pa
 
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.damage import damaged, is_named, mend
-from pipelines.lakehouse.delta_folder import typed
+from pipelines.lakehouse.delta_folder import OpenFolder, typed
 from pipelines.lakehouse.schemas import TABLES, TableSpec
 from pipelines.lakehouse.tables import FEW_ROWS, Head, Lakehouse
+from pipelines.settings.sections import Settings
 from transformations.errors import DamagedTableError, LakeloopError
 
 if TYPE_CHECKING:
     from delta.tables import DeltaTable as SparkDeltaTable
     from deltalake import DeltaTable
-    from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter
+    from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
     from pyspark.sql.streaming.readwriter import DataStreamReader
 
 
@@ -31,6 +32,10 @@ class FolderLakehouse(Lakehouse):
     """The tables of a workspace below its folder `lakehouse`."""
 
     is_local = True
+
+    def __init__(self, settings: Settings, *, spark: Callable[[], SparkSession]) -> None:
+        super().__init__(settings, spark=spark)
+        self._opened: dict[str, OpenFolder] = {}
 
     def folder(self, table: str) -> Path:
         schema, name = table.split(".")
@@ -150,7 +155,9 @@ class FolderLakehouse(Lakehouse):
     def _open(self, table: str, *, version: int | None = None) -> DeltaTable | None:
         self.spec(table)
         with self._watching(table):
-            return delta_folder.open_folder(self.folder(table), version=version)
+            if version is not None:
+                return delta_folder.open_folder(self.folder(table), version=version)
+            return self._opened.setdefault(table, OpenFolder(self.folder(table))).now()
 
     def compact(self, table: str) -> int:
         delta, spec = self._open(table), self.spec(table)

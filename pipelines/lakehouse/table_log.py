@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # What makes a table what it was at some time, or what is left of it: a change feed does not tell which rows went.
 _TAKES_BACK = frozenset({"RESTORE", "FSCK"})
+# What changes no row.
+_UPKEEP = frozenset({"OPTIMIZE", "VACUUM START", "VACUUM END"})
 
 
 def commit_id(lake: Lakehouse, table: str, version: int) -> str | None:
@@ -40,6 +42,19 @@ def named_commit_id(spark: SparkSession, name: str, version: int) -> str | None:
     rows = spark.sql(f"DESCRIBE HISTORY {name}").where(f"version = {int(version)}")
     row = rows.selectExpr(f"to_json(struct({told}))").first()
     return None if row is None else hashlib.sha256(row[0].encode()).hexdigest()[:32]
+
+
+def unread_from(lake: Lakehouse, table: str, *, version: int, commit: str | None, until: int) -> int | None:
+    """From which version on whoever has read `version` is to read up to `until`.
+
+    That is `version`, or `until` where all commits since were upkeep, which changes no row. None where the table did
+    not only go on (see `is_same_history`): then nothing tells what changed.
+    """
+    if not is_same_history(lake, table, version=version, commit=commit, until=until):
+        return None
+    # By their number: a commit that the log has no longer may have been anything.
+    done = operations(lake, table, after=version, until=until)
+    return until if len(done) == until - version and _UPKEEP.issuperset(done) else version
 
 
 def is_same_history(lake: Lakehouse, table: str, *, version: int, commit: str | None, until: int) -> bool:

@@ -149,12 +149,12 @@ class Lakehouse(ABC):
         """Set properties of a table, where they are others; none that are not named."""
         has = self.properties(table)
         if any(has.get(key) != value for key, value in properties.items()):
-            pairs = ", ".join(f"{_text(key)} = {_text(value)}" for key, value in properties.items())
+            pairs = ", ".join(f"{text(key)} = {text(value)}" for key, value in properties.items())
             self.spark.sql(f"ALTER TABLE {self.identifier(table)} SET TBLPROPERTIES ({pairs})")
 
     def add_columns(self, table: str, types: Mapping[str, str]) -> None:
         """Add columns of Spark's types, in place."""
-        told = ", ".join(f"{_quoted(name)} {of}" for name, of in types.items())
+        told = ", ".join(f"{quoted(name)} {of}" for name, of in types.items())
         self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD COLUMNS ({told})")
 
     def size(self, table: str) -> int:
@@ -294,8 +294,8 @@ class Lakehouse(ABC):
         `within` is what all keys fulfil, as SQL on `target`: other files are left unread.
         """
         spec = self.spec(table)
-        values = {_quoted(column): f"changes.{_quoted(column)}" for column in spec.columns}
-        on = " AND ".join([*(f"target.{_quoted(k)} <=> changes.{_quoted(k)}" for k in spec.key), within])
+        values = {quoted(column): f"changes.{quoted(column)}" for column in spec.columns}
+        on = " AND ".join([*(f"target.{quoted(k)} <=> changes.{quoted(k)}" for k in spec.key), within])
         (
             self._spark_table(table)
             .alias("target")
@@ -343,16 +343,17 @@ class Lakehouse(ABC):
         return None
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
     """A text as Spark SQL writes it."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as Spark SQL writes it."""
     return "`" + name.replace("`", "``") + "`"
 
 
 def _column(name: str) -> Column:
     from pyspark.sql import functions as F
 
-    return F.col(_quoted(name))
+    return F.col(quoted(name))

@@ -174,6 +174,19 @@ class SparkSettings(_Section):
     conf: dict[str, str] = Field(default_factory=dict, description="any further Spark setting")
 
 
+class MaintenanceSettings(_Section):
+    """How the tables are kept as quick as they were, after however many runs."""
+
+    files: int = Field(
+        100,
+        ge=0,
+        description="tables are put in order once the log of runs lies in more files than this; 0: never by itself",
+    )
+    keep_days: int = Field(
+        7, ge=1, description="days for which the files of older versions stay; so long can whoever is behind catch up"
+    )
+
+
 class Settings(_Section):
     """All settings of one workspace. Relative paths are relative to the folder of lakeloop.yml (`root`)."""
 
@@ -203,6 +216,7 @@ class Settings(_Section):
     answers: AnswerSettings = AnswerSettings()
     mlflow: MlflowSettings = MlflowSettings()
     spark: SparkSettings = SparkSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
 
     @field_validator("lakehouse", "landing", "checkpoints", "report", "quality")
     @classmethod

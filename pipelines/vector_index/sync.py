@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pyarrow as pa
 
 from pipelines.flow.stage import Context, Counts, Versions
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
-from pipelines.lakehouse.table_log import commit_id, is_same_history
+from pipelines.lakehouse.table_log import commit_id, unread_from
 from pipelines.lakehouse.tables import Head
 from pipelines.models.embedders import EmbeddingModel
 from pipelines.quality.dead_letters import Failure, open_letters, report
@@ -45,9 +46,8 @@ def lacking(context: Context, manifest: Manifest | None, *, head: Head) -> Versi
     if manifest is None or manifest.source_id not in ("", head.table_id):
         return everything
     commit = manifest.commit or None
-    if not is_same_history(context.lake, SOURCE, version=manifest.version, commit=commit, until=head.version):
-        return everything
-    return Versions(manifest.version, head.version, head.table_id)
+    since = unread_from(context.lake, SOURCE, version=manifest.version, commit=commit, until=head.version)
+    return replace(everything, since=since)
 
 
 class IndexSync:

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/architecture.md"
 PACKAGES = ("transformations", "expectations", "pipelines")
-STAGES = ("bronze", "silver", "gold", "index", "inference", "monitoring")
+STAGES = ("bronze", "silver", "gold", "index", "inference", "monitoring", "ops")
 # Modules that are themselves imported only by the call that needs their library.
 ADAPTERS = (
     "pipelines.stores.", "pipelines.models.", "transformations.documents.",

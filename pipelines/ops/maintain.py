@@ -1,0 +1,128 @@
+"""maintain: small files of the tables are put together, and files of older versions that nobody needs are removed.
+
+Every run adds files and versions. Once the log of runs lies in more than `maintenance.files` files, all tables are put
+in order: no row changes, and who reads changes passes over it. A version stays as long as something needs it: a stage
+or an index that is behind its table, a training set that was cut from it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from pipelines.features.feature_tables import declare, feature_table
+from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
+from pipelines.flow.states import STAGE_RUNS, STAGE_STATE
+from pipelines.lakehouse.schemas import Role
+from pipelines.lakehouse.table_log import unread_from
+from pipelines.lakehouse.tables import Head, Lakehouse
+from pipelines.vector_index.state import all_states
+
+log = logging.getLogger(__name__)
+# All but the user's own.
+_ROLES: tuple[Role, ...] = ("arrivals", "current", "history", "quarantine", "log", "state")
+# After so long a log has forgotten the versions by Delta's default: whoever is behind compares everything anyway.
+_GIVEN_UP = timedelta(days=30)
+
+
+@dataclass
+class Needs:
+    """Who needs older versions of a table.
+
+    Attributes:
+        readers: who reads its changes → the version that they have read, and its commit where it was noted.
+        cuts: what was cut from it → the version that it was cut from.
+    """
+
+    readers: dict[str, tuple[int, str | None]] = field(default_factory=dict)
+    cuts: dict[str, int] = field(default_factory=dict)
+
+    def behind(self, lake: Lakehouse, table: str, head: Head) -> list[str]:
+        """The readers that lack something of the table as it is."""
+        unread = {
+            reader: unread_from(lake, table, version=version, commit=commit, until=head.version)
+            for reader, (version, commit) in self.readers.items()
+        }
+        # Who lacks all of it, as after the table was put back, needs no old version.
+        return [reader for reader, since in unread.items() if since is not None and since < head.version]
+
+
+def look(context: Context) -> Work | None:
+    """Due once the log of runs, which each stage that works adds a file to, lies in too many; by --force at once."""
+    most, head = context.settings.maintenance.files, context.lake.head(STAGE_RUNS)
+    if head is None:
+        return None
+    if context.force or (most and context.lake.file_count(STAGE_RUNS) > most):
+        return Work((Versions(None, head.version, head.table_id),))
+    return None
+
+
+def work(context: Context, due: Work) -> Counts:
+    """Counts: tables, compacted (files put together), removed (files of older versions), kept and left (tables).
+
+    `kept` tables have old versions that something needs, `left` ones could not be put in order; the log says why.
+    """
+    for name in context.settings.features:
+        declare(context.lake, feature_table(name))
+    heads = {table: context.lake.head(table) for table in context.lake.tables(*_ROLES)}
+    counts = {"tables": 0, "compacted": 0, "removed": 0, "kept": 0, "left": 0}
+    needs = _needs(context)
+    with context.progress.step("maintain", total=len(heads)) as step:
+        for table, head in heads.items():
+            step.advance()
+            if head is None:
+                continue
+            counts["tables"] += 1
+            try:
+                compacted, removed, is_kept = _put_in_order(context, table, head, needs[table])
+            except Exception as error:  # of one table, in the words of its engine: the others are put in order
+                log.warning("maintain: %s stays as it is: %s", table, error)
+                counts["left"] += 1
+                continue
+            counts["compacted"] += compacted
+            counts["removed"] += removed
+            counts["kept"] += is_kept
+    return counts
+
+
+def _put_in_order(context: Context, table: str, head: Head, needs: Needs) -> tuple[int, int, bool]:
+    """Files put together, files removed, and whether old versions are kept for somebody."""
+    lake = context.lake
+    waiting = needs.behind(lake, table, head)  # before there is a commit more
+    compacted = lake.compact(table)
+    if waiting:
+        log.warning("maintain: all versions of %s are kept for %s", table, ", ".join(waiting))
+        return compacted, 0, True
+    if needs.cuts:
+        log.info("maintain: versions of %s are kept for %s", table, ", ".join(needs.cuts))
+    days = context.settings.maintenance.keep_days
+    return compacted, lake.vacuum(table, days=days, keep=sorted(set(needs.cuts.values()))), bool(needs.cuts)
+
+
+def _needs(context: Context) -> dict[str, Needs]:
+    lake, needs, since = context.lake, defaultdict[str, Needs](Needs), context.now() - _GIVEN_UP
+    for state in lake.read_arrow(STAGE_STATE).to_pylist():
+        reader = " of ".join(filter(None, (state["stage"], state["subject"])))
+        for mark in state["sources"] or ():
+            if mark["version"] is not None and state["started_at"] > since:
+                needs[mark["table"]].readers[reader] = mark["version"], mark["commit"]
+    for index in all_states(lake):
+        is_in_use = index.role != "previous" and index.updated_at is not None and index.updated_at > since
+        if is_in_use and index.version is not None:
+            needs["gold.chunk_index"].readers[f"the index {index.index_name}"] = index.version, None
+    for row in lake.read_arrow("ops.training_sets").to_pylist():
+        for table, version in row["versions"] or ():
+            needs[table].cuts[f"the training set {row['name']} {row['training_set_id'][:8]}"] = version
+    return needs
+
+
+STAGE = Stage(
+    "maintain",
+    "Every table → itself in fewer files, without versions that nobody needs.",
+    look,
+    work,
+    sources=(STAGE_RUNS,),
+    records="it changes no row: lakeloop maintain puts the tables in order",
+)
