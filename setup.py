@@ -1,10 +1,10 @@
-"""The wheel: exactly the packages transformations, expectations and pipelines, and the command `lakeloop`."""
+"""The wheel: exactly the packages lakeloop, transformations, expectations and pipelines, and the command `lakeloop`."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-PACKAGES = ("transformations", "expectations", "pipelines")
+PACKAGES = ("lakeloop", "transformations", "expectations", "pipelines")
 
 # The core runs where Spark is already present (Databricks, a cluster). Each extra is one role of a machine;
 # `local` is all of them: what a laptop needs.
@@ -59,6 +59,7 @@ setup(
     package_data={
         # Definition files of declared pipelines, which are executed one by one and are no package.
         "pipelines": ["py.typed", "**/*.j2", "**/*.jsonl", "declarative/*.py"],
+        "lakeloop": ["py.typed"],
         "transformations": ["py.typed"],
         "expectations": ["py.typed"],
     },

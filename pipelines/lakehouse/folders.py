@@ -41,6 +41,12 @@ class FolderLakehouse(Lakehouse):
         schema, name = table.split(".")
         return self.settings.path(self.settings.lakehouse) / f"{self.settings.schema_prefix}{schema}" / name
 
+    def existing(self) -> list[str]:
+        prefix = self.settings.schema_prefix
+        logs = self.settings.path(self.settings.lakehouse).glob(f"{prefix}*/*/_delta_log")
+        found = {f"{log.parts[-3].removeprefix(prefix)}.{log.parts[-2]}" for log in logs}
+        return [*(t for t in self.tables() if t in found), *sorted(found - {*self.tables()})]
+
     def identifier(self, table: str) -> str:
         return f"delta.`{self.folder(table)}`"
 

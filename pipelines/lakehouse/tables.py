@@ -70,7 +70,7 @@ class Lakehouse(ABC):
 
     def declare(self, table: str, spec: TableSpec) -> None:
         """Tell of a table whose columns are the user's own (records, features); from here on it is as any other."""
-        if not _TABLE_NAME.fullmatch(table):
+        if not self.is_name(table):
             raise ConfigurationError(
                 f"{table!r} cannot be the name of a table. Use a schema and a name of lower-case letters, digits "
                 "and _, as in silver.records_flights."
@@ -86,6 +86,15 @@ class Lakehouse(ABC):
         """The tables of these roles, or all, that lakeloop has or was told of: its own, then the others by name."""
         known = {**TABLES, **dict(sorted(self._declared.items()))}
         return [table for table, spec in known.items() if not roles or spec.role in roles]
+
+    @staticmethod
+    def is_name(table: str) -> bool:
+        """Whether a table could have this name: a schema and a name of lower-case letters, digits and _."""
+        return _TABLE_NAME.fullmatch(table) is not None
+
+    def existing(self) -> list[str]:
+        """The tables that exist: those that lakeloop knows, and in folders any other."""
+        return [table for table in self.tables() if self.head(table) is not None]
 
     def spec(self, table: str) -> TableSpec:
         known = {**TABLES, **self._declared}

@@ -20,7 +20,7 @@ from pipelines.machine.java import find_java, java_version
 from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
 
-PACKAGES = ("transformations", "expectations", "pipelines")
+PACKAGES = ("lakeloop", "transformations", "expectations", "pipelines")
 # The versions that were run together. Spark and Delta fit each other exactly; of the others the major version counts.
 TESTED = {"pyspark": "4.2.0", "delta-spark": "4.4.0", "mlflow": "3", "pylance": "14"}
 ROOM_GB = 2.0

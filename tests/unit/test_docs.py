@@ -23,7 +23,7 @@ from transformations.documents import FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PACKAGES = ("transformations", "expectations", "pipelines")
+PACKAGES = ("lakeloop", "transformations", "expectations", "pipelines")
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 OPTIONS = {name: {o for p in command.params for o in (*p.opts, "--help")} for name, command in COMMANDS.items()}
 # The rows of docs/tables.md: table → its grain, its key and who writes it.
@@ -115,7 +115,8 @@ def _unknown_in_span(span: str, *, known: set[str]) -> Iterator[str]:
             )
         ):
             settings.append(name.split("."))
-        if name.startswith(tuple(f"{package}." for package in PACKAGES)) and not _is_object(name):
+        is_ours = name.startswith(tuple(f"{package}." for package in PACKAGES)) and not name.endswith(".yml")
+        if is_ours and not _is_object(name):
             yield name
     for path in settings:
         if not _is_setting(path):

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts): file.read_text(encoding="utf-8")
-    for package in ("transformations", "expectations", "pipelines")
+    for package in ("lakeloop", "transformations", "expectations", "pipelines")
     for file in (ROOT / package).rglob("*.py")
     if file.stem != "__init__"
 }
@@ -34,6 +34,7 @@ THROUGH = {
     "transformations.documents.rst_markup": "test_rst",
     "transformations.documents.xlsx": "test_office",
     "transformations.documents.xlsx_parts": "test_office",
+    "lakeloop.workspace": "test_lakeloop",
     # Steps of one stage.
     "pipelines.gold.build_features": "test_features",
     "pipelines.flow.changed_rows": "test_stages",

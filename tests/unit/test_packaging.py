@@ -1,4 +1,4 @@
-"""The wheel: built without network, installed elsewhere, it holds our three packages, and the command starts."""
+"""The wheel: built without network, installed elsewhere, it holds our four packages, and the command starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("transformations", "expectations", "pipelines")
+PACKAGES = ("lakeloop", "transformations", "expectations", "pipelines")
 
 
 def run(*command: str | Path, folder: Path) -> str:
@@ -67,7 +67,7 @@ def test_the_installed_command_runs_from_another_folder(elsewhere: Path) -> None
     # Without the answer of a terminal's width rich would break the lines anywhere.
     help_text = run(elsewhere / "venv" / "bin" / "lakeloop", "--help", folder=elsewhere)
     assert "Usage" in help_text
-    where = "import transformations, expectations, pipelines as p; print(p.__file__)"
+    where = "import lakeloop, transformations, expectations, pipelines as p; print(p.__file__)"
     assert Path(run(elsewhere / "venv" / "bin" / "python", "-c", where, folder=elsewhere).strip()).is_relative_to(
         elsewhere
     )

@@ -1,0 +1,246 @@
+"""One workspace as Python sees it: what each command of lakeloop does, as a call."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+
+    from pipelines.answering.ask import Answer, Answerer
+    from pipelines.answering.search import Searcher
+    from pipelines.flow.outcome import Outcome
+    from pipelines.lakehouse.tables import Lakehouse
+    from pipelines.settings.sections import Settings
+    from pipelines.stores import Hit
+    from transformations.tables.filters import Filter
+
+
+def open(path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None) -> Workspace:
+    """The workspace of a lakeloop.yml. Nothing is read of it yet but the settings.
+
+    Args:
+        path: the file, or the folder that it lies in; by default the nearest one, as for the command.
+        overrides: settings that count more than the file, as {"index.name": "docs"}.
+
+    Raises:
+        ConfigurationError: there is no such file, or it is not valid.
+    """
+    import yaml
+
+    from pipelines.settings.load import load_settings
+
+    file = None if path is None else Path(path).expanduser()
+    if file is not None and file.is_dir():
+        file = file / "lakeloop.yml"
+    given = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in (overrides or {}).items()]
+    return Workspace(load_settings(file, overrides=given))
+
+
+class Workspace:
+    """A workspace: its tables, its index and its models.
+
+    Models and the index are opened by the first call that needs them, and stay open for the next ones, of any thread;
+    `close`, or the end of the program, lets them go.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._opening = threading.Lock()
+        self._searcher: Searcher | None = None
+        self._answerer: Answerer | None = None
+        self._stack = ExitStack()
+        self._closing = weakref.finalize(self, self._stack.close)
+
+    def __repr__(self) -> str:
+        return f"lakeloop.Workspace({str(self.settings.root)!r})"
+
+    @cached_property
+    def _lake(self) -> Lakehouse:
+        from pipelines.conductor.run import new_context
+
+        return new_context(self.settings).lake
+
+    @property
+    def tables(self) -> Tables:
+        """The tables that there are, by name, as `tables["silver.documents"]`; the user's own too."""
+        return Tables(self._lake)
+
+    def search(self, query: str, *, k: int = 5, where: str | Filter | None = None) -> list[Hit]:
+        """The `k` chunks nearest to `query`, best first. Needs no Spark where tables are folders.
+
+        Args:
+            where: keeps the rows that pass, as "format = rst and not path = a.md".
+
+        Raises:
+            ConfigurationError: there is no index yet, or the query or the filter cannot be understood.
+        """
+        from transformations.tables.filters import parse_filter
+
+        kept = parse_filter(where) if isinstance(where, str) else where
+        return self._open_searcher().search(query, k=k, where=kept)
+
+    def ask(self, question: str) -> Answer:
+        """An answer with its sources; the call is logged and traced, as every one is.
+
+        Raises:
+            ConfigurationError: there is no index yet, the question is empty or too long, or it could not be logged.
+            ModelCallError: the language model failed; the call is logged with the error.
+        """
+        from pipelines.answering.ask import Answerer
+
+        searcher = self._open_searcher()
+        with self._opening:
+            if self._answerer is None:
+                answerer = Answerer(self.settings, lake=self._lake, searcher=searcher)
+                self._answerer = self._stack.enter_context(answerer)
+        return self._answerer.answer(question)
+
+    def run(self, *stages: str, force: bool = False) -> Outcome:
+        """Run the stages that are due, in the order of the data flow; all of them, or those that are named.
+
+        Args:
+            stages: commands, as "ingest-documents".
+            force: do what a limit would refuse, such as a mass delete.
+
+        Raises:
+            RefusedError: another run is going on in this workspace, or a limit refuses what the run would do.
+            LakeloopError: a stage failed. What does not read its tables was run all the same.
+        """
+        from pipelines.conductor.run import new_context, run_stages
+        from pipelines.conductor.stages import STAGES, stage_named
+
+        named = {stage_named(command).command for command in stages}
+        chosen = [stage for stage in STAGES if not named or stage.command in named]
+        return run_stages(new_context(self.settings, force=force), stages=chosen)
+
+    def status(self) -> dict[str, Any]:
+        """How far each stage and the index are, and what is set aside: the object of `lakeloop status --json`."""
+        from pipelines.operations.status import describe
+
+        return describe(self.settings)[0]
+
+    def close(self) -> None:
+        """Let models and index go; the next call opens them again."""
+        with self._opening:
+            self._searcher = self._answerer = None
+            self._stack.close()
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_searcher(self) -> Searcher:
+        from pipelines.answering.search import Searcher
+
+        with self._opening:
+            if self._searcher is None:
+                self._searcher = Searcher(self.settings, lake=self._lake)
+            return self._searcher
+
+
+class Tables(Mapping[str, "Table"]):
+    """The tables of a workspace that exist, by name: lakeloop's own, and any other Delta table beside them."""
+
+    def __init__(self, lake: Lakehouse) -> None:
+        self._lake = lake
+
+    def __getitem__(self, name: str) -> Table:
+        """One table.
+
+        Raises:
+            ConfigurationError: there is none of that name; the near ones are named.
+        """
+        from transformations.errors import ConfigurationError
+
+        if name not in self:
+            raise ConfigurationError.unknown_name("table", name, self)
+        return Table(name, self._lake)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """One table, or `default` where there is none of that name."""
+        return Table(name, self._lake) if name in self else default
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._lake.is_name(name) and self._lake.columns(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lake.existing())
+
+    def __len__(self) -> int:
+        return len(self._lake.existing())
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} tables: {', '.join(self)}>"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of a workspace, as it is at each call."""
+
+    name: str
+    _lake: Lakehouse
+
+    def __repr__(self) -> str:
+        return f"<table {self.name}, version {self.version}>"
+
+    @property
+    def version(self) -> int:
+        """The table's Delta version."""
+        self._known()
+        head = self._lake.head(self.name)
+        assert head is not None
+        return head.version
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The table's columns."""
+        return self._known()
+
+    def to_arrow(self, *, columns: list[str] | None = None, version: int | None = None) -> pa.Table:
+        """The rows in memory: all columns or some, now or as of an earlier version."""
+        import pyarrow as pa
+
+        schema = self._known()
+        chosen = [_field(schema, name) for name in columns] if columns else list(schema)
+        batches = self._lake.read_batches(self.name, columns=[field.name for field in chosen], version=version)
+        return pa.Table.from_batches(batches, schema=pa.schema(chosen))
+
+    def to_pandas(self, *, columns: list[str] | None = None, version: int | None = None) -> pd.DataFrame:
+        """The same as a pandas DataFrame."""
+        rows: pd.DataFrame = self.to_arrow(columns=columns, version=version).to_pandas()
+        return rows
+
+    def to_spark(self, *, version: int | None = None) -> DataFrame:
+        """The table as a Spark DataFrame, on the active session or one of the settings."""
+        self._known()
+        return self._lake.read(self.name, version=version)
+
+    def _known(self) -> pa.Schema:
+        """The columns as they are; from here on the lakehouse knows the table, also one of the user's own."""
+        from pipelines.features.feature_tables import source_schema
+        from transformations.errors import ConfigurationError
+
+        schema = source_schema(self._lake, self.name)
+        if schema is None:
+            raise ConfigurationError.unknown_name("table", self.name, self._lake.existing())
+        return schema
+
+
+def _field(schema: pa.Schema, name: str) -> pa.Field:
+    from transformations.errors import ConfigurationError
+
+    if name not in schema.names:
+        raise ConfigurationError.unknown_name("column", name, schema.names)
+    return schema.field(name)
