@@ -7,6 +7,7 @@ import time
 import pyarrow as pa
 import pytest
 
+import lakeloop
 from pipelines.answering.ask import Answerer
 from pipelines.answering.search import Searcher, search
 from pipelines.lakehouse.opening import open_lakehouse
@@ -119,3 +120,18 @@ def test_the_real_models_answer_with_sources_without_spark(indexed):
     (row,) = log_of(context)
     assert row["prediction"] == answer.text
     assert row["trace_id"] == answer.trace_id
+
+
+@pytest.mark.long
+def test_a_workspace_answers_and_logs_the_call(indexed):
+    patient = indexed.model_copy(update={"language_model": LanguageModelSettings(timeout_seconds=300, max_tokens=24)})
+    with lakeloop.Workspace(patient) as workspace:
+        try:
+            answer = workspace.ask("Where do I read captured output?")
+        except ConfigurationError as error:
+            pytest.skip(f"the small language model is not in the cache: {error}")
+        with pytest.raises(ConfigurationError, match="empty"):
+            workspace.ask(" ")
+        assert answer.sources[0].chunk_id == "c0"
+        (row,) = workspace.tables["inference.inference_log"].to_arrow().to_pylist()
+        assert row["request_id"] == answer.request_id
