@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, convert_to_deltalake
 
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.schemas.spec import TIMESTAMP
@@ -63,3 +65,25 @@ def test_a_key_that_is_null_is_the_key_that_is_null(tmp_path: Path):
     delta_folder.merge(DeltaTable(str(tmp_path)), changed, key=["a", "b"])
     (found,) = delta_folder.scan(DeltaTable(str(tmp_path)))
     assert found["n"].to_pylist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["a b", "Ünï", "p+q", "a#b", "q?r", "c;d"])
+def test_files_are_found_whatever_the_folder_is_called(name: str, tmp_path: Path):
+    """An address writes these letters otherwise, and delta-rs names files by addresses."""
+    folder = tmp_path / name / "table"
+    schema = pa.schema([("part", pa.string()), ("n", pa.int64())])
+    delta_folder.create(folder, schema, ("part",), {})
+    delta_folder.append(folder, pa.table({"part": ["u v", "a%b", "ü=/"], "n": [1, 2, 3]}))
+    files = delta_folder.files_between(folder, after=None, until=1)
+    assert sorted(files) == sorted(str(file) for file in folder.rglob("*.parquet"))
+    assert delta_folder.files_between(folder, after=1, until=1) == []
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "Ünï"])
+def test_an_instant_that_delta_rs_takes_for_another_is_noticed_whatever_the_folder_is_called(name: str, tmp_path: Path):
+    folder = tmp_path / name
+    folder.mkdir()
+    instants = pa.array([datetime(9999, 12, 31)], pa.timestamp("us"))
+    pq.write_table(pa.table({"at": instants}), folder / "old.parquet", use_deprecated_int96_timestamps=True)
+    convert_to_deltalake(str(folder))
+    assert delta_folder.misreads(DeltaTable(str(folder)), pa.schema([("at", TIMESTAMP)]))
