@@ -9,6 +9,7 @@ from typing import Any
 
 import deltalake
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from pipelines.lakehouse.schemas.spec import TIMESTAMP, TableSpec
@@ -154,6 +155,29 @@ def test_a_text_finds_and_deletes_the_rows_that_hold_it_and_no_other(lake: Lakeh
         assert lake.delete(table, {"text": [text]}) == texts.count(text), repr(text)
     assert lake.delete(table, {"text": by_spark}) == COUNT - texts.count(None) - sum(map(texts.count, by_spark[:8]))
     assert lake.read_arrow(table, columns=["text"])["text"].to_pylist() == [None] * texts.count(None)
+
+
+def test_files_that_are_put_together_hold_the_same_values_for_both_engines(lake: Lakehouse):
+    """Files of both in one table, rows gone by a deletion vector; by no statistics is a row passed over."""
+    from pyspark.sql import functions as F
+
+    table = _written(lake, "spark")
+    lake.append_arrow(table, ROWS)
+    lake.set_properties(table, {"delta.enableDeletionVectors": "true"})
+    lake.append(table, lake.frame(ROWS))
+    gone = [0, 7]
+    lake.spark.sql(f"DELETE FROM {lake.identifier(table)} WHERE Id IN (0, 7)")
+    kept = ROWS.filter(pc.invert(pc.is_in(ROWS["Id"], pa.array(gone, pa.int64()))))
+    _both_see(lake, table, sorted(_said(kept) * 3))
+    files = lake.file_count(table)
+    assert lake.compact(table) == files > 2
+    assert lake.file_count(table) == 1
+    _both_see(lake, table, sorted(_said(kept) * 3))
+    rows, held = lake.read(table), lake.read_arrow(table)
+    for name in KEYS:
+        value = ROWS[name][5].as_py()
+        found = rows.where(F.col(name).eqNullSafe(F.lit(value).cast(rows.schema[name].dataType))).count()
+        assert found == held[name].to_pylist().count(value), name
 
 
 KEYS = ("Id", "text", "day", "at", "all_scale", "no_scale", "middle", "bytes", "long", "flag")
