@@ -16,8 +16,8 @@ from pipelines.flow.stage import Context
 from pipelines.lakehouse.schemas import TABLES
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.quality.dead_letters import TABLE as DEAD_LETTERS
-from pipelines.quality.judge import QUALITY_METRICS
 from pipelines.quality.quarantine import passed_over, quarantine_tables, set_aside, set_aside_tables
+from pipelines.quality.rule_results import RULE_RESULTS
 from pipelines.settings.sections import Settings
 from pipelines.vector_index.lag import lag_of
 from pipelines.vector_index.state import IndexState, states
@@ -70,7 +70,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         with _noted(troubles):
             aside[table] = len(set_aside(context, tables=[table]))
     refused = {table: aside.get(table, 0) for table in quarantine_tables(settings, context.lake)}
-    letters, broken = aside.get(DEAD_LETTERS, 0), aside.get(QUALITY_METRICS, 0)
+    letters, broken = aside.get(DEAD_LETTERS, 0), aside.get(RULE_RESULTS, 0)
     kinds = passed_over(settings)
     begun = list[str]()
     with _noted(troubles):

@@ -22,7 +22,7 @@ from pipelines.lakehouse.schemas.spec import INT, LONG, STRING, STRINGS, TIMESTA
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.quality.dead_letters import TABLE as DEAD_LETTERS
 from pipelines.quality.dead_letters import open_letters, waits_for_work
-from pipelines.quality.judge import QUALITY_METRICS
+from pipelines.quality.rule_results import RULE_RESULTS
 from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, DamagedTableError
 
@@ -105,14 +105,14 @@ def set_aside(context: Context, *, tables: Sequence[str] = ()) -> list[SetAside]
         ConfigurationError: no such table.
     """
     everywhere = set_aside_tables(context)
-    known = [table for table in everywhere if table not in (DEAD_LETTERS, QUALITY_METRICS)]
+    known = [table for table in everywhere if table not in (DEAD_LETTERS, RULE_RESULTS)]
     chosen = [_named(table, everywhere) for table in tables] or everywhere
     started = _run_starts(context.lake) if set(chosen) & set(known) else {}
     found: list[SetAside] = []
     for table in dict.fromkeys(chosen):
         if table == DEAD_LETTERS:
             rows = list(_letters(context.lake))
-        elif table == QUALITY_METRICS:
+        elif table == RULE_RESULTS:
             rows = list(_tables_that_break_rules(context.lake))
         else:
             rows = [_row(table, row, context.settings, started) for row in _open_rows(context.lake, table)]
@@ -122,7 +122,7 @@ def set_aside(context: Context, *, tables: Sequence[str] = ()) -> list[SetAside]
 
 def set_aside_tables(context: Context) -> list[str]:
     """Every table that tells of something set aside."""
-    return [*quarantine_tables(context.settings, context.lake), DEAD_LETTERS, QUALITY_METRICS]
+    return [*quarantine_tables(context.settings, context.lake), DEAD_LETTERS, RULE_RESULTS]
 
 
 def quarantine_tables(settings: Settings, lake: Lakehouse) -> list[str]:
@@ -245,7 +245,7 @@ def _letters(lake: Lakehouse) -> Iterator[SetAside]:
 def _tables_that_break_rules(lake: Lakehouse) -> Iterator[SetAside]:
     """Rules that the last judgement of a table found broken: those of whole tables, and rows' of level fail."""
     runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    rows = lake.read_arrow(QUALITY_METRICS).to_pylist()
+    rows = lake.read_arrow(RULE_RESULTS).to_pylist()
     for row in sorted(rows, key=lambda r: str(r["computed_at"] or "")):
         broken = runs.setdefault((row["table_name"], row["stage"], row["rule"]), [])
         # A rule that was kept in between begins anew.
@@ -255,7 +255,7 @@ def _tables_that_break_rules(lake: Lakehouse) -> Iterator[SetAside]:
             last = broken[-1]
             value = "nothing" if last["value"] is None else f"{last['value']:g}"
             yield SetAside(
-                QUALITY_METRICS,
+                RULE_RESULTS,
                 f"{table}: {rule}",
                 f"{table} as a whole, judged by {stage}",
                 (rule,),

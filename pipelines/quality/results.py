@@ -11,8 +11,8 @@ from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.models.embedders import chunk_limits
 from pipelines.quality.data_docs import page_of, validate
-from pipelines.quality.judge import QUALITY_METRICS, record, row_results
 from pipelines.quality.quarantine import waiting
+from pipelines.quality.rule_results import RULE_RESULTS, record, row_results
 from transformations.errors import LakeloopError
 
 
@@ -20,7 +20,7 @@ def describe(context: Context) -> tuple[dict[str, Any], str]:
     """The last results as facts, and the same as text. Needs no JVM where tables are folders."""
     settings = context.settings
     results = last_results(context.lake)
-    aside = {table: count for table, count in waiting(context).items() if table != QUALITY_METRICS}
+    aside = {table: count for table, count in waiting(context).items() if table != RULE_RESULTS}
     page = page_of(settings.path(settings.quality))
     failed = [f"{r['table_name']}: {r['rule']}" for r in results if r["level"] == "fail" and not r["is_kept"]]
     facts = {
@@ -37,9 +37,9 @@ def describe(context: Context) -> tuple[dict[str, Any], str]:
 
 
 def last_results(lake: Lakehouse) -> list[dict[str, Any]]:
-    """The newest row of monitoring.quality_metrics for each table, rule and stage, in that order."""
+    """The newest row of monitoring.rule_results for each table, rule and stage, in that order."""
     newest: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in lake.read_arrow(QUALITY_METRICS).sort_by("computed_at").to_pylist():
+    for row in lake.read_arrow(RULE_RESULTS).sort_by("computed_at").to_pylist():
         newest[row["table_name"], row["stage"], row["rule"]] = row
     return [newest[key] for key in sorted(newest)]
 

@@ -11,14 +11,14 @@ from expectations.tables.chunks import chunk_rules, is_known_to_the_model
 from pipelines.flow.changed_rows import apply_changes, changed, partitions, stamped, touched
 from pipelines.flow.stage import Context, Counts, Stage, Work, moved
 from pipelines.models.embedders import EmbeddingModel, chunk_limits, embedding_model, text_reader
-from pipelines.quality.judge import judge
-from pipelines.quality.set_aside import set_aside
+from pipelines.quality.split import Split
 from transformations.tables.changes import net_changes
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 SOURCE, TARGET, QUARANTINE = "silver.documents", "silver.chunks", "silver.chunks_quarantine"
+SPLIT = Split("chunk-documents", SOURCE, TARGET, QUARANTINE, key="chunk_id", same=("chunk_id",), scope="document_id")
 COMPARE = [
     *("path", "title", "ordinal", "heading_path", "text", "embed_text", "text_hash", "token_count", "format", "source")
 ]
@@ -38,20 +38,10 @@ def work(context: Context, due: Work) -> Counts:
         pieces = cut(context, documents)
         keys = keys.persist()
         try:
-            judged = judge(
-                context,
-                TARGET,
-                pieces,
-                rules=(*chunk_rules(max_tokens=max_tokens, max_characters=max_characters), is_known_to_the_model()),
-                versions=versions,
-                source=SOURCE,
-                stage="chunk-documents",
-                key="chunk_id",
-            )
+            rules = (*chunk_rules(max_tokens=max_tokens, max_characters=max_characters), is_known_to_the_model())
+            judged = SPLIT.judge(context, pieces, rules=rules, versions=versions)
             count = judged.refused_rows
-            set_aside(
-                context, QUARANTINE, judged.refused, count=count, scope=keys, versions=versions, same=["chunk_id"]
-            )
+            SPLIT.set_aside(context, judged.refused, count=count, scope=keys, versions=versions)
             current = touched(context, TARGET, keys, versions=versions, key="document_id")
             desired = stamped(context, judged.valid, versions=versions).select(*lake.spec(TARGET).columns)
             counts = apply_changes(context, TARGET, net_changes(current, desired, key="chunk_id", compare=COMPARE))

@@ -21,8 +21,7 @@ from pipelines.documents.parse import Limits, parse_batches
 from pipelines.flow.changed_rows import apply_changes, held_if_few, partitions, touched
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved, nothing_new
 from pipelines.lakehouse.delta_folder import files_between
-from pipelines.quality.judge import judge
-from pipelines.quality.set_aside import set_aside
+from pipelines.quality.split import Split
 from transformations.tables.changes import net_changes
 from transformations.tables.history import VALIDITY, history_changes
 
@@ -30,6 +29,15 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 SOURCE, TARGET, QUARANTINE = "bronze.documents", "silver.documents", "silver.documents_quarantine"
+SPLIT = Split(
+    "refine-documents",
+    SOURCE,
+    TARGET,
+    QUARANTINE,
+    key="document_id",
+    same=("content_hash", "reason"),
+    scope="document_id",
+)
 HISTORY = "silver.documents_history"
 # What makes another version of a document.
 _COMPARE = ["title", "text", "format", "encoding", "metadata", "language", "language_confidence"]
@@ -66,16 +74,7 @@ def work(context: Context, due: Work) -> Counts:
         parse = parse_batches(Limits.of(context.settings.parse), files=files)
         describe = describe_batches(parse, personal_data=PersonalData.of(refine))
         described = first.transform(partitions).mapInArrow(describe, DESCRIBED_DDL)
-        judged = judge(
-            context,
-            TARGET,
-            described,
-            rules=rules,
-            versions=versions,
-            source=SOURCE,
-            stage="refine-documents",
-            key="document_id",
-        )
+        judged = SPLIT.judge(context, described, rules=rules, versions=versions)
         if versions.since is None:
             context.persisted.append(arrivals.persist())
         keys = arrivals.select("document_id").distinct().persist()
@@ -84,9 +83,7 @@ def work(context: Context, due: Work) -> Counts:
         if judged.refused_rows:
             refused = _of_last_arrivals(refused, arrivals)
         count = refused.count() if judged.refused_rows else 0
-        set_aside(
-            context, QUARANTINE, refused, count=count, scope=keys, versions=versions, same=["content_hash", "reason"]
-        )
+        SPLIT.set_aside(context, refused, count=count, scope=keys, versions=versions)
 
         changes = history_changes(
             touched(context, HISTORY, keys, versions=versions, key="document_id"),

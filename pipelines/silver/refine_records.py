@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.flow.changed_rows import apply_changes
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.quality.judge import judge
-from pipelines.quality.set_aside import set_aside
+from pipelines.quality.split import Split
 from pipelines.records.source import (
     ARRIVAL,
     RecordSource,
@@ -64,16 +63,7 @@ def work(context: Context, due: Work) -> Counts:
         readings, earlier = source.settings.readings, _earlier(context, source, arrivals)
         rows = recovered(arrivals, columns=columns, readings=readings, is_text=is_text, earlier=earlier)
         rows, gone = _without_ended(_identified(rows, source), source)
-        judged = judge(
-            context,
-            source.silver,
-            rows,
-            rules=source.contract.rules,
-            versions=versions,
-            source=source.bronze,
-            stage=COMMAND,
-            key="_record_id",
-        )
+        judged = _split(source).judge(context, rows, rules=source.contract.rules, versions=versions)
         ids = judged.valid.select("_record_id").union(judged.refused.select("_record_id")).union(gone)
         ids = ids.withColumnRenamed("_record_id", "record_id")
         _set_aside(context, source, judged.refused, scope=ids, count=judged.refused_rows, versions=versions)
@@ -86,6 +76,18 @@ def work(context: Context, due: Work) -> Counts:
         intervals = apply_changes(context, source.history, told)
         counts = _bring_now(context, source, changes, versions=versions)
         return {**counts, "intervals": sum(intervals.values()), "set_aside": judged.refused_rows}
+
+
+def _split(source: RecordSource) -> Split:
+    return Split(
+        COMMAND,
+        source.bronze,
+        source.silver,
+        source.quarantine,
+        key="_record_id",
+        same=("content_hash",),
+        scope="record_id",
+    )
 
 
 def _arrivals(context: Context, source: RecordSource, versions: Versions) -> DataFrame:
@@ -159,16 +161,7 @@ def _set_aside(
     )
     rank = F.struct("_ingested_at", "_source_version", "_offset", "content_hash")
     last = told.groupBy("record_id").agg(F.max_by(F.struct(*told.columns), rank).alias("_row")).select("_row.*")
-    set_aside(
-        context,
-        source.quarantine,
-        last,
-        scope=scope,
-        versions=versions,
-        same=["content_hash"],
-        count=count,
-        scope_key="record_id",
-    )
+    _split(source).set_aside(context, last, count=count, scope=scope, versions=versions)
 
 
 def _changes(source: RecordSource, valid: DataFrame) -> DataFrame:

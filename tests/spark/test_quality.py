@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pipelines.cli.main import main
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import stage_named
 from pipelines.flow.stage import Context, Versions
-from pipelines.quality.judge import QUALITY_METRICS, judge
+from pipelines.quality.rule_results import RULE_RESULTS
+from pipelines.quality.split import Split
 from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, ExpectationFailedError
 
@@ -22,13 +24,17 @@ RULES = (Rule("is_small", "value < 10", "warn"), Rule("is_even", "value % 2 = 0"
 STAGES = [stage_named(command) for command in ("ingest-documents", "refine-documents", "chunk-documents")]
 
 
-def _judge(context: Context, rows: Any, *, until: int = 1, **changed: Any) -> Any:
-    arguments: dict[str, Any] = {"rules": RULES, "source": "bronze.things", "stage": "refine-things", "key": "id"}
-    return judge(context, "silver.things", rows, versions=Versions(None, until, "t"), **{**arguments, **changed})
+SPLIT = Split(
+    "refine-things", "bronze.things", "silver.things", "silver.things_quarantine", key="id", same=(), scope="id"
+)
+
+
+def _judge(context: Context, rows: Any, *, until: int = 1, rules: Sequence[Rule] = RULES) -> Any:
+    return SPLIT.judge(context, rows, rules=rules, versions=Versions(None, until, "t"))
 
 
 def _metrics(context: Context) -> list[tuple[Any, ...]]:
-    rows = context.lake.read_arrow(QUALITY_METRICS).to_pylist()
+    rows = context.lake.read_arrow(RULE_RESULTS).to_pylist()
     told = ("rule", "level", "is_kept", "checked_rows", "failed_rows", "failed_ratio", "source_version_to")
     return sorted(tuple(row[c] for c in told) for row in rows)
 
@@ -50,10 +56,10 @@ def test_rows_are_judged_once_counted_and_recorded_once_for_the_same_versions(co
         ("is_small", "warn", False, 4, 3, 0.75, 1),
     ]
     assert _metrics(context) == expected
-    version = context.lake.head(QUALITY_METRICS)
+    version = context.lake.head(RULE_RESULTS)
     _judge(new_context(context.settings), rows)
     _judge(context, rows.where("false"), until=2)
-    assert context.lake.head(QUALITY_METRICS) == version, "the same counts again, or no row at all: nothing is written"
+    assert context.lake.head(RULE_RESULTS) == version, "the same counts again, or no row at all: nothing is written"
     _judge(context, rows.where("id = 'a'"), until=2)
     assert len(_metrics(context)) == 6
 
@@ -77,7 +83,7 @@ def test_a_row_that_a_rule_cannot_take_stops_the_stage_and_the_rule_is_named(con
     rows = spark.createDataFrame([("a", "12"), ("b", "twelve")], "id string, value string")
     with pytest.raises(ConfigurationError, match=r"rule 'is_number' .* silver\.things.*'twelve'.*try_cast"):
         _judge(context, rows, rules=[Rule("has_id", "id <> ''"), Rule("is_number", "CAST(value AS INT) > 0")])
-    assert context.lake.head(QUALITY_METRICS) is None
+    assert context.lake.head(RULE_RESULTS) is None
     judged = _judge(context, rows, rules=[Rule("is_number", "try_cast(value AS INT) > 0")])
     assert judged.broken == {"is_number": 1}
 

@@ -160,6 +160,6 @@ def test_json_lines_whose_form_changes_from_line_to_line_and_a_rule_that_stops(t
     with pytest.raises(ExpectationFailedError, match="is_not_forbidden"):
         run(settings)
     assert {t: v for t, v in versions(settings).items() if t.startswith("silver")} == silver
-    judged = rows(settings, "monitoring.quality_metrics", "table_name", "rule", "failed_rows")
+    judged = rows(settings, "monitoring.rule_results", "table_name", "rule", "failed_rows")
     assert {"table_name": "silver.records_events", "rule": "is_not_forbidden", "failed_rows": 1} in judged
     assert new_context(settings).lake.head("silver.records_events") is not None

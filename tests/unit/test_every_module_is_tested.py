@@ -45,7 +45,6 @@ THROUGH = {
     "pipelines.records.columns": "test_record_reading",
     "pipelines.records.delta_tables": "test_record_tables",
     "pipelines.records.reader": "test_record_reading",
-    "pipelines.quality.set_aside": "test_refine_documents",
     "pipelines.answering.sources": "test_answer_questions",
     "pipelines.models.judge": "test_judged_answers",
     "pipelines.vector_index.owner": "test_index_owner",

@@ -102,7 +102,7 @@ TABLES: dict[str, TableSpec] = {
         ("dim", INT),
         key="window granularity slice_key slice_value model_id embedding_model",
     ),
-    "monitoring.quality_metrics": table_spec(
+    "monitoring.rule_results": table_spec(
         "log",
         ("table_name", STRING),
         ("rule", STRING),

@@ -31,7 +31,7 @@ ROWS = 5
 LOGS = {
     "ops.file_looks", "ops.index_places", "ops.index_state", "ops.index_runs", "ops.dead_letters", "ops.stage_runs",
     "ops.forget_receipts",
-    "ops.training_sets", "monitoring.embedding_drift_metrics", "monitoring.quality_metrics",
+    "ops.training_sets", "monitoring.embedding_drift_metrics", "monitoring.rule_results",
 }  # fmt: skip
 
 

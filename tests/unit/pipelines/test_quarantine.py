@@ -73,7 +73,7 @@ def fill(context: Context) -> None:
     results = [("is_unique", False, 0), ("is_unique", True, 1), ("is_unique", False, 2), ("is_unique", False, 3)]
     results += [("is_fresh", False, 0), ("is_fresh", True, 1)]
     lake.append_arrow(
-        "monitoring.quality_metrics",
+        "monitoring.rule_results",
         [
             rule | {"rule": name, "is_kept": kept, "failed_rows": 2, "computed_at": T0 + timedelta(days=day)}
             for name, kept, day in results
@@ -96,7 +96,7 @@ def test_everything_that_is_set_aside_is_listed_with_its_reason_and_its_next_ste
         ("silver.records_gone_quarantine", "k1", 1, T0),
         ("silver.records_orders_quarantine", "k1", 1, T0),
         ("ops.dead_letters", "c9", 3, T0),
-        ("monitoring.quality_metrics", "silver.documents: is_unique", 2, T0 + timedelta(days=2)),
+        ("monitoring.rule_results", "silver.documents: is_unique", 2, T0 + timedelta(days=2)),
     ]
     assert all(one.next_step for one in found)
     assert "raise ingest.max_file_mb" in found[0].next_step

@@ -342,7 +342,7 @@ def worst(of: pa.DataType) -> Any:
 def test_report_and_quarantine_bear_whatever_their_tables_hold(context, monkeypatch):
     monkeypatch.setattr(report, "_ANSWERS", 1_000)
     lake = context.lake
-    read = [*WRITTEN, "ops.dead_letters", "monitoring.quality_metrics"]
+    read = [*WRITTEN, "ops.dead_letters", "monitoring.rule_results"]
     for table in read:
         if table != "ops.index_state":
             schema = lake.spec(table).schema

@@ -1,0 +1,61 @@
+"""What rules found: rows of monitoring.rule_results, each recorded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+
+from expectations.rules.rules import Rule
+from pipelines.flow.stage import Context, Versions
+
+RULE_RESULTS = "monitoring.rule_results"
+
+
+def row_results(
+    table: str, rules: Sequence[Rule], checked_rows: int, broken: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """The columns of monitoring.rule_results that tell of a rule; `broken` is rule → rows that break it."""
+    return [
+        {
+            "table_name": table,
+            "rule": rule.name,
+            "kind": "row",
+            "level": rule.level,
+            "definition_id": rule.definition_id,
+            "is_kept": not broken[rule.name],
+            "checked_rows": checked_rows,
+            "failed_rows": broken[rule.name],
+            "failed_ratio": broken[rule.name] / checked_rows if checked_rows else None,
+            "value": float(broken[rule.name]),
+        }
+        for rule in rules
+    ]
+
+
+def record(context: Context, found: list[dict[str, Any]], *, versions: Versions, source: str, stage: str) -> None:
+    """Append results to monitoring.rule_results, but for those that it has already: running twice changes nothing.
+
+    Args:
+        found: as `row_results` gives them.
+    """
+    whence = {
+        "source_table": source,
+        "source_id": versions.table_id,
+        "source_version_from": versions.since,
+        "source_version_to": versions.until,
+    }
+    told = ("table_name", "rule", "definition_id", "level", "checked_rows", "failed_rows", "is_kept")
+    same = (*told, *whence)
+    tables = {row["table_name"] for row in found}
+    known = set()
+    for table in tables:
+        rows = context.lake.read_arrow(RULE_RESULTS, columns=list(same), where={"table_name": table})
+        rows = rows.filter(pc.equal(rows["source_version_to"], versions.until))
+        known |= {tuple(row[c] for c in same) for row in rows.to_pylist()}
+    new = [row | whence for row in found]
+    new = [row for row in new if tuple(row[c] for c in same) not in known]
+    written = {"stage": stage, "computed_at": context.now(), "_run_id": context.run_id}
+    if new:
+        context.lake.append_arrow(RULE_RESULTS, [row | written for row in new])
