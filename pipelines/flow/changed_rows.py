@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 
-def apply_changes(context: Context, table: str, changes: DataFrame) -> dict[str, int]:
-    """Merge net changes into `table`; no commit where there are none. Returns rows by operation."""
+def apply_changes(context: Context, table: str, changes: DataFrame, *, within: str = "TRUE") -> dict[str, int]:
+    """Merge net changes into `table`; no commit where there are none. Returns rows by operation.
+
+    Args:
+        within: what all keys fulfil, as SQL on `target`: other files are left unread.
+    """
     from pyspark.sql import functions as F
 
     changes = changes.persist()
@@ -31,7 +35,7 @@ def apply_changes(context: Context, table: str, changes: DataFrame) -> dict[str,
         counts.update({row["_op"]: row["rows"] for row in found})
         if any(counts.values()):
             is_small = sum(row["bytes"] or 0 for row in found) <= FEW_BYTES
-            context.lake.merge(table, changes, rows=sum(counts.values()) if is_small else None)
+            context.lake.merge(table, changes, rows=sum(counts.values()) if is_small else None, within=within)
         return counts
     finally:
         changes.unpersist()

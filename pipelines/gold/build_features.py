@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from pipelines.features.feature_tables import declare, feature_table, properties_of, target_of, typed
-from pipelines.flow.changed_rows import stamped
+from pipelines.flow.changed_rows import apply_changes, stamped
 from pipelines.flow.stage import Context, Counts, Stage, Subject, Versions, Work, moved
 from pipelines.lakehouse.tables import Lakehouse
 from transformations.errors import ConfigurationError
@@ -69,7 +69,8 @@ def work(context: Context, due: Work) -> Counts:
         desired = _reached(desired, table, reached, bounds)
         current = _reached(lake.read(target), table, reached, bounds)
         within = _within("target.`event_at`", bounds)
-    return {**_merge(context, table, current=current, desired=desired, within=within), **left_out}
+    changes = net_changes(current, desired, key=table.key, compare=["known_at", *table.columns])
+    return {**apply_changes(context, target, changes, within=within), **left_out}
 
 
 def _left_out(context: Context, table: FeatureTable, versions: Versions, source: DataFrame) -> int:
@@ -93,27 +94,6 @@ def _left_out(context: Context, table: FeatureTable, versions: Versions, source:
 def _typed(context: Context, source: DataFrame, table: FeatureTable, versions: Versions) -> DataFrame:
     rows = stamped(context, feature_rows(source, table), versions=versions)
     return typed(rows, context.lake.spec(target_of(table)))
-
-
-def _merge(context: Context, table: FeatureTable, *, current: DataFrame, desired: DataFrame, within: str) -> Counts:
-    from pyspark.sql import functions as F
-
-    key = F.struct(*(F.col(f"`{c}`") for c in table.key))
-    changes = net_changes(
-        current.withColumn("_key_of_row", key),
-        desired.withColumn("_key_of_row", key),
-        key="_key_of_row",
-        compare=["known_at", *table.columns],
-    )
-    others = [c for c in desired.columns if c not in table.key]
-    changes = changes.select("_key_of_row.*", *(F.col(f"`{c}`") for c in others), "_op").persist()
-    context.persisted.append(changes)
-    counts = {"insert": 0, "update": 0, "delete": 0}
-    counts |= {row["_op"]: row["count"] for row in changes.groupBy("_op").count().collect()}
-    if any(counts.values()):
-        # Not by delta-rs, however few: it cannot write where there are deletion vectors.
-        context.lake.merge(target_of(table), changes, within=within)
-    return counts
 
 
 def _bounds(reached: DataFrame) -> tuple[int, int] | None:

@@ -226,8 +226,12 @@ def merge(delta: DeltaTable, changes: pa.Table, *, key: Sequence[str]) -> None:
 
 
 def merges_as_spark(key: Sequence[str], schema: pa.Schema) -> bool:
-    """Whether a merge here matches the keys that Spark's does: to it the NaNs of other bits are other numbers."""
-    return not any(_has(schema.field(k).type, pa.types.is_floating) for k in key)
+    """Whether a merge here matches the keys that Spark's does: to it the NaNs of other bits are other numbers.
+
+    Structs are left to Spark as well.
+    """
+    types = [schema.field(k).type for k in key]
+    return not any(pa.types.is_nested(of) or _has(of, pa.types.is_floating) for of in types)
 
 
 def delete(delta: DeltaTable, where: Mapping[str, Sequence[str]], schema: pa.Schema) -> int:

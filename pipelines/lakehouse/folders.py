@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.damage import damaged, is_named, mend
@@ -106,10 +107,16 @@ class FolderLakehouse(Lakehouse):
             super()._merge_rows(table, changes)
             return
         with self._watching(table):
-            delta_folder.merge(delta, changes, key=self.spec(table).key)
+            if delta.file_uris():
+                delta_folder.merge(delta, changes, key=self.spec(table).key)
+            else:
+                kept = changes.filter(pc.not_equal(changes["_op"], "delete"))
+                delta_folder.append(self.folder(table), kept.drop_columns("_op"))
 
     def _is_merged_here(self, delta: DeltaTable, table: str) -> bool:
         spec = self.spec(table)
+        if delta.metadata().configuration.get("delta.enableDeletionVectors") == "true":
+            return False  # delta-rs cannot write there
         return delta_folder.merges_as_spark(spec.key, spec.schema) and not self._misreads(delta, table, spec.schema)
 
     def _misreads(self, delta: DeltaTable, table: str, schema: pa.Schema) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.flow.changed_rows import apply_changes
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved
 from transformations.metrics.answer_metrics import llm_quality, retrieval_quality
 from transformations.metrics.profile import DEFINITION_ID, profile
@@ -135,18 +136,8 @@ def _write(context: Context, table: str, rows: DataFrame, *, days: Sequence[date
     if "definition_id" in spec.key:
         current = current.where(F.col("definition_id") == DEFINITION_ID)
     compare = [c for c in spec.columns if c not in spec.key and c not in _PROVENANCE]
-    # Fields of structs are compared null-safe, so a key of several columns, some of them null, is a key of one.
-    key = F.struct(*spec.key)
-    net = net_changes(current.withColumn("_group", key), rows.withColumn("_group", key), key="_group", compare=compare)
-    columns = [F.col(f"_group.{c}").alias(c) if c in spec.key else F.col(c) for c in spec.columns]
-    changes = net.select(*columns, "_op").toArrow()
-    if changes.num_rows == 0:
-        return 0
-    if pc.all(pc.equal(changes["_op"], "insert")).as_py():
-        context.lake.append_arrow(table, changes.drop_columns(["_op"]).cast(spec.schema))  # seconds less than a MERGE
-    else:
-        context.lake.merge(table, context.lake.spark.createDataFrame(changes))
-    return int(changes.num_rows)
+    changes = net_changes(current, rows.select(*spec.columns), key=spec.key, compare=compare)
+    return sum(apply_changes(context, table, changes).values())
 
 
 STAGE = Stage(

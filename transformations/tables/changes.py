@@ -62,7 +62,7 @@ def net_changes(
     Args:
         current: rows of the target, at least `key` and `compare`; restricted to the same scope as `desired`.
         desired: whole rows of the target, at most one a key.
-        key: the key column, or columns; none of them null.
+        key: the key column, which is never null, or the key columns, of which some may be.
         compare: the columns that make a row equal; null equals null.
 
     Returns:
@@ -72,14 +72,20 @@ def net_changes(
 
     keys = {k: f"_key_{n}" for n, k in enumerate([key] if isinstance(key, str) else key)}
     before = current.select(
-        *[named(k).alias(was) for k, was in keys.items()], comparable(current, compare).alias("_was")
+        *[named(k).alias(was) for k, was in keys.items()],
+        comparable(current, compare).alias("_was"),
+        F.lit(True).alias("_is_held"),
     )
-    on = reduce(and_, [named(k) == F.col(was) for k, was in keys.items()])
-    joined = desired.join(before, on, "full_outer")
-    first, first_was = next(iter(keys.items()))
+
+    def same(k: str, was: str) -> Column:
+        # Null-safe costs a join twice the keys: not for a key of one column.
+        return named(k).eqNullSafe(F.col(was)) if len(keys) > 1 else named(k) == F.col(was)
+
+    on = reduce(and_, [same(k, was) for k, was in keys.items()])
+    joined = desired.withColumn("_is_wanted", F.lit(True)).join(before, on, "full_outer")
     op = (
-        F.when(named(first).isNull(), "delete")
-        .when(F.col(first_was).isNull(), "insert")
+        F.when(F.col("_is_wanted").isNull(), "delete")
+        .when(F.col("_is_held").isNull(), "insert")
         .when(~F.col("_was").eqNullSafe(comparable(desired, compare)), "update")
     )
     columns = [F.coalesce(named(c), keys[c]).alias(c) if c in keys else named(c) for c in desired.columns]
