@@ -77,7 +77,7 @@ class FolderLakehouse(Lakehouse):
 
     def file_count(self, table: str) -> int:
         delta = self._open(table)
-        return 0 if delta is None else len(delta.file_uris())
+        return 0 if delta is None else len(delta_folder.files(delta))
 
     def read_batches(
         self,
@@ -107,7 +107,7 @@ class FolderLakehouse(Lakehouse):
             super()._merge_rows(table, changes)
             return
         with self._watching(table):
-            if delta.file_uris():
+            if delta_folder.files(delta):
                 delta_folder.merge(delta, changes, key=self.spec(table).key)
             else:
                 kept = changes.filter(pc.not_equal(changes["_op"], "delete"))
