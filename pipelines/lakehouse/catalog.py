@@ -72,6 +72,7 @@ class CatalogLakehouse(Lakehouse):
             {
                 "version": row["version"],
                 "at": row["timestamp"].astimezone(timezone.utc),
+                "operation": row["operation"],
                 "metrics": row["operationMetrics"],
             }
             for row in self.spark.sql(f"DESCRIBE HISTORY {self.identifier(table)}").collect()

@@ -110,12 +110,13 @@ def create(folder: Path, schema: pa.Schema, partition_by: Sequence[str], configu
 
 
 def history(delta: DeltaTable) -> list[dict[str, Any]]:
-    """The commits that the log still has, newest first: `version`, `at` (UTC), and delta-rs' own `metrics`."""
+    """The commits that the log still has, newest first: `version`, `at` (UTC), `operation`, delta-rs' own `metrics`."""
     return [
         {
             # delta-rs numbers them in newer versions only.
             "version": commit.get("version", delta.version() - place),
             "at": datetime.fromtimestamp(commit["timestamp"] / 1000, timezone.utc),
+            "operation": commit.get("operation", ""),
             "metrics": commit.get("operationMetrics") or {},
         }
         for place, commit in enumerate(delta.history())

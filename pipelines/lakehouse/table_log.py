@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.lakehouse.tables import Lakehouse
 
@@ -42,6 +42,11 @@ def named_commit_id(spark: SparkSession, name: str, version: int) -> str | None:
     rows = spark.sql(f"DESCRIBE HISTORY {name}").where(f"version = {int(version)}")
     row = rows.selectExpr(f"to_json(struct({told}))").first()
     return None if row is None else hashlib.sha256(row[0].encode()).hexdigest()[:32]
+
+
+def news_since(lake: Lakehouse, table: str, version: int) -> list[dict[str, Any]]:
+    """The commits after a version that the log still has, as `Lakehouse.history` gives them, without upkeep."""
+    return [c for c in lake.history(table) if c["version"] > version and c["operation"] not in _UPKEEP]
 
 
 def unread_from(lake: Lakehouse, table: str, *, version: int, commit: str | None, until: int) -> int | None:

@@ -148,7 +148,7 @@ class Lakehouse(ABC):
 
     @abstractmethod
     def history(self, table: str) -> list[dict[str, Any]]:
-        """The commits that the log still has: `version`, `at` (UTC), and the engine's own `metrics`."""
+        """The commits that the log still has: `version`, `at` (UTC), `operation`, and the engine's own `metrics`."""
 
     @abstractmethod
     def properties(self, table: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _ROLES: tuple[Role, ...] = ("arrivals", "current", "history", "quarantine", "log", "state")
 # After so long a log has forgotten the versions by Delta's default: whoever is behind compares everything anyway.
 _GIVEN_UP = timedelta(days=30)
+SERVED = "gold.chunk_index"
 
 
 @dataclass
@@ -33,20 +34,28 @@ class Needs:
 
     Attributes:
         readers: who reads its changes → the version that they have read, and its commit where it was noted.
-        cuts: what was cut from it → the version that it was cut from.
+        versions: who reads the table as it was at a version → that version: what was cut from it, or compares with it.
+        everything: who reads all its changes, from the first version on.
     """
 
     readers: dict[str, tuple[int, str | None]] = field(default_factory=dict)
-    cuts: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+    everything: list[str] = field(default_factory=list)
 
-    def behind(self, lake: Lakehouse, table: str, head: Head) -> list[str]:
-        """The readers that lack something of the table as it is."""
+    def waiting(self, lake: Lakehouse, table: str, head: Head) -> list[str]:
+        """Who needs all versions: whoever lacks something of the table as it is, and who reads all changes."""
         unread = {
             reader: unread_from(lake, table, version=version, commit=commit, until=head.version)
             for reader, (version, commit) in self.readers.items()
         }
         # Who lacks all of it, as after the table was put back, needs no old version.
-        return [reader for reader, since in unread.items() if since is not None and since < head.version]
+        behind = [reader for reader, since in unread.items() if since is not None and since < head.version]
+        return [*behind, *self.everything]
+
+    def older(self, head: Head) -> dict[str, int]:
+        """Who needs which older version of a table, though nobody waits for what came since."""
+        read = {reader: version for reader, (version, _) in self.readers.items()}
+        return {who: version for who, version in {**read, **self.versions}.items() if version < head.version}
 
 
 def look(context: Context) -> Work | None:
@@ -90,15 +99,17 @@ def work(context: Context, due: Work) -> Counts:
 def _put_in_order(context: Context, table: str, head: Head, needs: Needs) -> tuple[int, int, bool]:
     """Files put together, files removed, and whether old versions are kept for somebody."""
     lake = context.lake
-    waiting = needs.behind(lake, table, head)  # before there is a commit more
+    waiting, older = needs.waiting(lake, table, head), needs.older(head)
+    # The version before is needed too: of who has read it, as that, until there is more to read.
+    keep = {*older.values(), head.version} if needs.readers or needs.versions else set[int]()
     compacted = lake.compact(table)
     if waiting:
-        log.warning("maintain: all versions of %s are kept for %s", table, ", ".join(waiting))
+        log.info("maintain: all versions of %s are kept for %s", table, ", ".join(waiting))
         return compacted, 0, True
-    if needs.cuts:
-        log.info("maintain: versions of %s are kept for %s", table, ", ".join(needs.cuts))
+    if older:
+        log.info("maintain: versions of %s are kept for %s", table, ", ".join(older))
     days = context.settings.maintenance.keep_days
-    return compacted, lake.vacuum(table, days=days, keep=sorted(set(needs.cuts.values()))), bool(needs.cuts)
+    return compacted, lake.vacuum(table, days=days, keep=sorted(keep)), bool(older)
 
 
 def _needs(context: Context) -> dict[str, Needs]:
@@ -109,12 +120,16 @@ def _needs(context: Context) -> dict[str, Needs]:
             if mark["version"] is not None and state["started_at"] > since:
                 needs[mark["table"]].readers[reader] = mark["version"], mark["commit"]
     for index in all_states(lake):
-        is_in_use = index.role != "previous" and index.updated_at is not None and index.updated_at > since
-        if is_in_use and index.version is not None:
-            needs["gold.chunk_index"].readers[f"the index {index.index_name}"] = index.version, None
+        if index.version is None:
+            continue
+        needs[SERVED].versions[f"the index {index.index_name}"] = index.version
+        if index.role != "previous" and index.updated_at is not None and index.updated_at > since:
+            needs[SERVED].readers[f"the index {index.index_name}"] = index.version, None
     for row in lake.read_arrow("ops.training_sets").to_pylist():
         for table, version in row["versions"] or ():
-            needs[table].cuts[f"the training set {row['name']} {row['training_set_id'][:8]}"] = version
+            needs[table].versions[f"the training set {row['name']} {row['training_set_id'][:8]}"] = version
+    if lake.head("inference.inference_log") is not None:
+        needs["silver.chunks"].everything.append("monitor, which scores what was retrieved and is gone since")
     return needs
 
 

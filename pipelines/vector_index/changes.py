@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pipelines.flow.changed_rows import held_if_few
 from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.table_log import news_since
 from pipelines.stores import Store
 from transformations.tables.changes import fold_changes, net_changes
 
@@ -135,7 +136,7 @@ def changes_since(
         F.coalesce(F.sum(F.when(F.col("is_kept") == 0, F.col("deletes"))), F.lit(0)).alias("vanished"),
     ).first()
     assert totals is not None
-    lacking = [commit["at"] for commit in lake.history(SOURCE) if commit["version"] > versions.since]
+    lacking = [commit["at"] for commit in news_since(lake, SOURCE, versions.since)]
     upserts = net.where("_op = 'upsert'")
     return Changes(
         mode="changes",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from pipelines.lakehouse.table_log import news_since
 from pipelines.lakehouse.tables import Lakehouse
 
 # Delta's defaults, where the table sets nothing.
@@ -43,7 +44,7 @@ class Lag:
 
 def lag_of(lake: Lakehouse, table: str, *, version: int, now: datetime) -> Lag:
     """The lag of an index that equals `version` of `table`."""
-    lacking = [commit for commit in lake.history(table) if commit["version"] > version]
+    lacking = news_since(lake, table, version)
     if not lacking:
         return Lag(0, 0, 0.0, None)
     oldest = min(commit["at"] for commit in lacking)

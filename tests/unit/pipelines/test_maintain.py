@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from pipelines.conductor.run import new_context, record, run_stages
 from pipelines.conductor.stages import stage_named
 from pipelines.flow.stage import Context, everything
 from pipelines.flow.states import STAGE_RUNS, STAGE_STATE
+from pipelines.models.embedders import embedding_model
 from pipelines.ops.maintain import STAGE
-from pipelines.settings.sections import MaintenanceSettings, Settings
+from pipelines.settings.sections import EmbeddingSettings, MaintenanceSettings, Settings
+from pipelines.vector_index.lag import lag_of
+from pipelines.vector_index.state import change, register
 
 INGEST, REFINE = stage_named("ingest-documents"), stage_named("refine-documents")
 ARRIVALS = "bronze.documents"
@@ -102,7 +106,7 @@ def test_a_reader_that_is_behind_keeps_all_versions_and_is_named(settings: Setti
     _refined(settings)
     _deliver(settings, 1)
     asked = _vacuumed(monkeypatch, new_context(settings))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         counts = _maintain(settings, force=True)
     assert counts is not None
     assert counts["kept"] == 1
@@ -123,7 +127,7 @@ def test_a_training_set_keeps_the_version_that_it_was_cut_from_readable(settings
     _deliver(settings, 1)
     counts = _maintain(settings, force=True)
     assert counts is not None
-    assert asked[ARRIVALS] == [version]
+    assert asked[ARRIVALS] == [version, version + 1]
     assert counts["kept"] == 1
     # And what is told to be kept is: however short the days are.
     removed = context.lake.vacuum(ARRIVALS, days=0, keep=[version])
@@ -131,6 +135,46 @@ def test_a_training_set_keeps_the_version_that_it_was_cut_from_readable(settings
     assert sum(held) == 1
     assert removed == 1, "the second delivery's file, which lies in the larger one now"
     assert len(_rows(context, ARRIVALS)) == 2
+
+
+def test_what_an_index_equals_stays_readable_and_upkeep_is_no_lag(settings: Settings, monkeypatch):
+    served = settings.model_copy(update={"embedding": EmbeddingSettings(model="tests.support.embedders:Free")})
+    context = new_context(served)
+    lake = context.lake
+    for number in range(3):
+        lake.append_arrow("gold.chunk_index", [{"chunk_id": str(number), "model": "m"}])
+    version = lake.head("gold.chunk_index").version
+    register(lake, served, embedding_model(served))
+    change(lake, lambda states: [replace(s, version=version, updated_at=context.now()) for s in states])
+    asked = _vacuumed(monkeypatch, context)
+    run_stages(new_context(served), stages=[INGEST])
+    (served.landing_path / "a.md").write_text("# A\n", encoding="utf-8")
+    run_stages(new_context(served), stages=[INGEST])
+    assert _maintain(served, force=True) is not None
+    assert asked["gold.chunk_index"] == [version]
+    lake = new_context(served).lake
+    assert lake.head("gold.chunk_index").version > version
+    lag = lag_of(lake, "gold.chunk_index", version=version, now=context.now())
+    assert (lag.versions, lag.seconds, lag.history_hours) == (0, 0.0, None)
+    lake.vacuum("gold.chunk_index", days=0, keep=[version])
+    assert sum(batch.num_rows for batch in lake.read_batches("gold.chunk_index", version=version)) == 3
+    assert _maintain(served, force=True) is not None
+    assert asked["gold.chunk_index"][0] == version, (
+        "as long as the index equals it, however often tables are put in order"
+    )
+
+
+def test_the_chunks_that_were_stay_as_long_as_there_are_calls_to_score(settings: Settings, monkeypatch):
+    _deliver(settings, 0)
+    lake = new_context(settings).lake
+    lake.append_arrow("silver.chunks", [{"chunk_id": "1"}])
+    asked = _vacuumed(monkeypatch, new_context(settings))
+    assert (_maintain(settings, force=True) or {})["kept"] == 0
+    assert "silver.chunks" in asked
+    asked.clear()
+    lake.ensure("inference.inference_log")
+    assert (_maintain(settings, force=True) or {})["kept"] == 1
+    assert "silver.chunks" not in asked
 
 
 def test_a_table_that_cannot_be_put_in_order_keeps_no_other_from_it(settings: Settings, caplog):
