@@ -249,18 +249,32 @@ def compact(delta: DeltaTable, schema: pa.Schema) -> int:
 def vacuum(delta: DeltaTable, *, hours: int, keep: Sequence[int] = ()) -> int:
     """Remove the files of versions that were replaced so many hours ago, but for versions to keep. Returns how many."""
 
+    # What the log has forgotten can be read no longer, and delta-rs would refuse to keep it.
+    keep = [version for version in sorted(set(keep)) if _is_readable(delta, version)]
+
     def run(*, dry_run: bool) -> int:
         removed = delta.vacuum(
             retention_hours=hours,
             enforce_retention_duration=False,
             dry_run=dry_run,
             full=True,
-            keep_versions=sorted(keep) or None,
+            keep_versions=keep or None,
         )
         return len(removed)
 
     # It would commit also where there is nothing to remove.
     return run(dry_run=False) if run(dry_run=True) else 0
+
+
+def _is_readable(delta: DeltaTable, version: int) -> bool:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        DeltaTable(delta.table_uri, version=version)
+    except DeltaError:
+        return False
+    return True
 
 
 def writing(schema: pa.Schema) -> WriterProperties:

@@ -164,6 +164,23 @@ def test_what_an_index_equals_stays_readable_and_upkeep_is_no_lag(settings: Sett
     )
 
 
+def test_a_version_that_the_log_has_forgotten_keeps_no_table_from_its_order(settings: Settings):
+    for number in range(12):
+        _deliver(settings, number)
+    lake = new_context(settings).lake
+    folder = lake.folder(ARRIVALS)
+    assert folder is not None
+    for commit in sorted((folder / "_delta_log").glob("*.json"))[:5]:
+        commit.unlink()  # as the log's retention does, behind a checkpoint
+    row = {"training_set_id": "abc", "name": "late", "created_at": new_context(settings).now()}
+    lake.append_arrow("ops.training_sets", [row | {"versions": [(ARRIVALS, 2)]}])
+    counts = _maintain(settings, force=True)
+    assert counts is not None
+    assert counts["left"] == 0
+    assert lake.vacuum(ARRIVALS, days=0, keep=[2, 99]) == 12
+    assert len(_rows(new_context(settings), ARRIVALS)) == 12
+
+
 def test_the_chunks_that_were_stay_as_long_as_there_are_calls_to_score(settings: Settings, monkeypatch):
     _deliver(settings, 0)
     lake = new_context(settings).lake
