@@ -25,8 +25,8 @@ STAGES: tuple[Stage, ...] = tuple(
         sync_index,
         answer_questions,
         monitor,
-        report,
         maintain,
+        report,
     )
 )
 # What a document goes through until the index serves it.

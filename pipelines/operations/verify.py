@@ -17,6 +17,7 @@ from pipelines.silver.chunk_documents import COMPARE, cut
 from pipelines.vector_index.audit import SAME_VECTOR, audit, belongs, distance
 from pipelines.vector_index.owner import is_foreign
 from pipelines.vector_index.state import IndexState, served, states
+from pipelines.vector_index.sync import lacking
 from transformations.index.fingerprint import row_hash
 from transformations.tables.changes import net_changes
 
@@ -167,7 +168,8 @@ def _index(context: Context, state: IndexState) -> Iterator[Difference]:
     if manifest is None or head is None or not belongs(context.lake, manifest, head=head):
         yield Difference(name, "manifest", state.uri, "no index that belongs to the table as it is")
         return
-    if manifest.version != head.version:
+    lacks = lacking(context, manifest, head=head)
+    if lacks.since != lacks.until:
         yield Difference(name, "manifest", "version", f"{manifest.version}, the table is at {head.version}")
     result = audit(context, state)
     for kind, chunk_id in result.differences:

@@ -17,7 +17,7 @@ from pipelines.stores import Manifest, Store
 from pipelines.vector_index.audit import belongs
 from pipelines.vector_index.places import forget_place
 from pipelines.vector_index.state import IndexState, change, check_owner, physical_name, served, states
-from pipelines.vector_index.sync import served_hashes
+from pipelines.vector_index.sync import lacking, served_hashes
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.index.fingerprint import fingerprint
 from transformations.index.vectors import matrix_of
@@ -148,7 +148,8 @@ def check_gates(context: Context, state: IndexState) -> list[Gate]:
         if manifest is None or head is None:
             return [Gate("index", False, f"nothing at {state.uri}")]
         label = manifest.model_label
-        is_current = manifest.version == head.version and belongs(context.lake, manifest, head=head)
+        lacks = lacking(context, manifest, head=head)
+        is_current = lacks.since == lacks.until and belongs(context.lake, manifest, head=head)
         letters = open_letters(context.lake, model=label)
         missing = {row["chunk_id"] for row in letters if row["index_name"] == state.index_name}
         wanted = served_hashes(context, model=label, version=head.version, without=missing)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from deltalake import DeltaTable
@@ -14,7 +12,7 @@ from deltalake import DeltaTable
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.index.sync_index import STAGE as SYNC
-from pipelines.lakehouse.table_log import commit_id
+from pipelines.lakehouse.table_log import named_commit_id
 from pipelines.operations.plan import plan
 from pipelines.operations.rebuild import rebuild
 from pipelines.operations.status import describe
@@ -150,21 +148,21 @@ def test_a_renamed_folder_is_no_mass_delete_of_the_index_and_other_options_are_t
 def test_a_commit_of_a_catalog_is_the_same_one_in_every_time_zone(tmp_path: Path, spark, monkeypatch):
     context = new_context(settings_for(tmp_path))
     context.lake.append_arrow("silver.chunks", [CHUNKS[0]])
-    of_catalog: Any = SimpleNamespace(is_local=False, spark=spark, identifier=context.lake.identifier)
+    name = context.lake.identifier("silver.chunks")
     told, zone = set(), spark.conf.get("spark.sql.session.timeZone")
     try:
         for other in ("UTC", "Asia/Tokyo", "America/Lima"):
             monkeypatch.setenv("TZ", other)
             time.tzset()
             spark.conf.set("spark.sql.session.timeZone", other)
-            told.add(commit_id(of_catalog, "silver.chunks", 1))
+            told.add(named_commit_id(spark, name, 1))
     finally:
         monkeypatch.undo()
         time.tzset()
         spark.conf.set("spark.sql.session.timeZone", zone)
     assert len(told) == 1
     assert told != {None}
-    assert commit_id(of_catalog, "silver.chunks", 0) not in told
+    assert named_commit_id(spark, name, 0) not in told
 
 
 def test_a_plan_knows_that_a_renamed_folder_is_no_mass_delete(tmp_path: Path, spark):

@@ -262,7 +262,7 @@ PLANTED: dict[str, tuple[str, Edit, str]] = {
     "task twice": (
         JOB,
         lambda c: job(c)["tasks"].append(job(c)["tasks"][-1]),
-        "task 'maintain' is defined more than once",
+        "task 'report' is defined more than once",
     ),
     "wheel from elsewhere": (
         JOB,
