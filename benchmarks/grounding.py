@@ -24,7 +24,7 @@ from pipelines.settings.sections import AnswerSettings
 from transformations.answers.answer_spans import FEATURES, Reading, rivals
 from transformations.answers.grounding import judge, split_spans
 
-WEIGHTS_FILE = Path(__file__).parents[1] / "transformations" / "span_weights.py"
+WEIGHTS_FILE = Path(__file__).parents[1] / "transformations" / "answers" / "span_weights.py"
 _MIN_RATIO = AnswerSettings().min_grounded_ratio
 # So many right ones of the half that is fitted are refused; the other half has what this one has not.
 _MISSED = 0.09
