@@ -42,7 +42,9 @@ _BOTH = {
     "atomic_commit": notyet("Chroma has no transaction over several calls: readers see each batch as it is written"),
     "compare_and_set": notyet("the manifest is read, compared, then written; the lease keeps a second writer away"),
     "filters": yes(),
-    "approximate_search": yes(f"HNSW with ef_search {_EF_SEARCH}: exact on some thousand rows, approximate on more"),
+    "approximate_search": yes(
+        f"HNSW with ef_search {_EF_SEARCH}: exact on some thousand rows, but for rare misses after updates"
+    ),
     "object_storage": never("SQLite and HNSW want local files"),
 }
 _FOLDER = declare(
