@@ -28,6 +28,7 @@ EXTRAS = {
     "mlflow": ["mlflow>=3.17,<4"],
     "report": ["jinja2>=3.1", "matplotlib>=3.9"],
     "demo": ["unearth>=0.19", "psutil>=6.0"],
+    "watch": ["watchfiles>=1.0"],
 }
 EXTRAS["local"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 

@@ -29,6 +29,7 @@ from pipelines.cli.options import (
     run_commands,
     say,
     settings_of,
+    watch_commands,
 )
 from pipelines.cli.quality import add_quality_commands
 from pipelines.cli.records import add_record_commands
@@ -142,6 +143,10 @@ def run(
     overrides: Set = None,
     landing: From = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="The last stage to run, as in sync-index.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on: bring in what changes, until SIGINT or SIGTERM.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=0.1, help="With --watch: a run after so long without a change.")] = 60.0,
     force: Force = False,
     detailed: Detailed = False,
     as_json: Json = False,
@@ -152,6 +157,8 @@ def run(
     commands = [stage.command for stage in STAGES]
     if until is not None:
         commands = commands[: commands.index(stage_named(until).command) + 1]
+    if watch:
+        watch_commands(commands, config, overrides, landing, force, seconds, as_json)
     run_commands(commands, config, overrides, landing, force, detailed, as_json)
 
 

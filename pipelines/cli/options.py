@@ -6,9 +6,10 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -17,6 +18,7 @@ from pipelines.settings.load import load_settings
 from pipelines.settings.redaction import SafeFormatter, redacted, safe
 from pipelines.settings.sections import Settings
 
+_NAMED_FILES = 3
 _OF_LIBRARIES = "lakeloop: what libraries tell"
 # JSON may hold them as they are, a terminal would obey them, and half surrogate pairs have no encoding.
 _NOT_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -113,6 +115,44 @@ def run_commands(
         say(outcome.to_json(), lines, as_json)
     outcome.check()
     raise Finished(outcome.exit_code(detailed=detailed))
+
+
+def watch_commands(
+    commands: list[str],
+    config: Path | None,
+    overrides: list[str] | None,
+    landing: Path | None,
+    force: bool,
+    seconds: float,
+    as_json: bool,
+) -> NoReturn:
+    """Run the commands again and again; the exit code is that of the last run that did something."""
+    from pipelines.conductor.run import new_context
+    from pipelines.conductor.stages import stage_named
+    from pipelines.conductor.watch import Round, watch, watched_folders
+
+    def told(of: Round) -> None:
+        line = f"{datetime.now():%H:%M:%S}  {round_line(of.files, of.outcome)}"
+        print(safe(line), file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    context = new_context(settings_of(config, overrides, landing), force=force)
+    folders = ", ".join(map(str, watched_folders(context.settings)))
+    print(safe(f"watching {folders}; Ctrl-C ends it"), file=sys.stderr, flush=True)
+    outcomes = watch(context, stages=[stage_named(command) for command in commands], seconds=seconds, told=told)
+    say({"stopped": True, "runs": [o.to_json() for o in outcomes]}, f"stopped after {len(outcomes)} runs", as_json)
+    if outcomes:
+        outcomes[-1].check()
+    raise Finished(outcomes[-1].exit_code() if outcomes else 0)
+
+
+def round_line(files: Sequence[str], outcome: Outcome) -> str:
+    """What one run of a watch did, in a line: the files that began it, then each stage's counts."""
+    named = ", ".join(files[:_NAMED_FILES]) + (
+        f" and {len(files) - _NAMED_FILES} more" if len(files) > _NAMED_FILES else ""
+    )
+    did = [f"{s.stage}: {_counted(s.counts)}" for s in outcome.stages]
+    did += [f"FAILED {failure}" for failure in outcome.failures if failure.error is not None]
+    return " · ".join([*([named] if named else []), *did, f"{outcome.seconds:.1f} s"])
 
 
 def lines_of(outcome: Outcome) -> str:

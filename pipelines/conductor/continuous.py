@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +12,7 @@ from pipelines.conductor.run import run_under_lock
 from pipelines.conductor.stages import stage_named
 from pipelines.flow.lock import only_writer
 from pipelines.flow.outcome import Failure, Outcome
+from pipelines.flow.signals import stopped_by_signals
 from pipelines.flow.stage import Context, Counts
 from pipelines.records.source import RecordSource, evolved, follow
 from transformations.errors import ConfigurationError
@@ -41,7 +39,7 @@ def ingest_until_stopped(context: Context, *, seconds: float, stop: threading.Ev
     """
     if not context.settings.records:
         raise ConfigurationError("ingest-records --continuous: no sources. Name them under `records` in lakeloop.yml.")
-    with only_writer(context.settings), _stopped_by_signals(stop or threading.Event()) as stopped:
+    with only_writer(context.settings), stopped_by_signals(stop or threading.Event()) as stopped:
         running: dict[str, Running] = {}
         failures: list[Failure] = []
 
@@ -108,17 +106,3 @@ class Running:
             self.query.stop()
         else:
             discover(self.context, self.source)
-
-
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[threading.Event]:
-    """SIGINT and SIGTERM set `stop` while this lasts; only where this is the process's main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

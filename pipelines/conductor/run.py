@@ -32,11 +32,15 @@ log = logging.getLogger(__name__)
 
 def new_context(settings: Settings, *, progress: Progress | None = None, force: bool = False) -> Context:
     """A context with an id of its own for one run. Nothing is opened yet."""
-    run_id = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + uuid.uuid4().hex[:8]
     lake = open_lakehouse(settings, spark=lambda: get_spark(settings))
     for name in settings.records:
         declare(lake, record_source(settings, name))
-    return Context(settings, lake, run_id, progress or Progress(), force)
+    return Context(settings, lake, new_run_id(), progress or Progress(), force)
+
+
+def new_run_id() -> str:
+    """Sorts by time, and is nobody else's."""
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + uuid.uuid4().hex[:8]
 
 
 def run_stages(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome:

@@ -1,0 +1,150 @@
+"""A workspace that is kept up to date: what changes in its folders is brought in as it comes, until told to stop.
+
+The session, the models and what was read of the logs stay in memory from one run to the next, so that a change costs
+its own work alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pipelines.conductor.run import new_run_id, run_to_end
+from pipelines.flow.outcome import Outcome
+from pipelines.flow.signals import stopped_by_signals
+from pipelines.flow.stage import Context, Stage
+from pipelines.settings.sections import Settings
+from transformations.errors import ConfigurationError, MissingDependencyError, RefusedError
+
+log = logging.getLogger(__name__)
+# A file is often written in pieces: so long nothing may follow before the pieces are taken for a whole.
+_QUIET_MILLISECONDS = 100
+# Of a stream of changes that never rests, what came so far is brought in after so long.
+_LONGEST_MILLISECONDS = 1600
+_BUSY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """One run of the watch: the files whose change began it (none: the time had come), and what it did."""
+
+    files: tuple[str, ...]
+    outcome: Outcome
+
+
+def watch(
+    context: Context,
+    *,
+    stages: Sequence[Stage],
+    seconds: float,
+    told: Callable[[Round], None],
+    stop: threading.Event | None = None,
+) -> list[Outcome]:
+    """Run the stages that are due now, and again whenever a file of a landing folder changes.
+
+    Args:
+        seconds: after so long without a change there is a run all the same: for what no file tells (a table, a topic, a
+            dead letter whose time has come), and for file systems that tell of no change.
+        told: called after each run that did something or failed. A failure ends the run, not the watch: the next one
+            goes on from there.
+        stop: ends the watch when set; SIGINT and SIGTERM set it. A run under way is finished first.
+
+    Returns:
+        The outcomes of which `told` was told.
+
+    Raises:
+        ConfigurationError: a folder to watch does not exist.
+        MissingDependencyError: watchfiles is not installed.
+    """
+    if find_spec("watchfiles") is None:
+        raise MissingDependencyError.for_extra("watchfiles", "watch")
+    folders = watched_folders(context.settings)
+    outcomes: list[Outcome] = []
+    with stopped_by_signals(stop or threading.Event()) as stopped:
+        for files in _changes(context.settings, folders, seconds=seconds, stop=stopped):
+            outcome = _run(context, stages, stopped)
+            if outcome is not None and (outcome.stages or outcome.failures):
+                outcomes.append(outcome)
+                told(Round(files, outcome))
+            if not stopped.is_set():
+                _warm(context)
+    return outcomes
+
+
+def _warm(context: Context) -> None:
+    """Start Spark now, not when the first file comes."""
+    context.lake.spark.range(1).toArrow()
+
+
+def watched_folders(settings: Settings) -> list[Path]:
+    """The landing folder of documents, and the folders of record files.
+
+    Raises:
+        ConfigurationError: one of them does not exist.
+    """
+    of_files = [source.location for source in settings.records.values() if source.format in ("csv", "json", "parquet")]
+    folders = [settings.landing_path, *map(settings.path, of_files)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigurationError(f"run --watch: there is no folder {folder} to watch. Create it, and run again.")
+    return sorted({*folders})
+
+
+def _changes(
+    settings: Settings, folders: Sequence[Path], *, seconds: float, stop: threading.Event
+) -> Iterator[tuple[str, ...]]:
+    """Nothing at first; then the names of the files that changed, or none where the time has come."""
+    from watchfiles import watch as watch_files
+
+    # A landing folder may be the workspace itself, and what a run writes there is no arrival.
+    own = [settings.path(settings.lakehouse), settings.log_path.parent, settings.path(settings.index.uri)]
+
+    def name(path: str) -> str:
+        folder = next((folder for folder in folders if Path(path).is_relative_to(folder)), Path(path).parent)
+        return str(Path(path).relative_to(folder))
+
+    def is_arrival(_: object, path: str) -> bool:
+        is_hidden = any(part.startswith((".", "~$")) for part in Path(name(path)).parts)
+        return not is_hidden and not any(Path(path).is_relative_to(folder) for folder in own)
+
+    # It looks on from here, so that a file that comes during a run begins the next one.
+    changes: Any = watch_files(
+        *folders,
+        debounce=_LONGEST_MILLISECONDS,
+        step=_QUIET_MILLISECONDS,
+        stop_event=stop,
+        rust_timeout=int(min(seconds, 1.0) * 1000),
+        yield_on_timeout=True,
+        raise_interrupt=False,
+        watch_filter=is_arrival,
+    )
+    next(changes, None)
+    yield ()
+    last = time.monotonic()
+    for found in changes:
+        if not found and time.monotonic() - last < seconds:
+            continue
+        if stop.is_set():
+            return
+        yield tuple(sorted({name(path) for _, path in found}))
+        last = time.monotonic()
+
+
+def _run(context: Context, stages: Sequence[Stage], stop: threading.Event) -> Outcome | None:
+    """One run, with an id of its own, once nobody else writes; None where it was stopped before."""
+    is_told = False
+    while not stop.is_set():
+        try:
+            return run_to_end(replace(context, run_id=new_run_id(), persisted=[]), stages=stages)
+        except RefusedError as error:  # another process is writing
+            if not is_told:
+                log.warning("%s It is tried again until then.", error)
+                is_told = True
+            stop.wait(_BUSY_SECONDS)
+    return None
