@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from pyspark import pipelines as dp
 from pyspark.sql import DataFrame
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from expectations.rules.rules import check_rules
 from expectations.tables.documents import DOCUMENT_RULES
 from expectations.targets.declared import expected, kept, refused
-from pipelines.documents.parse import PARSED_DDL, Limits, parse_batches
+from pipelines.documents.parse import PARSED_SCHEMA, Limits, parse_batches
 from pipelines.settings.sections import ParseSettings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _SOURCE = spark.conf.get("lakeloop.bronze_documents", "bronze.documents") or ""
 # Made outside of the definitions: inside, nothing may be asked of Spark, and mapInArrow asks for the columns.
 # What `lakeloop forget` deletes is no news.
 _ARRIVALS = spark.readStream.option("skipChangeCommits", "true").table(_SOURCE).where("op <> 'delete'")
-_MADE = _ARRIVALS.mapInArrow(parse_batches(Limits.of(ParseSettings())), PARSED_DDL)
+_MADE = _ARRIVALS.mapInArrow(parse_batches(Limits.of(ParseSettings())), from_arrow_schema(PARSED_SCHEMA))
 # Spark Connect types what Python returns as "string collate UTF8_BINARY", which delta-rs cannot read from a table.
 _PARSED = _MADE.selectExpr(*[f"CAST(`{name}` AS {of}) AS `{name}`" for name, of in _MADE.dtypes])
 check_rules(_PARSED, rules=DOCUMENT_RULES, table=VALID)

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.flow.changed_rows import held_if_few
+from pipelines.flow.rows import Rows, as_frame, as_table, mapped
 from pipelines.flow.stage import Context, Versions
-from pipelines.lakehouse.tables import FEW_ROWS
-from transformations.text.near_duplicates import affected, clusters, signatures
+from pipelines.lakehouse.delta_folder import FEW_ROWS
+from transformations.text.near_duplicates import SIGNATURE_SCHEMA, affected, clusters, signature_batches, signatures
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -27,8 +28,8 @@ COLUMNS = ("cluster_id", "is_representative", "_text_hash", "_near_keys")
 
 
 def with_clusters(
-    context: Context, current: DataFrame, desired: DataFrame, *, keys: DataFrame, versions: Versions
-) -> tuple[DataFrame, DataFrame]:
+    context: Context, current: Rows, desired: Rows, *, keys: Rows, versions: Versions
+) -> tuple[Rows, Rows]:
     """Give `desired` its clusters, and put beside it the other documents whose cluster may have changed.
 
     Args:
@@ -37,7 +38,7 @@ def with_clusters(
         keys: `document_id` of every document that came, changed or went.
 
     Returns:
-        Both frames, ready to be compared. The newest document of a cluster represents it. Where near-duplicates are
+        Both, ready to be compared. The newest document of a cluster represents it. Where near-duplicates are
         off nothing was looked for: `COLUMNS` are null.
     """
     from pyspark.sql import Window as Rows
@@ -45,6 +46,9 @@ def with_clusters(
     from pyspark.sql.pandas.types import from_arrow_schema
 
     settings = context.settings.refine
+    if isinstance(desired, pa.Table) and (few := _of_few(context, desired, keys=keys)) is not None:
+        return current, few
+    current, desired, keys = (as_frame(context, rows) for rows in (current, desired, keys))
     if settings.near_duplicates == "off":
         types = from_arrow_schema(context.lake.spec(TABLE).schema)
         return current, desired.withColumns({c: F.lit(None).cast(types[c].dataType) for c in COLUMNS})
@@ -54,7 +58,7 @@ def with_clusters(
     if versions.since is None:
         now = _kept(context, signed)
         found = clusters(desired, now, threshold=threshold)
-    elif _are_alone(context, signed := held_if_few(context, signed), keys=keys):
+    elif _are_alone_on_spark(context, signed := held_if_few(context, signed), keys=keys):
         now, found = signed, signed.withColumn("cluster_id", F.col("document_id")).select("document_id", "cluster_id")
         are_alone = True
     else:
@@ -82,21 +86,43 @@ def with_clusters(
     return current, desired.withColumn("is_representative", is_newest)
 
 
-def _are_alone(context: Context, signed: DataFrame, *, keys: DataFrame) -> bool:
-    """Whether the changed documents share no key with each other or with any other, and did not before.
+def _of_few(context: Context, desired: pa.Table, *, keys: Rows) -> pa.Table | None:
+    """`desired` with its clusters, where each document is one of its own; None where others must be looked at."""
+    settings, schema = context.settings.refine, context.lake.spec(TABLE).schema
+    if settings.near_duplicates == "off":
+        for name in COLUMNS:
+            desired = desired.append_column(name, pa.nulls(desired.num_rows, schema.field(name).type))
+        return desired
+    texts, sign = desired.select(["document_id", "text"]), signature_batches(settings.near_duplicate_threshold)
+    signed = as_table(mapped(context, texts, sign, SIGNATURE_SCHEMA))
+    if not _are_alone(context, signed, changed=as_table(keys)["document_id"]):
+        return None
+    signed = signed.take(pc.index_in(desired["document_id"], signed["document_id"].combine_chunks()))
+    columns = (signed["document_id"], pa.array([True] * len(signed)), signed["text_hash"], signed["keys"])
+    for name, column in zip(COLUMNS, columns, strict=True):
+        desired = desired.append_column(name, column.cast(schema.field(name).type))
+    return desired
 
-    Most edits are of such, and one pass over the keys of all documents tells, without Spark where the table is a
-    folder. False where it would take more: nobody has looked.
-    """
-    found = signed.limit(FEW_ROWS + 1).toArrow()
+
+def _are_alone_on_spark(context: Context, signed: DataFrame, *, keys: DataFrame) -> bool:
+    """`_are_alone` of frames; false where they are not few, or in no folder: nobody has looked."""
     changed = keys.select("document_id").limit(FEW_ROWS + 1).toArrow()["document_id"]
     if not context.lake.is_local or len(changed) > FEW_ROWS:
         return False
+    return _are_alone(context, signed.limit(FEW_ROWS + 1).toArrow(), changed=changed)
+
+
+def _are_alone(context: Context, found: pa.Table, *, changed: pa.ChunkedArray) -> bool:
+    """Whether the changed documents share no key with each other or with any other, and did not before.
+
+    Most edits are of such, and one pass over the keys of all documents tells, without Spark where the table is a
+    folder.
+    """
     own = _flat(found["keys"])
     if len(np.unique(own)) < len(own):
         return False
     stored = context.lake.read_arrow(TABLE, columns=["document_id", "cluster_id", "_near_keys"])
-    is_changed = pc.is_in(stored["document_id"], changed)
+    is_changed = pc.is_in(stored["document_id"], changed.combine_chunks())
     before, others = stored.filter(is_changed), stored.filter(pc.invert(is_changed))
     meet = np.isin(_flat(others["_near_keys"]), np.concatenate([own, _flat(before["_near_keys"])])).any()
     return not meet and not pc.any(pc.is_in(others["cluster_id"], before["cluster_id"])).as_py()

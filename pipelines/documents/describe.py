@@ -9,15 +9,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.documents.parse import PARSED_DDL
+from pipelines.documents.parse import PARSED_SCHEMA
 from pipelines.lakehouse.schemas.spec import SPANS
 from pipelines.settings.sections import PersonalDataPolicy, RefineSettings
 from transformations.errors import MissingDependencyError
 from transformations.text.personal_data import PersonalSpan, find_personal_data, mask
 
-DESCRIBED_DDL = (
-    f"{PARSED_DDL}, language string, language_confidence double, "
-    "pii_spans array<struct<kind: string, `start`: int, `end`: int, score: double>>"
+DESCRIBED_SCHEMA = pa.schema(
+    [*PARSED_SCHEMA, ("language", pa.string()), ("language_confidence", pa.float64()), ("pii_spans", SPANS)]
 )
 Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
@@ -43,7 +42,7 @@ class PersonalData:
 
 
 def describe_batches(parse: Batches, *, personal_data: PersonalData) -> Batches:
-    """A function for `mapInArrow`: what `parse` gives → the columns of `DESCRIBED_DDL`, row by row."""
+    """A function for `mapInArrow`: what `parse` gives → the columns of `DESCRIBED_SCHEMA`, row by row."""
 
     def describe(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from transformations.text.language import with_language

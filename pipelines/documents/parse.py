@@ -11,18 +11,13 @@ from pipelines.documents import contents
 from pipelines.documents.parser_process import PARSER, Limits, ParserProcess
 from pipelines.lakehouse.schemas.spec import LONG, STRING, TIMESTAMP
 
-__all__ = ["PARSED_DDL", "Limits", "parse_batches"]
+__all__ = ["PARSED_SCHEMA", "Limits", "parse_batches"]
 
-PARSED_DDL = (
-    "document_id string, path string, source string, content_hash string, size bigint, modified_at timestamp, "
-    "_ingested_at timestamp, title string, text string, format string, encoding string, "
-    "metadata map<string, string>, reason string"
-)
 _KEPT = pa.schema(
     [(name, STRING) for name in ("document_id", "path", "source", "content_hash")]
     + [("size", LONG), ("modified_at", TIMESTAMP), ("_ingested_at", TIMESTAMP)]
 )
-_PARSED = pa.schema(
+PARSED_SCHEMA = pa.schema(
     [
         *_KEPT,
         *((name, STRING) for name in ("title", "text", "format", "encoding")),
@@ -37,7 +32,7 @@ _BATCH_ROWS, _BATCH_CHARACTERS = 1000, 4_000_000
 def parse_batches(
     limits: Limits, *, files: Sequence[str] | None = None, parser: str = PARSER
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for `mapInArrow`: rows of bronze.documents → the columns of `PARSED_DDL`, row by row.
+    """A function for `mapInArrow`: rows of bronze.documents → the columns of `PARSED_SCHEMA`, row by row.
 
     Each task has one process that parses, started with its first document and gone with the task. What it holds is one
     document, and the texts of a batch.
@@ -58,10 +53,10 @@ def parse_batches(
                 del content
                 characters += len(rows[-1].get("text") or "")
                 if len(rows) >= _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
-                    yield pa.RecordBatch.from_pylist(rows, schema=_PARSED)
+                    yield pa.RecordBatch.from_pylist(rows, schema=PARSED_SCHEMA)
                     rows, characters = [], 0
         if rows:
-            yield pa.RecordBatch.from_pylist(rows, schema=_PARSED)
+            yield pa.RecordBatch.from_pylist(rows, schema=PARSED_SCHEMA)
 
     return parse
 

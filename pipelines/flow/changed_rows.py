@@ -1,7 +1,4 @@
-"""What changed of a table, as frames: the rows that a stage is to look at, and the merge of what came out.
-
-What is few is held in a frame of its own, so that each later step costs nothing but its own work.
-"""
+"""What changed of a table: the rows that a stage is to look at, and the merge of what came out."""
 
 from __future__ import annotations
 
@@ -10,27 +7,43 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.flow.rows import Rows, as_frame, with_values
 from pipelines.flow.stage import Context, Versions
-from pipelines.lakehouse.delta_folder import FEW_BYTES
-from pipelines.lakehouse.session import parallelism
-from pipelines.lakehouse.tables import FEW_ROWS
-from transformations.tables.changes import fold_changes
+from pipelines.lakehouse.delta_folder import FEW_BYTES, FEW_ROWS
+from transformations.tables import few_rows
+from transformations.tables.changes import fold_changes, net_changes
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 
-def apply_changes(context: Context, table: str, changes: DataFrame, *, within: str = "TRUE") -> dict[str, int]:
+def differences(
+    context: Context, current: Rows, desired: Rows, *, key: str | Sequence[str], compare: Sequence[str]
+) -> Rows:
+    """`transformations.tables.changes.net_changes`, of frames or of rows in memory."""
+    if isinstance(current, pa.Table) and isinstance(desired, pa.Table):
+        return few_rows.net_changes(current, desired, key=key, compare=compare)
+    return net_changes(as_frame(context, current), as_frame(context, desired), key=key, compare=compare)
+
+
+def apply_changes(context: Context, table: str, changes: Rows, *, within: str = "TRUE") -> dict[str, int]:
     """Merge net changes into `table`; no commit where there are none. Returns rows by operation.
 
     Args:
         within: what all keys fulfil, as SQL on `target`: other files are left unread.
     """
+    counts = {"insert": 0, "update": 0, "delete": 0}
+    if isinstance(changes, pa.Table):
+        counts.update((of["values"], of["counts"]) for of in pc.value_counts(changes["_op"]).to_pylist())
+        context.lake.merge_arrow(table, changes)
+        return counts
     from pyspark.sql import functions as F
 
     changes = changes.persist()
     try:
-        counts = {"insert": 0, "update": 0, "delete": 0}
         found = changes.groupBy("_op").agg(F.count("*").alias("rows"), _text_bytes(changes).alias("bytes")).collect()
         counts.update({row["_op"]: row["rows"] for row in found})
         if any(counts.values()):
@@ -43,7 +56,7 @@ def apply_changes(context: Context, table: str, changes: DataFrame, *, within: s
 
 def changed(
     context: Context, table: str, *, versions: Versions, key: str, also: Sequence[str] = ()
-) -> tuple[DataFrame, DataFrame]:
+) -> tuple[Rows, Rows]:
     """What versions of a keyed table say: the rows to apply, and the keys that are judged (the deleted ones, too).
 
     Args:
@@ -51,26 +64,43 @@ def changed(
     """
     from pyspark.sql import functions as F
 
+    lake = context.lake
     if versions.since is None:
-        rows = context.lake.read(table, version=versions.until)
+        rows = lake.read(table, version=versions.until)
         return rows, rows.select(key)
+    if (few := _few_changed(context, table, versions=versions, key=key, also=also)) is not None:
+        return few
     if versions.since < versions.until:
-        feed = context.lake.read_changes(table, after=versions.since, until=versions.until)
+        feed = lake.read_changes(table, after=versions.since, until=versions.until)
         folded = held_if_few(context, fold_changes(feed, key=key))
         rows, keys = folded.where("_op = 'upsert'").drop("_op"), folded.select(key)
         if not also:
             return rows, keys
-        more = context.lake.read_keys(table, key, also).join(F.broadcast(keys), key, "left_anti")
+        more = lake.read_keys(table, key, also).join(F.broadcast(keys), key, "left_anti")
         return rows.unionByName(more.select(*rows.columns)), keys.union(more.select(key))
-    rows = context.lake.read_keys(table, key, also)
+    rows = lake.read_keys(table, key, also)
     return rows, rows.select(key)
 
 
-def stamped(context: Context, rows: DataFrame, *, versions: Versions) -> DataFrame:
-    """`rows` with the run that writes them and the version of the source that they were computed from."""
-    from pyspark.sql import functions as F
+def _few_changed(
+    context: Context, table: str, *, versions: Versions, key: str, also: Sequence[str]
+) -> tuple[pa.Table, pa.Table] | None:
+    """What `changed` gives, where it is in memory; None where Spark is to read it."""
+    assert versions.since is not None
+    again = context.lake.few_keys(table, key, also)
+    feed = context.lake.few_changes(table, after=versions.since, until=versions.until)
+    if again is None or feed is None:
+        return None
+    folded = few_rows.fold_changes(feed, key=key)
+    again = again.filter(pc.invert(pc.is_in(again[key], folded[key].combine_chunks())))
+    upserts = folded.filter(pc.equal(folded["_op"], "upsert")).drop_columns("_op")
+    rows = pa.concat_tables([upserts, again.select(upserts.column_names).cast(upserts.schema)])
+    return rows, pa.concat_tables([folded.select([key]), again.select([key])])
 
-    return rows.withColumns({"_run_id": F.lit(context.run_id), "_source_version": F.lit(versions.until).cast("bigint")})
+
+def stamped(context: Context, rows: Rows, *, versions: Versions) -> Rows:
+    """`rows` with the run that writes them and the version of the source that they were computed from."""
+    return with_values(rows, _run_id=context.run_id, _source_version=versions.until)
 
 
 def held_if_few(context: Context, rows: DataFrame) -> DataFrame:
@@ -99,21 +129,23 @@ def _text_bytes(rows: DataFrame) -> Column:
     return F.sum(reduce(add, weights, F.lit(0).cast("bigint")))
 
 
-def touched(context: Context, table: str, keys: DataFrame, *, versions: Versions, key: str) -> DataFrame:
+def touched(context: Context, table: str, keys: Rows, *, versions: Versions, key: str) -> Rows:
     """The rows of `table` whose `key` is in `keys`; all rows where the versions are everything."""
     from pyspark.sql import functions as F
 
     if versions.since is None:
         return context.lake.read(table)
-    return few_of(context, table, keys, key=key).join(F.broadcast(keys.select(key).distinct()), key, "left_semi")
+    rows = few_of(context, table, keys, key=key)
+    if isinstance(rows, pa.Table):
+        return rows
+    return rows.join(F.broadcast(as_frame(context, keys).select(key).distinct()), key, "left_semi")
 
 
-def few_of(context: Context, table: str, keys: DataFrame, *, key: str) -> DataFrame:
+def few_of(context: Context, table: str, keys: Rows, *, key: str) -> Rows:
     """The rows of `table` whose `key` is in `keys` where those are few, else all rows: a filter worth its cost."""
+    if isinstance(keys, pa.Table):
+        values = pc.unique(keys[key]).to_pylist()
+        few = context.lake.few_keys(table, key, values)
+        return context.lake.read_keys(table, key, values) if few is None else few
     values = [row[key] for row in keys.select(key).limit(FEW_ROWS + 1).collect()]
     return context.lake.read(table) if len(values) > FEW_ROWS else context.lake.read_keys(table, key, values)
-
-
-def partitions(rows: DataFrame) -> DataFrame:
-    """`rows` spread over as many partitions as may work at once: a small table is one file, so one partition."""
-    return rows.repartition(parallelism(rows.sparkSession))

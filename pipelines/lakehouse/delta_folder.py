@@ -7,8 +7,9 @@ of its would not match goes to Spark (`merges_as_spark`). tests/spark/test_engin
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,9 +28,13 @@ if TYPE_CHECKING:
 _FIRST, _LAST = -(2**63) // 1000 + 1, (2**63 - 1) // 1000
 # A merge rewrites each file that it changes a row of, so that large files make small edits dear.
 _FILE_BYTES = 16 * 1024 * 1024
-# What a process holds of a table at once where its rows are few.
+# What a process holds of a table at once where its rows are few: up to here all is cheaper than as a Spark job.
+FEW_ROWS = 2_000
 FEW_BYTES = 64 * 1024 * 1024
 _PAGE_BYTES = 1024 * 1024
+CHANGE_SCHEMA = pa.schema(
+    [("_change_type", pa.string()), ("_commit_version", pa.int64()), ("_commit_timestamp", pa.timestamp("us", "UTC"))]
+)
 # Files whose instants were looked at; a file of a table never changes.
 _sound: set[str] = set()
 
@@ -164,12 +169,60 @@ def few(delta: DeltaTable, *, where: Mapping[str, Sequence[str]]) -> list[pa.Tab
     return found
 
 
-def files(delta: DeltaTable) -> list[str]:
-    """The Parquet files of the table, as this machine names them.
+def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """The change feed of versions (after, until], all at once.
 
-    delta-rs writes names as parts of an address: a space in the folder's is %20 there, and is no such file.
+    None where Spark is to read it: its rows are many, delta-rs would take an instant for another one, or some of it
+    is gone, of which Spark's error says what.
     """
-    folder = Path(unquote(urlsplit(delta.table_uri).path))
+    if has_deletion_vectors(delta):
+        return None
+    own = pa.schema(delta.schema().to_arrow())
+    schema = pa.schema([own.field(name) for name in columns] if columns else own)
+    log = folder_of(delta) / "_delta_log"
+    try:
+        written = [path for version in range(after + 1, until + 1) for path in _written_by(log, version)]
+        if _misread([str(folder_of(delta) / path) for path in written], schema):
+            return None
+        feed = delta.load_cdf(
+            starting_version=after + 1,
+            ending_version=until,
+            columns=[*schema.names, *CHANGE_SCHEMA.names] if columns else None,
+        )
+        rows: list[pa.RecordBatch] = []
+        for batch in pa.RecordBatchReader.from_stream(feed):
+            rows.append(batch)
+            if sum(part.num_rows for part in rows) > FEW_ROWS or sum(part.nbytes for part in rows) > FEW_BYTES:
+                return None
+    except Exception:  # engines fail in many ways where something is missing; Spark's way is known
+        return None
+    schema = pa.schema([*schema, *CHANGE_SCHEMA])
+    return pa.concat_tables([schema.empty_table(), *(typed(pa.table(batch), schema) for batch in rows)])
+
+
+def has_deletion_vectors(delta: DeltaTable) -> bool:
+    """Whether rows may be marked as gone inside of files, which delta-rs cannot do, and reads in part."""
+    return bool(delta.metadata().configuration.get("delta.enableDeletionVectors") == "true")
+
+
+def _written_by(log: Path, version: int) -> Iterator[str]:
+    """The files that a commit added, with its rows or with what it changed of them."""
+    with (log / f"{version:020}.json").open(encoding="utf-8") as lines:
+        for line in lines:
+            action = json.loads(line)
+            for kind in ("add", "cdc"):
+                if kind in action:
+                    yield unquote(action[kind]["path"])
+
+
+def folder_of(delta: DeltaTable) -> Path:
+    """The folder of a table, as this machine names it: delta-rs writes it as an address, where a space is %20."""
+    return Path(unquote(urlsplit(delta.table_uri).path))
+
+
+def files(delta: DeltaTable) -> list[str]:
+    """The Parquet files of the table, as this machine names them."""
+    folder = folder_of(delta)
     return [str(folder / unquote(path)) for path in pa.table(delta.get_add_actions())["path"].to_pylist()]
 
 
@@ -305,10 +358,12 @@ def misreads(delta: DeltaTable, schema: pa.Schema) -> bool:
     1677 to 2262: 9999-12-31 becomes a day of 1816, and a merge writes it down. What lakeloop has Spark write is in
     microseconds; tables of before, or written by another session, may have such files.
     """
+    return _misread(files(delta), schema)
+
+
+def _misread(paths: Iterable[str], schema: pa.Schema) -> bool:
     instants = [field.name for field in schema if _has(field.type, pa.types.is_timestamp)]
-    if not instants:
-        return False
-    for path in files(delta):
+    for path in paths if instants else ():
         place = f"{path} {instants}"
         if place in _sound:
             continue

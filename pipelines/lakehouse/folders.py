@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.damage import damaged, is_named, mend
-from pipelines.lakehouse.delta_folder import OpenFolder, typed
+from pipelines.lakehouse.delta_folder import FEW_ROWS, OpenFolder, typed
 from pipelines.lakehouse.schemas import TABLES, TableSpec
-from pipelines.lakehouse.tables import FEW_ROWS, Head, Lakehouse
+from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.settings.sections import Settings
 from transformations.errors import DamagedTableError, LakeloopError
 
@@ -115,8 +115,8 @@ class FolderLakehouse(Lakehouse):
 
     def _is_merged_here(self, delta: DeltaTable, table: str) -> bool:
         spec = self.spec(table)
-        if delta.metadata().configuration.get("delta.enableDeletionVectors") == "true":
-            return False  # delta-rs cannot write there
+        if delta_folder.has_deletion_vectors(delta):
+            return False
         return delta_folder.merges_as_spark(spec.key, spec.schema) and not self._misreads(delta, table, spec.schema)
 
     def _misreads(self, delta: DeltaTable, table: str, schema: pa.Schema) -> bool:
@@ -142,15 +142,23 @@ class FolderLakehouse(Lakehouse):
     def _save(self, writer: DataFrameWriter, table: str) -> None:
         writer.save(str(self.folder(table)))
 
-    def read_keys(self, table: str, key: str, values: Sequence[str]) -> DataFrame:
+    def few_keys(self, table: str, key: str, values: Sequence[str]) -> pa.Table | None:
         delta, schema = self._open(table), self.spec(table).schema
         if delta is None or self._misreads(delta, table, schema):
-            return super().read_keys(table, key, values)
+            return None
         with self._watching(table):
             found = delta_folder.few(delta, where={key: values}) if values else []
-        if found is None:
-            return super().read_keys(table, key, values)
-        return self.frame(pa.concat_tables([schema.empty_table(), *(typed(rows, schema) for rows in found)]))
+        return None if found is None else pa.concat_tables([schema.empty_table(), *(typed(r, schema) for r in found)])
+
+    def read_keys(self, table: str, key: str, values: Sequence[str]) -> DataFrame:
+        few = self.few_keys(table, key, values)
+        return super().read_keys(table, key, values) if few is None else self.frame(few)
+
+    def few_changes(
+        self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        delta = self._open(table)
+        return None if delta is None else delta_folder.few_changes(delta, after=after, until=until, columns=columns)
 
     def merge(self, table: str, changes: DataFrame, *, rows: int | None = None, within: str = "TRUE") -> None:
         delta = self._open(table) if rows is not None and rows <= FEW_ROWS else None

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, DataFrameReader, DataFrameWriter, SparkSession
     from pyspark.sql.streaming.readwriter import DataStreamReader
 
-# Up to here a merge is cheaper in this process than as a Spark job; the rows of one are all in memory.
-FEW_ROWS = 2_000
 # Whoever opens a table reads its log from the last checkpoint on.
 _CHECKPOINT_EVERY = 10
+# What Delta's change feed says beside the rows.
+CHANGE_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}\.[a-z][a-z0-9_]{0,120}")
 
 
@@ -263,8 +263,12 @@ class Lakehouse(ABC):
         return self._load(reader if version is None else reader.option("versionAsOf", version), table)
 
     def read_keys(self, table: str, key: str, values: Sequence[str]) -> DataFrame:
-        """The rows whose `key` is one of a few `values`, as a frame that holds them; folders are read without Spark."""
+        """The rows whose `key` is one of a few `values`, as a frame."""
         return self.read(table).where(_column(key).isin(list(values)))
+
+    def few_keys(self, table: str, key: str, values: Sequence[str]) -> pa.Table | None:
+        """The same rows in memory, read without Spark; None where they are not few, or lie in no folder."""
+        return None
 
     def read_stream(self, table: str) -> DataFrame:
         """The rows that are appended to the table, as a stream."""
@@ -279,10 +283,20 @@ class Lakehouse(ABC):
         # Spark takes an empty Arrow table with a list among its columns for an error.
         return self.spark.createDataFrame(rows if rows.num_rows else [], from_arrow_schema(rows.schema))
 
-    def read_changes(self, table: str, *, after: int, until: int) -> DataFrame:
-        """The change feed of versions (after, until], with Delta's `_change_type` and `_commit_version`."""
+    def read_changes(self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None) -> DataFrame:
+        """The change feed of versions (after, until], with `CHANGE_COLUMNS`."""
+        few = self.few_changes(table, after=after, until=until, columns=columns)
+        if few is not None:
+            return self.frame(few)
         reader = self.spark.read.format("delta").option("readChangeFeed", "true")
-        return self._load(reader.option("startingVersion", after + 1).option("endingVersion", until), table)
+        feed = self._load(reader.option("startingVersion", after + 1).option("endingVersion", until), table)
+        return feed if columns is None else feed.select(*map(_column, [*columns, *CHANGE_COLUMNS]))
+
+    def few_changes(
+        self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        """The same feed in memory, read without Spark; None where it is not few rows, or is in no folder."""
+        return None
 
     def append(self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None) -> None:
         """Append a frame with the table's columns; the same `txn` (a writer, its growing number) again does nothing."""

@@ -116,7 +116,7 @@ def _retrieved_chunks(context: Context, calls: DataFrame) -> DataFrame:
     missing = found.filter(pc.is_null(found["path"]))
     if missing.num_rows:
         try:
-            feed = lake.read_changes(CHUNKS, after=-1, until=version).select(*columns)
+            feed = lake.read_changes(CHUNKS, after=-1, until=version, columns=columns).select(*columns)
             gone = feed.join(lake.spark.createDataFrame(missing.select(["chunk_id"])), "chunk_id", "left_semi")
             found = pa.concat_tables([found, gone.dropDuplicates(["chunk_id"]).toArrow().cast(found.schema)])
         except Exception as error:  # whatever the feed's files lack: a metric over fewer rows is better than none

@@ -6,21 +6,24 @@ A stage declares where its rows go, and uses it so:
     SPLIT.set_aside(context, judged.refused, count=judged.refused_rows, scope=keys, versions=versions)
     desired = judged.valid …
 
-The one action in `judge` counts everything, and the judged rows stay persisted until the stage ends: the caller neither
-persists its rows nor counts the refused ones.
+The one action in `judge` counts everything, and judged frames stay persisted until the stage ends: the caller neither
+persists its rows nor counts the refused ones. Rows in memory are judged in memory, but for the rules themselves.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from expectations.quarantine import quarantine_changes
-from expectations.rules.rules import Rule, is_refused, judged_sides, with_failed_rules
+from expectations.rules.rules import Rule, is_refused, judged_sides, refuses, with_failed_rules
 from pipelines.flow.changed_rows import apply_changes, touched
+from pipelines.flow.rows import Rows, as_frame
 from pipelines.flow.stage import Context, Versions
 from pipelines.quality.rule_results import record, row_results
 from transformations.errors import ConfigurationError, ExpectationFailedError
@@ -36,8 +39,8 @@ _SHOWN_KEYS = 5
 class Judged:
     """The two sides of a split, and what was counted; `broken` is rule → rows that break it."""
 
-    valid: DataFrame
-    refused: DataFrame
+    valid: Rows
+    refused: Rows
     checked_rows: int
     refused_rows: int
     broken: Mapping[str, int]
@@ -65,7 +68,7 @@ class Split:
     same: tuple[str, ...]
     scope: str
 
-    def judge(self, context: Context, rows: DataFrame, *, rules: Sequence[Rule], versions: Versions) -> Judged:
+    def judge(self, context: Context, rows: Rows, *, rules: Sequence[Rule], versions: Versions) -> Judged:
         """Judge the rows that the stage is about to write into its table.
 
         The counts are recorded first, one row a rule; the same counts of the same versions are recorded once, and
@@ -77,33 +80,33 @@ class Split:
                 of one of them: its predicate raises where another would be null.
         """
         from pyspark.errors import PySparkException
-        from pyspark.sql import functions as F
 
-        judged = with_failed_rules(rows, rules=rules, table=self.target).persist()
-        context.persisted.append(judged)
+        sides: _Sides | _FewSides
+        if isinstance(rows, pa.Table) and rows.num_rows == 0:
+            return Judged(rows, rows, 0, 0, dict.fromkeys((rule.name for rule in rules), 0))
+        frame = as_frame(context, rows)
+        judged = with_failed_rules(frame, rules=rules, table=self.target)
         try:
-            checked_rows, refused_rows, broken = _counted(judged, rules)
+            sides = (
+                _FewSides.of(judged, rows, rules) if isinstance(rows, pa.Table) else _Sides.of(context, judged, rules)
+            )
         except PySparkException as error:
-            raise _unjudgeable(error, rows, rules=rules, table=self.target) from None
-        if checked_rows:
-            found = row_results(self.target, rules, checked_rows, broken)
+            raise _unjudgeable(error, frame, rules=rules, table=self.target) from None
+        if sides.checked_rows:
+            found = row_results(self.target, rules, sides.checked_rows, sides.broken)
             record(context, found, versions=versions, source=self.source, stage=self.stage)
         for rule in rules:
-            if rule.level == "fail" and broken[rule.name]:
-                which = judged.where(F.array_contains("failed_rules", rule.name)).select(self.key).limit(_SHOWN_KEYS)
-                shown = ", ".join(repr(row[self.key]) for row in which.collect())
+            if rule.level == "fail" and sides.broken[rule.name]:
+                shown = ", ".join(map(repr, sides.keys_that_break(rule.name, self.key)))
                 raise ExpectationFailedError(
-                    f"{self.stage}: rule {rule.name!r} (level fail) is broken by {broken[rule.name]} of {checked_rows} "
-                    f"rows for {self.target}, {self.key} {shown}. Nothing was written to {self.target}. Repair the "
-                    f"rows in {self.source or 'the source'} and run again; the counts are in monitoring.rule_results "
-                    "(lakeloop quality)."
+                    f"{self.stage}: rule {rule.name!r} (level fail) is broken by {sides.broken[rule.name]} of "
+                    f"{sides.checked_rows} rows for {self.target}, {self.key} {shown}. Nothing was written to "
+                    f"{self.target}. Repair the rows in {self.source or 'the source'} and run again; the counts are in "
+                    "monitoring.rule_results (lakeloop quality)."
                 )
-        valid, refused = judged_sides(judged, rules=rules)
-        return Judged(valid, refused, checked_rows, refused_rows, broken)
+        return sides.judged()
 
-    def set_aside(
-        self, context: Context, refused: DataFrame, *, count: int, scope: DataFrame, versions: Versions
-    ) -> None:
+    def set_aside(self, context: Context, refused: Rows, *, count: int, scope: Rows, versions: Versions) -> None:
         """Bring the quarantine up to date before the rows' own table is, so that a row is never in neither.
 
         Args:
@@ -120,23 +123,80 @@ class Split:
         is_open = pc.is_null(lake.read_arrow(table, columns=["replayed_at"])["replayed_at"])
         if count == 0 and not pc.any(is_open).as_py():
             return
-        refused = refused.withColumn("_run_id", F.lit(context.run_id))
+        refused = as_frame(context, refused).withColumn("_run_id", F.lit(context.run_id))
         columns = [c for c in lake.spec(table).columns if c not in ("attempts", "replayed_at")]
-        current = touched(context, table, scope, versions=versions, key=self.scope)
+        current = as_frame(context, touched(context, table, scope, versions=versions, key=self.scope))
         changes = quarantine_changes(current, refused.select(*columns), key=key, same=self.same, now=context.now())
         apply_changes(context, table, changes)
 
 
-def _counted(judged: DataFrame, rules: Sequence[Rule]) -> tuple[int, int, dict[str, int]]:
-    """All rows, refused rows, and rule → rows that break it, in one action."""
-    from pyspark.sql import functions as F
+@dataclass(frozen=True)
+class _Sides:
+    """Judged rows on Spark: the one action that makes it counts everything."""
 
-    # One list of words a row, and no column a rule: a table of 5,000 columns has as many rules.
-    words = F.concat(
-        F.array(F.lit("*")), F.when(is_refused(rules), F.array(F.lit("!"))).otherwise(F.array()), "failed_rules"
-    )
-    counted = {row[0]: row[1] for row in judged.select(F.explode(words)).groupBy("col").count().collect()}
-    return counted.get("*", 0), counted.get("!", 0), {rule.name: counted.get(rule.name, 0) for rule in rules}
+    rows: DataFrame
+    rules: Sequence[Rule]
+    checked_rows: int
+    refused_rows: int
+    broken: Mapping[str, int]
+
+    @classmethod
+    def of(cls, context: Context, judged: DataFrame, rules: Sequence[Rule]) -> _Sides:
+        from pyspark.sql import functions as F
+
+        judged = judged.persist()
+        context.persisted.append(judged)
+        # One list of words a row, and no column a rule: a table of 5,000 columns has as many rules.
+        words = F.concat(
+            F.array(F.lit("*")), F.when(is_refused(rules), F.array(F.lit("!"))).otherwise(F.array()), "failed_rules"
+        )
+        counted = {row[0]: row[1] for row in judged.select(F.explode(words)).groupBy("col").count().collect()}
+        broken = {rule.name: counted.get(rule.name, 0) for rule in rules}
+        return cls(judged, rules, counted.get("*", 0), counted.get("!", 0), broken)
+
+    def keys_that_break(self, name: str, key: str) -> list[str]:
+        from pyspark.sql import functions as F
+
+        which = self.rows.where(F.array_contains("failed_rules", name)).select(key).limit(_SHOWN_KEYS)
+        return [row[key] for row in which.collect()]
+
+    def judged(self) -> Judged:
+        valid, refused = judged_sides(self.rows, rules=self.rules)
+        return Judged(valid, refused, self.checked_rows, self.refused_rows, self.broken)
+
+
+@dataclass(frozen=True)
+class _FewSides:
+    """The same of rows in memory; Spark says of each which rules it breaks, since rules are its SQL."""
+
+    rows: pa.Table
+    rules: Sequence[Rule]
+    failed: Sequence[Sequence[str]]
+
+    @classmethod
+    def of(cls, judged: DataFrame, rows: pa.Table, rules: Sequence[Rule]) -> _FewSides:
+        failed = judged.select("failed_rules").toArrow()["failed_rules"]
+        return cls(rows.append_column("failed_rules", failed), rules, failed.to_pylist())
+
+    @property
+    def checked_rows(self) -> int:
+        return len(self.failed)
+
+    @property
+    def broken(self) -> Mapping[str, int]:
+        counted = Counter(name for names in self.failed for name in names)
+        return {rule.name: counted[rule.name] for rule in self.rules}
+
+    def keys_that_break(self, name: str, key: str) -> list[str]:
+        keys = self.rows[key].to_pylist()
+        return [of for of, names in zip(keys, self.failed, strict=True) if name in names][:_SHOWN_KEYS]
+
+    def judged(self) -> Judged:
+        refusing = {rule.name for rule in self.rules if refuses(rule)}
+        is_refused = pa.array([not refusing.isdisjoint(names) for names in self.failed], pa.bool_())
+        refused = self.rows.filter(is_refused)
+        valid = self.rows.filter(pc.invert(is_refused)).drop_columns("failed_rules")
+        return Judged(valid, refused, self.checked_rows, refused.num_rows, self.broken)
 
 
 def _unjudgeable(error: PySparkException, rows: DataFrame, *, rules: Sequence[Rule], table: str) -> Exception:

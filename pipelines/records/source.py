@@ -17,8 +17,9 @@ import pyarrow as pa
 from expectations.rules.rules import Rule
 from expectations.tables.contracts import Contract
 from pipelines.flow.stage import Context, Subject
+from pipelines.lakehouse.delta_folder import FEW_ROWS
 from pipelines.lakehouse.schemas.spec import INT, LONG, STRING, STRINGS, TIMESTAMP, TableSpec, table_spec
-from pipelines.lakehouse.tables import FEW_ROWS, Lakehouse
+from pipelines.lakehouse.tables import Lakehouse
 from pipelines.settings.records import RecordSettings
 from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError

@@ -86,7 +86,7 @@ class EmbeddingSettings(_Section):
         None, ge=0, description="a run that would embed more texts is refused; none: no limit"
     )
     batch_size: int = Field(8, ge=1, description="texts in one call of the model; more wait for the longest of them")
-    commit_every: int = Field(1024, ge=1, description="texts between two commits of the cache: what a kill can cost")
+    commit_seconds: float = Field(20, ge=0, description="between two commits of the cache: what a kill can cost")
 
 
 class IndexSettings(_Section):

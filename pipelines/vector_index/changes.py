@@ -6,6 +6,7 @@ the feed is of no use; everything where the index is empty; and the few rows tha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,10 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.flow.changed_rows import held_if_few
+from pipelines.flow.rows import Rows, as_table, selected, to_pylist, where_in, with_values
 from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.lakehouse.table_log import news_since
 from pipelines.stores import Store
+from transformations.tables import few_rows
 from transformations.tables.changes import fold_changes, net_changes
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ class Changes:
     held: int
     batches: Callable[[], Iterator[pa.RecordBatch]]
     frame: DataFrame | None = None
-    keys: DataFrame | None = None
+    keys: Rows | None = None
     is_exact: bool = False
     committed_at: datetime | None = None
     doubled: Sequence[str] = ()
@@ -66,15 +69,14 @@ class Changes:
     def deleted_ids(self) -> list[str]:
         if not self.deletes or self.keys is None:
             return list(self.gone)
-        ids: list[str] = self.keys.where("_op = 'delete'").select("chunk_id").toArrow()["chunk_id"].to_pylist()
-        return ids
+        return [row["chunk_id"] for row in to_pylist(selected(where_in(self.keys, "_op", ["delete"]), ["chunk_id"]))]
 
     def hashes(self) -> tuple[list[str], list[str]]:
         """Row hashes that the index gains and loses."""
         assert self.keys is not None
         if not self.upserts and not self.deletes:
             return [], []
-        rows = self.keys.select("_op", "row_hash", "_before").toArrow().to_pylist()
+        rows = to_pylist(selected(self.keys, ["_op", "row_hash", "_before"]))
         added = [row["row_hash"] for row in rows if row["_op"] == "upsert"]
         return added, [row["_before"] for row in rows if row["_before"] is not None]
 
@@ -84,9 +86,7 @@ class Changes:
             return set(ids)
         if self.keys is None or not ids:
             return set()
-        from pyspark.sql import functions as F
-
-        return {row["chunk_id"] for row in self.keys.where(F.col("chunk_id").isin(list(ids))).collect()}
+        return {row["chunk_id"] for row in to_pylist(selected(where_in(self.keys, "chunk_id", ids), ["chunk_id"]))}
 
     def lag_seconds(self, now: datetime) -> float | None:
         """From the oldest commit that the index lacked until `now`."""
@@ -104,6 +104,9 @@ def changes_since(
 
     Not so after a sync that stopped half-way (`is_clean` false): the index may hold what the table took back since.
     """
+    few = _few_changes_since(context, versions, model=model, is_clean=is_clean, also=also)
+    if few is not None:
+        return few
     from pyspark.sql import functions as F
 
     assert versions.since is not None
@@ -136,7 +139,6 @@ def changes_since(
         F.coalesce(F.sum(F.when(F.col("is_kept") == 0, F.col("deletes"))), F.lit(0)).alias("vanished"),
     ).first()
     assert totals is not None
-    lacking = [commit["at"] for commit in news_since(lake, SOURCE, versions.since)]
     upserts = net.where("_op = 'upsert'")
     return Changes(
         mode="changes",
@@ -151,8 +153,58 @@ def changes_since(
         frame=upserts,
         keys=net.select("chunk_id", "_op", "row_hash", "_before"),
         is_exact=is_clean,
-        committed_at=min(lacking, default=None),
+        committed_at=_first_commit(context, versions),
     )
+
+
+def _few_changes_since(
+    context: Context, versions: Versions, *, model: str, is_clean: bool, also: Sequence[str]
+) -> Changes | None:
+    """The same without Spark; None where the feed is not few rows in a folder."""
+    assert versions.since is not None
+    again = context.lake.few_keys(SOURCE, "chunk_id", also)
+    feed = context.lake.few_changes(SOURCE, after=versions.since, until=versions.until)
+    if feed is None or again is None:
+        return None
+    feed, again = (as_table(where_in(rows, "model", [model])) for rows in (feed, again))
+    folded = few_rows.fold_changes(feed, key="chunk_id", before="row_hash")
+    again = again.filter(pc.invert(pc.is_in(again["chunk_id"], folded["chunk_id"].combine_chunks())))
+    again = as_table(with_values(again, _op="upsert")).append_column("_before", pa.nulls(len(again), pa.string()))
+    folded = pa.concat_tables([folded, again.select(folded.column_names).cast(folded.schema)])
+    rows = folded.drop_columns("vector").to_pylist()
+    is_skipped = [is_clean and row["_before"] == (row["row_hash"] if row["_op"] == "upsert" else None) for row in rows]
+    net = folded.filter(pa.array([not skipped for skipped in is_skipped], pa.bool_()))
+    stays = {row["document_id"] for row in rows if row["_op"] == "upsert"}
+    kept = [row for row, skipped in zip(rows, is_skipped, strict=True) if not skipped]
+    gone = [row for row in kept if row["_op"] == "delete"]
+    new = [row for row in kept if row["_op"] == "upsert"]
+
+    def moved() -> int:
+        """As `_moved`."""
+        vanished = Counter(r["text_hash"] for r in rows if r["_op"] == "delete" and r["document_id"] not in stays)
+        came = Counter(r["text_hash"] for r in rows if r["_op"] == "upsert" and r["_before"] is None)
+        return (vanished & came).total()
+
+    return Changes(
+        mode="changes",
+        upserts=len(new),
+        inserts=sum(row["_before"] is None for row in new),
+        deletes=len(gone),
+        skipped=sum(is_skipped),
+        vanished=sum(row["document_id"] not in stays for row in gone),
+        moved=moved,
+        held=0,
+        batches=lambda: iter(as_table(selected(where_in(net, "_op", ["upsert"]), INDEX_SCHEMA.names)).to_batches()),
+        keys=net.select(["chunk_id", "_op", "row_hash", "_before"]),
+        is_exact=is_clean,
+        committed_at=_first_commit(context, versions),
+    )
+
+
+def _first_commit(context: Context, versions: Versions) -> datetime | None:
+    """When the oldest commit was made that the index lacks."""
+    assert versions.since is not None
+    return min((commit["at"] for commit in news_since(context.lake, SOURCE, versions.since)), default=None)
 
 
 def everything(context: Context, versions: Versions, *, model: str) -> Changes:

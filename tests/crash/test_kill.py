@@ -38,7 +38,7 @@ def test_a_run_killed_at_every_other_step_and_run_again_equals_a_quiet_run(
 ):
     """The first load is killed at one half of the steps, a second delivery at the other half."""
     root = workspace.root
-    (root / "lakeloop.yml").write_text("embedding: {commit_every: 16}\n", encoding="utf-8")
+    (root / "lakeloop.yml").write_text("embedding: {batch_size: 2, commit_seconds: 0}\n", encoding="utf-8")
     moments = {
         "arrivals stored": lambda: _commits(workspace, "bronze.documents") > before["bronze.documents"],
         "versions merged": lambda: _commits(workspace, "silver.documents_history") > before["silver.documents_history"],

@@ -21,7 +21,7 @@ DELIVERIES = 86
 
 def main(root: Path, changes: Path, *, until: int) -> None:
     settings = settings_for(root)
-    settings = settings.model_copy(update={"embedding": settings.embedding.model_copy(update={"commit_every": 64})})
+    settings = settings.model_copy(update={"embedding": settings.embedding.model_copy(update={"commit_seconds": 0})})
     progress = root / "progress"
     done = int(progress.read_text()) if progress.exists() else 0
     for number, files in enumerate(deliveries(changes, count=DELIVERIES)):

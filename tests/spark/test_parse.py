@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 import pytest
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from expectations.rules.rules import split
 from expectations.tables.documents import DOCUMENT_RULES
-from pipelines.documents.parse import PARSED_DDL, Limits, parse_batches
+from pipelines.documents.parse import PARSED_SCHEMA, Limits, parse_batches
 from tests.support import files
 from tests.support.hostile import SEGFAULT
 
@@ -34,7 +35,7 @@ def test_hostile_documents_are_refused_by_name_and_their_neighbours_are_parsed(s
         "_ingested_at timestamp, content binary, _rescued string",
     ).repartition(2)
     parse = parse_batches(Limits(3, 512), parser="tests.support.hostile:parse")
-    parsed = arrivals.mapInArrow(parse, PARSED_DDL).persist()
+    parsed = arrivals.mapInArrow(parse, from_arrow_schema(PARSED_SCHEMA)).persist()
     valid, refused = split(parsed, rules=DOCUMENT_RULES)
     assert {row["path"]: row["failed_rules"] for row in refused.collect()} == {
         name: [rule] for name, (_, rule) in HOSTILE.items()

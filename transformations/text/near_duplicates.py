@@ -32,7 +32,7 @@ THRESHOLD = 0.8
 # In a crowd (many texts that share a key), each text is measured against so many of it, those with the smallest ids:
 # 50,000 pages from one template are a million pairs to measure, not a thousand million.
 REACH = 20
-SIGNATURES_DDL = "document_id string, text_hash string, keys array<bigint>"
+SIGNATURE_SCHEMA = pa.schema([("document_id", pa.string()), ("text_hash", pa.string()), ("keys", pa.list_(pa.int64()))])
 Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
@@ -50,8 +50,11 @@ def signatures(documents: DataFrame, *, threshold: float = THRESHOLD) -> DataFra
     Raises:
         ConfigurationError: the threshold is not above 0 and at most 1.
     """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
     meeting_keys([], threshold=threshold)  # refuse a wrong threshold here, not in a worker
-    return documents.select("document_id", "text").mapInArrow(signature_batches(threshold), SIGNATURES_DDL)
+    sign, schema = signature_batches(threshold), from_arrow_schema(SIGNATURE_SCHEMA)
+    return documents.select("document_id", "text").mapInArrow(sign, schema)
 
 
 def signature_batches(threshold: float = THRESHOLD) -> Batches:
@@ -67,7 +70,7 @@ def signature_batches(threshold: float = THRESHOLD) -> Batches:
                 for own, bands in zip(hashes, found, strict=True)
             ]
             columns = [batch.column("document_id"), pa.array(hashes, pa.string()), pa.array(keys, pa.list_(pa.int64()))]
-            yield pa.RecordBatch.from_arrays(columns, names=["document_id", "text_hash", "keys"])
+            yield pa.RecordBatch.from_arrays(columns, names=SIGNATURE_SCHEMA.names)
 
     return sign
 

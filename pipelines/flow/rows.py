@@ -1,0 +1,108 @@
+"""Rows: a frame of Spark, or a table in memory where they are few; and what a stage does with either.
+
+A stage says once what it does. Of a small change it then costs no plan of Spark's, but for what only Spark can say: the
+rules. A function here gives a table for a table, and a frame for a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.flow.stage import Context
+from pipelines.lakehouse.session import parallelism
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+Rows: TypeAlias = Union["DataFrame", pa.Table]
+Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+# So many are done in this process while Spark would still be starting its Python workers.
+_HERE = 32
+_ARROW: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64()}
+_SPARK: dict[type, str] = {str: "string", int: "bigint"}
+
+
+def as_frame(context: Context, rows: Rows) -> DataFrame:
+    return context.lake.frame(rows) if isinstance(rows, pa.Table) else rows
+
+
+def as_table(rows: Rows) -> pa.Table:
+    """All of it in memory: for what is known to be few."""
+    return rows if isinstance(rows, pa.Table) else rows.toArrow()
+
+
+def kept(context: Context, rows: Rows) -> Rows:
+    """Computed once; a frame is let go when the stage ends."""
+    if not isinstance(rows, pa.Table):
+        context.persisted.append(rows.persist())
+    return rows
+
+
+def mapped(context: Context, rows: Rows, function: Batches, schema: pa.Schema) -> Rows:
+    """What a function for `mapInArrow` makes of the rows; its columns are those of `schema`.
+
+    A few rows are given to it in this process, more of them to as many Python workers as may work at once.
+    """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    if isinstance(rows, pa.Table) and rows.num_rows <= _HERE:
+        made = [pa.table(batch).select(schema.names).cast(schema) for batch in function(iter(rows.to_batches()))]
+        return pa.concat_tables([schema.empty_table(), *made])
+    frame = partitions(as_frame(context, rows)).mapInArrow(function, from_arrow_schema(schema))
+    return frame.toArrow().cast(schema) if isinstance(rows, pa.Table) else frame
+
+
+def partitions(rows: DataFrame) -> DataFrame:
+    """`rows` spread over as many partitions as may work at once: a small table is one file, so one partition."""
+    return rows.repartition(parallelism(rows.sparkSession))
+
+
+def selected(rows: Rows, columns: Sequence[str]) -> Rows:
+    """These columns alone."""
+    return rows.select(list(columns))
+
+
+def without(rows: Rows, columns: Collection[str]) -> Rows:
+    """All columns but these, where they are there."""
+    if isinstance(rows, pa.Table):
+        return rows.select([name for name in rows.column_names if name not in columns])
+    return rows.drop(*columns)
+
+
+def with_values(rows: Rows, **values: str | int) -> Rows:
+    """With columns that have one value each, a string or a long."""
+    if isinstance(rows, pa.Table):
+        table = as_table(without(rows, values))
+        for name, value in values.items():
+            table = table.append_column(name, pa.array([value] * len(table), _ARROW[type(value)]))
+        return table
+    from pyspark.sql import functions as F
+
+    return rows.withColumns({name: F.lit(value).cast(_SPARK[type(value)]) for name, value in values.items()})
+
+
+def where_in(rows: Rows, column: str, values: Collection[Any]) -> Rows:
+    """The rows whose `column` has one of a few values."""
+    if isinstance(rows, pa.Table):
+        return rows.filter(pc.is_in(rows[column], pa.array(list(values), rows.schema.field(column).type)))
+    return rows.where(rows[column].isin(list(values)))
+
+
+def where_null(rows: Rows, column: str) -> Rows:
+    """The rows whose `column` has no value."""
+    return rows.filter(pc.is_null(rows[column])) if isinstance(rows, pa.Table) else rows.where(f"{column} IS NULL")
+
+
+def where_some(rows: Rows, column: str) -> Rows:
+    """The rows whose `column` has a value."""
+    return rows.filter(pc.is_valid(rows[column])) if isinstance(rows, pa.Table) else rows.where(f"{column} IS NOT NULL")
+
+
+def to_pylist(rows: Rows) -> list[dict[str, Any]]:
+    """Few rows, in any case, as dictionaries."""
+    found: list[dict[str, Any]] = as_table(rows).to_pylist()
+    return found
