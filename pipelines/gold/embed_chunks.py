@@ -49,8 +49,8 @@ COMMAND, SOURCE, CACHE, TARGET = "embed-chunks", "silver.chunks", "gold.embeddin
 _POISON_IN_A_ROW = 8
 # A model sorts the texts of a call by length; a text that it refuses costs the others of its call a second time.
 _TEXTS_PER_CALL = 256
-# The first portion is of so many calls, and a later one at most so many times as large as the one before.
-_CALLS_AT_ONCE, _FASTER = 8, 16
+# Portions are of so many calls, or some times that: the first as if the model were slow, a later one as the pace was.
+_CALLS_AT_ONCE, _SLOW_TEXTS_PER_SECOND, _FASTER = 8, 25, 16
 # What the hash of a text and what stands beside it weigh.
 _BYTES_BESIDE = 200
 
@@ -149,7 +149,7 @@ def embed_missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tu
     refused: dict[str, str] = {}
     unit = settings.batch_size * _CALLS_AT_ONCE
     units = ceil(computed / unit)
-    done, at_once = 0, 1
+    done, at_once = 0, max(1, int(_SLOW_TEXTS_PER_SECOND * settings.commit_seconds / unit))
     with context.progress.step("embed-chunks", total=computed) as step:
         while done < units:
             start, stop = time.monotonic(), min(done + at_once, units)
@@ -158,7 +158,6 @@ def embed_missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tu
                 context, _portion(missing, range(done, stop), of=units, unit=unit), model=model, size=size
             )
             step.advance(size)
-            # The first portion loads the model: the pace shows after it.
             due = (stop - done) * settings.commit_seconds / (time.monotonic() - start)
             done, at_once = stop, max(1, min(int(due), _FASTER * at_once))
     return {"computed": computed - len(refused), "cached": cached}, refused

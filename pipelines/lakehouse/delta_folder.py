@@ -1,6 +1,6 @@
 """The folder of a Delta table in; its rows, and small changes of it, by delta-rs out: without a JVM, as Spark would.
 
-Spark writes the same tables. Where the two see one value differently, what is here gives way: `misreads` says where
+Spark writes the same tables. Where the two see one value differently, what is here gives way: instants.py says where
 delta-rs would take an instant for another one, `writing` keeps it from writing what Spark would skip, and what a merge
 of its would not match goes to Spark (`merges_as_spark`). tests/spark/test_engines.py compares the two over all types.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from pipelines.lakehouse.instants import has_type, misread
 from pipelines.lakehouse.predicates import all_in, name, same
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, WriterProperties
 
-# The instants that 64 bits of nanoseconds hold, as microseconds: 1677-09-21 to 2262-04-11.
-_FIRST, _LAST = -(2**63) // 1000 + 1, (2**63 - 1) // 1000
 # A merge rewrites each file that it changes a row of, so that large files make small edits dear.
 _FILE_BYTES = 16 * 1024 * 1024
 # What a process holds of a table at once where its rows are few: up to here all is cheaper than as a Spark job.
@@ -35,8 +33,6 @@ _PAGE_BYTES = 1024 * 1024
 CHANGE_SCHEMA = pa.schema(
     [("_change_type", pa.string()), ("_commit_version", pa.int64()), ("_commit_timestamp", pa.timestamp("us", "UTC"))]
 )
-# Files whose instants were looked at; a file of a table never changes.
-_sound: set[str] = set()
 
 
 class OpenFolder:
@@ -182,7 +178,7 @@ def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[
     log = folder_of(delta) / "_delta_log"
     try:
         written = [path for version in range(after + 1, until + 1) for path in _written_by(log, version)]
-        if _misread([str(folder_of(delta) / path) for path in written], schema):
+        if misread([str(folder_of(delta) / path) for path in written], schema):
             return None
         feed = delta.load_cdf(
             starting_version=after + 1,
@@ -285,7 +281,7 @@ def merges_as_spark(key: Sequence[str], schema: pa.Schema) -> bool:
     Structs are left to Spark as well.
     """
     types = [schema.field(k).type for k in key]
-    return not any(pa.types.is_nested(of) or _has(of, pa.types.is_floating) for of in types)
+    return not any(pa.types.is_nested(of) or has_type(of, pa.types.is_floating) for of in types)
 
 
 def delete(delta: DeltaTable, where: Mapping[str, Sequence[str]], schema: pa.Schema) -> int:
@@ -337,7 +333,7 @@ def writing(schema: pa.Schema) -> WriterProperties:
     """
     from deltalake import ColumnProperties, WriterProperties
 
-    if not any(_has(field.type, _is_inexact) for field in schema):
+    if not any(has_type(field.type, _is_inexact) for field in schema):
         if any(pa.types.is_binary(field.type) for field in schema):
             # Of a table of files each page is one large value: no reader holds thousands of them at once.
             return WriterProperties(compression="SNAPPY", write_batch_size=1, data_page_size_limit=_PAGE_BYTES)
@@ -351,68 +347,5 @@ def writing(schema: pa.Schema) -> WriterProperties:
     )
 
 
-def misreads(delta: DeltaTable, schema: pa.Schema) -> bool:
-    """Whether delta-rs would take an instant in these columns for another one.
-
-    Spark can write instants in an old form (INT96) that delta-rs reads as nanoseconds, of which 64 bits hold the years
-    1677 to 2262: 9999-12-31 becomes a day of 1816, and a merge writes it down. What lakeloop has Spark write is in
-    microseconds; tables of before, or written by another session, may have such files.
-    """
-    return _misread(files(delta), schema)
-
-
-def _misread(paths: Iterable[str], schema: pa.Schema) -> bool:
-    instants = [field.name for field in schema if _has(field.type, pa.types.is_timestamp)]
-    for path in paths if instants else ():
-        place = f"{path} {instants}"
-        if place in _sound:
-            continue
-        if _beyond_nanoseconds(path, instants):
-            return True
-        _sound.add(place)
-    return False
-
-
-def _beyond_nanoseconds(path: str, columns: Sequence[str]) -> bool:
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
-    except (OSError, pa.ArrowInvalid):
-        return False  # whoever reads it says that it is missing or broken
-    with file:
-        leaves = [file.metadata.schema.column(n) for n in range(file.metadata.num_columns)]
-        old = {leaf.path.partition(".")[0] for leaf in leaves if leaf.physical_type == "INT96"}
-        # A column's name may hold dots itself: rather one too many.
-        wanted = [c for c in columns if c.partition(".")[0] in old]
-        for batch in file.iter_batches(columns=wanted) if wanted else ():
-            if any(_is_beyond(column) for column in batch.columns):
-                return True
-    return False
-
-
-def _is_beyond(values: pa.Array) -> bool:
-    if pa.types.is_timestamp(values.type):
-        micros = values.cast(pa.timestamp("us", values.type.tz)).cast(pa.int64())
-        ends = pc.min_max(micros).as_py()
-        return ends["min"] is not None and (ends["min"] < _FIRST or ends["max"] > _LAST)
-    if pa.types.is_struct(values.type):
-        return any(_is_beyond(part) for part in values.flatten())
-    if pa.types.is_map(values.type):
-        return _is_beyond(values.keys) or _is_beyond(values.items)
-    return (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)) and _is_beyond(values.flatten())
-
-
 def _is_inexact(of: pa.DataType) -> bool:
     return bool(pa.types.is_floating(of) or pa.types.is_decimal(of))
-
-
-def _has(of: pa.DataType, kind: Any) -> bool:
-    """Whether the type, or one inside it, is of a kind."""
-    if pa.types.is_map(of):
-        return _has(of.key_type, kind) or _has(of.item_type, kind)
-    if pa.types.is_struct(of):
-        return any(_has(field.type, kind) for field in of)
-    if pa.types.is_list(of) or pa.types.is_large_list(of) or pa.types.is_fixed_size_list(of):
-        return _has(of.value_type, kind)
-    return bool(kind(of))

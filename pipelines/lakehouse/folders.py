@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.damage import damaged, is_named, mend
 from pipelines.lakehouse.delta_folder import FEW_ROWS, OpenFolder, typed
+from pipelines.lakehouse.instants import misread
 from pipelines.lakehouse.schemas import TABLES, TableSpec
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.settings.sections import Settings
@@ -123,7 +124,7 @@ class FolderLakehouse(Lakehouse):
         """Whether delta-rs cannot tell the instants of these columns, so that Spark must."""
         if table in TABLES:  # of its own tables, only files' times are not from this machine's clock
             schema = pa.schema([field for field in schema if field.name == "modified_at"])
-        return delta_folder.misreads(delta, schema)
+        return misread(delta_folder.files(delta), schema)
 
     def _delete_rows(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
         delta, schema = self._open(table), self.spec(table).schema

@@ -39,8 +39,8 @@ class Crash(BaseException):
 
 # Where it dies: an attribute, and whether just before or just after it has done its work.
 POINTS: dict[str, tuple[Any, str, bool]] = {
-    "before the cache is committed": (Lakehouse, "append", False),
-    "after the cache is committed": (Lakehouse, "append", True),
+    "before the cache is committed": (Lakehouse, "append_arrow", False),
+    "after the cache is committed": (Lakehouse, "append_arrow", True),
     "before gold.chunk_index is merged": (embed_chunks, "apply_changes", False),
     "after gold.chunk_index is merged": (embed_chunks, "apply_changes", True),
     "before the lease": (Lease, "acquire", False),

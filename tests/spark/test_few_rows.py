@@ -220,7 +220,8 @@ def _text(chance: random.Random) -> str:
     return "# Title\n\n" + "\n\n".join(sections) + "\n"
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_workspace_is_the_same_whichever_way_its_changes_go(tmp_path: Path, monkeypatch: Any, spark: Any, seed: int):
     def run(root: Path, prepare: Callable[[], None]) -> Settings:
         settings = Settings(

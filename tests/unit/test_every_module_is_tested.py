@@ -51,7 +51,6 @@ THROUGH = {
     "pipelines.vector_index.spark_source": "test_index_promises",
     # Commands: each is run from its words to its exit code.
     "pipelines.cli.index": "test_index_commands",
-    "pipelines.cli.options": "test_cli",
     # Stores: the contract's tests find each by its name in the table of stores.
     "pipelines.stores.annoy": "test_contract",
     "pipelines.stores.databricks_client": "test_databricks",
@@ -61,7 +60,6 @@ THROUGH = {
     # Tables: declarations are held against the page of tables.
     "expectations.tables.stored": "test_table_rules",
     "pipelines.lakehouse.catalog": "test_catalog_tables",
-    "pipelines.lakehouse.folders": "test_delta_folder",
     "pipelines.lakehouse.predicates": "test_delta_folder",
     "pipelines.quality.results": "test_quality",
     "pipelines.lakehouse.schemas.bronze": "test_docs",

@@ -14,6 +14,7 @@ import pytest
 from deltalake import DeltaTable, convert_to_deltalake
 
 from pipelines.lakehouse import delta_folder
+from pipelines.lakehouse.instants import misread
 from pipelines.lakehouse.schemas.spec import TIMESTAMP
 
 NAN = float("nan")
@@ -86,4 +87,4 @@ def test_an_instant_that_delta_rs_takes_for_another_is_noticed_whatever_the_fold
     instants = pa.array([datetime(9999, 12, 31)], pa.timestamp("us"))
     pq.write_table(pa.table({"at": instants}), folder / "old.parquet", use_deprecated_int96_timestamps=True)
     convert_to_deltalake(str(folder))
-    assert delta_folder.misreads(DeltaTable(str(folder)), pa.schema([("at", TIMESTAMP)]))
+    assert misread(delta_folder.files(DeltaTable(str(folder))), pa.schema([("at", TIMESTAMP)]))
