@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
+Row: TypeAlias = Mapping[str, Any]
 Level = Literal["warn", "quarantine", "fail"]
 """What happens to a row that breaks the rule: kept and counted; set aside; or the stage stops and writes nothing."""
 # A contract names a rule after a column, whose name takes up to 100 letters.
@@ -35,6 +36,9 @@ class Rule:
             cast that some row refuses stops the job, as everywhere in Spark: write try_cast, whose null breaks it.
             NaN is greater than every number in Spark: say `NOT isnan(x)` where that matters.
         level: see `Level`.
+        of_row: the same predicate of a row in memory, so that a few rows are judged without Spark; true or false, and
+            false where the SQL is null. None: only Spark can say. tests/spark/test_few_rules.py holds the two against
+            each other.
 
     Raises:
         ConfigurationError: the name is not snake_case, the level unknown, the predicate blank.
@@ -43,6 +47,7 @@ class Rule:
     name: str
     predicate: str | Callable[[], Column]
     level: Level = "quarantine"
+    of_row: Callable[[Row], bool] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -73,6 +78,11 @@ class Rule:
         """The same for the same predicate: results of different ones are not to be compared."""
         text = self.predicate if isinstance(self.predicate, str) else str(self.column)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def broken_by(row: Row, rules: Sequence[Rule]) -> list[str]:
+    """The names of the rules that a row in memory breaks, as `failed_rules` says them; each must have its `of_row`."""
+    return [rule.name for rule in rules if rule.of_row is not None and not rule.of_row(row)]
 
 
 def check_name(name: str) -> None:

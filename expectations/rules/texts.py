@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 from expectations.rules.rules import Level, Rule
@@ -10,17 +11,32 @@ from transformations.errors import ConfigurationError
 
 def has_text(*, column: str = "text", level: Level = "quarantine") -> Rule:
     """More than white space of any kind."""
-    return Rule("has_text", f"{column} RLIKE '[^\\\\p{{Z}}\\\\s]'", level)
+    return Rule(
+        "has_text",
+        f"{column} RLIKE '[^\\\\p{{Z}}\\\\s]'",
+        level,
+        lambda row: any(not _is_white(sign) for sign in row[column] or ""),
+    )
 
 
 def is_within_length(*, at_most: int, at_least: int = 1, column: str = "text", level: Level = "quarantine") -> Rule:
     """So many characters (Unicode code points), both ends included."""
-    return Rule("is_within_length", f"char_length({column}) BETWEEN {int(at_least)} AND {int(at_most)}", level)
+    return Rule(
+        "is_within_length",
+        f"char_length({column}) BETWEEN {int(at_least)} AND {int(at_most)}",
+        level,
+        lambda row: row[column] is not None and at_least <= len(row[column]) <= at_most,
+    )
 
 
 def is_within_token_limit(*, at_most: int, column: str = "token_count", level: Level = "quarantine") -> Rule:
     """A longer text would be cut by the model without a word."""
-    return Rule("is_within_token_limit", f"{column} BETWEEN 1 AND {int(at_most)}", level)
+    return Rule(
+        "is_within_token_limit",
+        f"{column} BETWEEN 1 AND {int(at_most)}",
+        level,
+        lambda row: row[column] is not None and 1 <= row[column] <= at_most,
+    )
 
 
 def is_in_language(*languages: str, column: str = "language", level: Level = "warn") -> Rule:
@@ -32,17 +48,22 @@ def is_in_language(*languages: str, column: str = "language", level: Level = "wa
     wrong = [code for code in languages if not (code.isascii() and code.isalpha() and code.islower())]
     if wrong or not languages:
         raise ConfigurationError(f"is_in_language takes codes such as 'en', 'de', but it has {wrong or 'none'}")
-    return Rule("is_in_language", f"{column} IN ({_texts(languages)})", level)
+    return Rule("is_in_language", f"{column} IN ({_texts(languages)})", level, lambda row: row[column] in languages)
 
 
 def is_representative(*, column: str = "is_representative", level: Level = "quarantine") -> Rule:
     """Not a near-duplicate of another text that is kept in its stead. Not judged yet (null) breaks it."""
-    return Rule("is_representative", column, level)
+    return Rule("is_representative", column, level, lambda row: row[column] is True)
 
 
 def has_no_personal_data(*, column: str = "pii_spans", level: Level = "quarantine") -> Rule:
     """No span of personal data was found; a text in which nobody has looked (null) breaks it."""
-    return Rule("has_no_personal_data", f"size({column}) = 0", level)
+    return Rule("has_no_personal_data", f"size({column}) = 0", level, lambda row: row[column] == [])
+
+
+def _is_white(sign: str) -> bool:
+    """As Java's regular expressions have it: separators of Unicode, and the six of ASCII."""
+    return sign in " \t\n\x0b\f\r" or unicodedata.category(sign).startswith("Z")
 
 
 def _texts(values: Sequence[str]) -> str:

@@ -20,4 +20,9 @@ def is_known_to_the_model(*, at_most: float = 0.2, level: Level = "warn") -> Rul
 
     Asked of chunks as they are cut, in `unknown_ratio`; null, where the model does not say, passes.
     """
-    return Rule("is_known_to_the_model", f"unknown_ratio IS NULL OR unknown_ratio <= {float(at_most)!r}D", level)
+    return Rule(
+        "is_known_to_the_model",
+        f"unknown_ratio IS NULL OR unknown_ratio <= {float(at_most)!r}D",
+        level,
+        lambda row: row["unknown_ratio"] is None or row["unknown_ratio"] <= at_most,
+    )

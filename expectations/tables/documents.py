@@ -8,29 +8,38 @@ from dataclasses import replace
 from expectations.rules.rules import Level, Rule
 from expectations.rules.texts import has_no_personal_data, is_in_language
 
+# Reasons that ingest and parsers begin with, and the rule that each of them breaks.
+_REASONS = {
+    "unreadable": "is_readable",
+    "invalid_path": "has_valid_path",
+    "duplicate_path": "has_unique_path",
+    "too_large": "is_within_size_limit",
+    "not_text": "is_text",
+    "wrong_encoding": "is_valid_encoding",
+    "empty": "is_not_empty",
+    "unparseable": "is_parseable",
+    "encrypted": "is_not_encrypted",
+    "timed_out": "is_parsed_in_time",
+    "out_of_memory": "is_within_memory",
+    "crashed": "is_safe_to_parse",
+}
 
-def _unless(reason: str) -> str:
-    return f"NOT coalesce(startswith(reason, '{reason}'), false)"
+
+def _unless(reason: str, name: str) -> Rule:
+    return Rule(
+        name,
+        f"NOT coalesce(startswith(reason, '{reason}'), false)",
+        of_row=lambda row: not (row["reason"] or "").startswith(reason),
+    )
 
 
 DOCUMENT_RULES: tuple[Rule, ...] = (
-    Rule("is_readable", _unless("unreadable")),
-    Rule("has_valid_path", _unless("invalid_path")),
-    Rule("has_unique_path", _unless("duplicate_path")),
-    Rule("is_within_size_limit", _unless("too_large")),
-    Rule("is_text", _unless("not_text")),
-    Rule("is_valid_encoding", _unless("wrong_encoding")),
-    Rule("is_not_empty", _unless("empty")),
-    Rule("is_parseable", _unless("unparseable")),
-    Rule("is_not_encrypted", _unless("encrypted")),
-    Rule("is_parsed_in_time", _unless("timed_out")),
-    Rule("is_within_memory", _unless("out_of_memory")),
-    Rule("is_safe_to_parse", _unless("crashed")),
+    *(_unless(reason, name) for reason, name in _REASONS.items()),
     # A reason that none of the above knows is still a refusal, never a silent pass.
     Rule(
         "has_no_other_error",
-        "reason IS NULL OR reason RLIKE '^(unreadable|invalid_path|duplicate_path|too_large|"
-        "not_text|wrong_encoding|empty|unparseable|encrypted|timed_out|out_of_memory|crashed)'",
+        f"reason IS NULL OR reason RLIKE '^({'|'.join(_REASONS)})'",
+        of_row=lambda row: row["reason"] is None or row["reason"].startswith(tuple(_REASONS)),
     ),
 )
 
@@ -50,4 +59,15 @@ def document_rules(
     """
     more = [is_in_language(*languages, level=language_level)] if languages else []
     more += [] if allow_personal_data else [has_no_personal_data()]
-    return (*DOCUMENT_RULES, *(replace(rule, predicate=f"text IS NULL OR ({rule.predicate})") for rule in more))
+    return (*DOCUMENT_RULES, *map(_of_a_text, more))
+
+
+def _of_a_text(rule: Rule) -> Rule:
+    """The rule, kept by a document that has no text for a reason of its own."""
+    asked = rule.of_row
+    assert asked is not None
+    return replace(
+        rule,
+        predicate=f"text IS NULL OR ({rule.predicate})",
+        of_row=lambda row: row["text"] is None or asked(row),
+    )

@@ -4,11 +4,13 @@ This is the graph for Databricks' pipelines and for `spark-pipelines` of open-so
 run it. The datasets hold arrivals and only grow. Documents as they are now come from `lakeloop refine-documents`, which
 merges: a declared dataset cannot be merged into on both platforms.
 
-The configuration of the pipeline may say `lakeloop.bronze_documents`, the table of arrivals (bronze.documents).
+The configuration of the pipeline may say `lakeloop.bronze_documents`, the table of arrivals (bronze.documents), and
+`lakeloop.settings`, the lakeloop.yml whose limits, languages and personal data count; without one, the defaults do.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyspark import pipelines as dp
@@ -16,10 +18,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from expectations.rules.rules import check_rules
-from expectations.tables.documents import DOCUMENT_RULES
 from expectations.targets.declared import expected, kept, refused
-from pipelines.documents.parse import PARSED_SCHEMA, Limits, parse_batches
-from pipelines.settings.sections import ParseSettings
+from pipelines.documents.describe import DESCRIBED_SCHEMA, PersonalData, describe_batches, rules_of_documents
+from pipelines.documents.parse import Limits, parse_batches
+from pipelines.settings.load import load_settings
+from pipelines.settings.sections import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -27,14 +30,18 @@ if TYPE_CHECKING:
     spark: SparkSession  # whoever executes this file puts it here
 
 PARSED, VALID, REFUSED = "documents_parsed", "documents_valid", "documents_refused"
+_FILE = spark.conf.get("lakeloop.settings", "") or ""
+_SETTINGS = load_settings(Path(_FILE)) if _FILE else Settings()
+_RULES = rules_of_documents(_SETTINGS.refine)
 _SOURCE = spark.conf.get("lakeloop.bronze_documents", "bronze.documents") or ""
 # Made outside of the definitions: inside, nothing may be asked of Spark, and mapInArrow asks for the columns.
 # What `lakeloop forget` deletes is no news.
 _ARRIVALS = spark.readStream.option("skipChangeCommits", "true").table(_SOURCE).where("op <> 'delete'")
-_MADE = _ARRIVALS.mapInArrow(parse_batches(Limits.of(ParseSettings())), from_arrow_schema(PARSED_SCHEMA))
+_DESCRIBE = describe_batches(parse_batches(Limits.of(_SETTINGS.parse)), personal_data=PersonalData.of(_SETTINGS.refine))
+_MADE = _ARRIVALS.mapInArrow(_DESCRIBE, from_arrow_schema(DESCRIBED_SCHEMA))
 # Spark Connect types what Python returns as "string collate UTF8_BINARY", which delta-rs cannot read from a table.
 _PARSED = _MADE.selectExpr(*[f"CAST(`{name}` AS {of}) AS `{name}`" for name, of in _MADE.dtypes])
-check_rules(_PARSED, rules=DOCUMENT_RULES, table=VALID)
+check_rules(_PARSED, rules=_RULES, table=VALID)
 
 
 @dp.table(name=PARSED, comment="One arrival of one file, parsed; `reason` where it could not be")
@@ -43,11 +50,11 @@ def documents_parsed() -> DataFrame:
 
 
 @dp.table(name=VALID, comment="Arrivals that keep every rule of expectations/tables/documents.py")
-@expected(dp, rules=DOCUMENT_RULES)
+@expected(dp, rules=_RULES)
 def documents_valid() -> DataFrame:
-    return kept(dp, spark.readStream.table(PARSED), rules=DOCUMENT_RULES, table=VALID)
+    return kept(dp, spark.readStream.table(PARSED), rules=_RULES, table=VALID)
 
 
 @dp.table(name=REFUSED, comment="Arrivals that break a rule, with the names of all that they break")
 def documents_refused() -> DataFrame:
-    return refused(spark.readStream.table(PARSED), rules=DOCUMENT_RULES)
+    return refused(spark.readStream.table(PARSED), rules=_RULES)

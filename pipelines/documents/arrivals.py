@@ -96,14 +96,22 @@ def first_of_content(arrivals: Rows) -> Rows:
     return arrivals.where("op <> 'delete' AND _ingested_at = _first_at").drop(*names)
 
 
-def of_last_arrivals(context: Context, refused: Rows, arrivals: Rows) -> DataFrame:
+def of_last_arrivals(context: Context, refused: Rows, arrivals: Rows) -> Rows:
     """Those refused contents that their documents still have: the others have been repaired, or are gone."""
+    if isinstance(arrivals, pa.Table) and isinstance(refused, pa.Table):
+        rows = arrivals.filter(pc.and_(arrivals["_is_last"], pc.not_equal(arrivals["op"], "delete")))
+        last_of = dict(zip(_pairs(rows, "_first_at"), rows["_ingested_at"].to_pylist(), strict=True))
+        last_at = [last_of.get(pair) for pair in _pairs(refused, "_ingested_at")]
+        at = refused.schema.get_field_index("_ingested_at")
+        of_type = refused.schema.field(at)
+        refused = refused.set_column(at, of_type, pa.array(last_at, of_type.type))
+        return refused.filter(pc.is_valid(refused["_ingested_at"]))
     arrived = as_frame(context, arrivals)
     last = arrived.where("_is_last AND op <> 'delete'").select(
         "document_id", arrived["_ingested_at"].alias("_last_at"), arrived["_first_at"].alias("_ingested_at")
     )
-    rows = as_frame(context, refused).join(last, ["document_id", "_ingested_at"])
-    return rows.withColumn("_ingested_at", rows["_last_at"]).drop("_last_at")
+    joined = as_frame(context, refused).join(last, ["document_id", "_ingested_at"])
+    return joined.withColumn("_ingested_at", joined["_last_at"]).drop("_last_at")
 
 
 def versions_said(context: Context, arrivals: Rows, valid: Rows) -> Rows:

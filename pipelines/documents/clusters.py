@@ -41,13 +41,13 @@ def with_clusters(
         Both, ready to be compared. The newest document of a cluster represents it. Where near-duplicates are
         off nothing was looked for: `COLUMNS` are null.
     """
+    settings = context.settings.refine
+    if isinstance(desired, pa.Table) and (few := _of_few(context, desired, keys=keys)) is not None:
+        return current, few
     from pyspark.sql import Window as Rows
     from pyspark.sql import functions as F
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    settings = context.settings.refine
-    if isinstance(desired, pa.Table) and (few := _of_few(context, desired, keys=keys)) is not None:
-        return current, few
     current, desired, keys = (as_frame(context, rows) for rows in (current, desired, keys))
     if settings.near_duplicates == "off":
         types = from_arrow_schema(context.lake.spec(TABLE).schema)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
 
+from expectations.rules.rules import Rule
+from expectations.tables.documents import document_rules
 from pipelines.documents.parse import PARSED_SCHEMA
+from pipelines.flow.rows import Batches
 from pipelines.lakehouse.schemas.spec import SPANS
 from pipelines.settings.sections import PersonalDataPolicy, RefineSettings
 from transformations.errors import MissingDependencyError
@@ -18,7 +21,6 @@ from transformations.text.personal_data import PersonalSpan, find_personal_data,
 DESCRIBED_SCHEMA = pa.schema(
     [*PARSED_SCHEMA, ("language", pa.string()), ("language_confidence", pa.float64()), ("pii_spans", SPANS)]
 )
-Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,15 @@ class PersonalData:
         if settings.pii != "off" and find_spec("presidio_analyzer") is None:
             raise MissingDependencyError.for_extra("presidio_analyzer", "pii")
         return cls(settings.pii, settings.pii_kinds, settings.pii_model)
+
+
+def rules_of_documents(refine: RefineSettings) -> tuple[Rule, ...]:
+    """What must be true of a document, as the settings want it."""
+    return document_rules(
+        languages=refine.languages,
+        language_level=refine.other_languages,
+        allow_personal_data=refine.pii != "quarantine",
+    )
 
 
 def describe_batches(parse: Batches, *, personal_data: PersonalData) -> Batches:

@@ -62,14 +62,14 @@ def changed(
     Args:
         also: keys whose rows are wanted although nothing says that they changed.
     """
-    from pyspark.sql import functions as F
-
     lake = context.lake
     if versions.since is None:
         rows = lake.read(table, version=versions.until)
         return rows, rows.select(key)
     if (few := _few_changed(context, table, versions=versions, key=key, also=also)) is not None:
         return few
+    from pyspark.sql import functions as F
+
     if versions.since < versions.until:
         feed = lake.read_changes(table, after=versions.since, until=versions.until)
         folded = held_if_few(context, fold_changes(feed, key=key))
@@ -131,13 +131,13 @@ def _text_bytes(rows: DataFrame) -> Column:
 
 def touched(context: Context, table: str, keys: Rows, *, versions: Versions, key: str) -> Rows:
     """The rows of `table` whose `key` is in `keys`; all rows where the versions are everything."""
-    from pyspark.sql import functions as F
-
     if versions.since is None:
         return context.lake.read(table)
     rows = few_of(context, table, keys, key=key)
     if isinstance(rows, pa.Table):
         return rows
+    from pyspark.sql import functions as F
+
     return rows.join(F.broadcast(as_frame(context, keys).select(key).distinct()), key, "left_semi")
 
 

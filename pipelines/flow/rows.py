@@ -35,6 +35,11 @@ def as_table(rows: Rows) -> pa.Table:
     return rows if isinstance(rows, pa.Table) else rows.toArrow()
 
 
+def row_count(rows: Rows) -> int:
+    """How many they are."""
+    return len(rows) if isinstance(rows, pa.Table) else rows.count()
+
+
 def kept(context: Context, rows: Rows) -> Rows:
     """Computed once; a frame is let go when the stage ends."""
     if not isinstance(rows, pa.Table):
@@ -47,11 +52,11 @@ def mapped(context: Context, rows: Rows, function: Batches, schema: pa.Schema) -
 
     A few rows are given to it in this process, more of them to as many Python workers as may work at once.
     """
-    from pyspark.sql.pandas.types import from_arrow_schema
-
     if isinstance(rows, pa.Table) and rows.num_rows <= _HERE:
         made = [pa.table(batch).select(schema.names).cast(schema) for batch in function(iter(rows.to_batches()))]
         return pa.concat_tables([schema.empty_table(), *made])
+    from pyspark.sql.pandas.types import from_arrow_schema
+
     frame = partitions(as_frame(context, rows)).mapInArrow(function, from_arrow_schema(schema))
     return frame.toArrow().cast(schema) if isinstance(rows, pa.Table) else frame
 

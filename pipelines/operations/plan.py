@@ -1,28 +1,31 @@
 """The landing folder and the tables in; what the next run would do to documents, chunks and embeddings, out.
 
-Nothing is written and no Spark is started: what is new is parsed (within the limits of a run) and cut here.
+Nothing is written and no Spark is started: what is new is parsed (within the limits of a run), judged and cut here, by
+the functions and the rules of the stages. Which of near-equal documents would be served is not asked.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from expectations.rules.rules import broken_by, refuses
+from pipelines.documents.arrivals import SOURCE
 from pipelines.documents.delivery import Delivery, arrivals, delivery_of, refuse_mass_delete
-from pipelines.documents.describe import PersonalData, searched
-from pipelines.documents.parser_process import Limits, ParserProcess
+from pipelines.documents.describe import PersonalData, describe_batches, rules_of_documents
+from pipelines.documents.parse import Limits, parse_batches
 from pipelines.flow.stage import Context
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.models.embedders import chunk_limits, embedding_model, text_reader
-from pipelines.settings.sections import Settings
+from pipelines.models.embedders import embedding_model
+from pipelines.silver.chunk_documents import chunks_of, rules_of_chunks
 from pipelines.vector_index.state import served
 from pipelines.vector_index.sync import refuse_mass_delete as refuse_index_delete
 from transformations.errors import RefusedError
-from transformations.text.chunks import Chunk, chunk_id, chunk_markdown
-from transformations.text.language import detect_language
 
 # Before any run here has told: what the default model does on two cores.
 _TEXTS_PER_SECOND = 30.0
@@ -66,11 +69,6 @@ class Plan:
 
 def plan(context: Context) -> Plan:
     """Compare the landing folder with the tables, and what would be served with the embedding cache."""
-    with ParserProcess(Limits.of(context.settings.parse)) as parser:
-        return _plan(context, parser)
-
-
-def _plan(context: Context, parser: ParserProcess) -> Plan:
     lake, settings = context.lake, context.settings
     delivery = delivery_of(context)
     chunks = lake.read_arrow("silver.chunks", columns=["chunk_id", "document_id", "text_hash", "token_count"])
@@ -87,25 +85,22 @@ def _plan(context: Context, parser: ParserProcess) -> Plan:
         gone_ids.add(key)
         gone_texts.update(row["text_hash"] for row in held.get(key, {}).values())
         documents.append(DocumentPlan(last.path, "-", chunks_removed=len(held.get(key, {}))))
-    for row in arrivals(delivery, settings.ingest, now=context.now):
-        if row is None:
+    for document, cut, reason in _become(context, delivery):
+        before = held.get(document["document_id"], {})
+        gone_ids.add(document["document_id"])
+        if reason:
+            documents.append(DocumentPlan(document["path"], "!", chunks_removed=len(before), reason=reason))
             continue
-        before = held.get(row["document_id"], {})
-        gone_ids.add(row["document_id"])
-        cut, reason = _cut(row, parser, settings=settings)
-        if cut is None:
-            documents.append(DocumentPlan(row["path"], "!", chunks_removed=len(before), reason=reason))
-            continue
-        ids = {chunk_id(row["document_id"], text_hash=c.text_hash, occurrence=c.occurrence) for c in cut}
-        new_texts = {c.text_hash: c.token_count for c in cut}
+        ids = {chunk["chunk_id"] for chunk in cut}
+        new_texts = {chunk["text_hash"]: chunk["token_count"] for chunk in cut}
         if not before:
-            new_texts_of.update(c.text_hash for c in cut)
+            new_texts_of.update(chunk["text_hash"] for chunk in cut)
         fresh = {key for key in new_texts if key not in vectors and key not in wanted_elsewhere}
         wanted_elsewhere |= new_texts
-        known = delivery.known.get(row["path"])
+        known = delivery.known.get(document["path"])
         documents.append(
             DocumentPlan(
-                row["path"],
+                document["path"],
                 "+" if known is None or known.op == "delete" else "~",
                 chunks_added=len(ids - before.keys()),
                 chunks_removed=len(before.keys() - ids),
@@ -129,27 +124,28 @@ def _plan(context: Context, parser: ParserProcess) -> Plan:
     )
 
 
-def _cut(row: dict[str, Any], parser: ParserProcess, *, settings: Settings) -> tuple[list[Chunk] | None, str]:
-    if row["_rescued"] is not None:
-        return None, str(row["_rescued"])
-    document = parser.parse(row["content"] or b"", path=row["path"])
-    if document.error is not None or not (document.text or "").strip():
-        return None, document.error or "is_not_empty: there is no text"
-    refine = settings.refine
-    if refine.languages and refine.other_languages == "quarantine":
-        language = detect_language(document.text).code
-        if language not in refine.languages:
-            return None, f"is_in_language: {language}"
-    parsed = {"title": None, "text": document.text, "metadata": None}
-    told = searched(parsed, PersonalData.of(refine))
-    if refine.pii == "quarantine" and told["pii_spans"]:
-        return None, f"has_no_personal_data: {len(told['pii_spans'])} places"
-    max_tokens, max_characters = chunk_limits(settings)
-    count_tokens = text_reader(embedding_model(settings)).count_tokens
-    chunks = chunk_markdown(
-        told["text"], max_tokens=max_tokens, max_characters=max_characters, count_tokens=count_tokens
-    )
-    return chunks, ""
+def _become(context: Context, delivery: Delivery) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], str]]:
+    """What each file that arrives would become: the document, its chunks, and why it would be refused ("": it would
+    not), by the functions and the rules of the stages. The bytes of one file at a time are in memory.
+    """
+    refine, schema = context.settings.refine, context.lake.spec(SOURCE).schema
+    rules, cut_rules = rules_of_documents(refine), rules_of_chunks(context.settings)
+    describe = describe_batches(parse_batches(Limits.of(context.settings.parse)), personal_data=PersonalData.of(refine))
+    chunk = chunks_of(context.settings)
+
+    def arriving() -> Iterator[pa.RecordBatch]:
+        for row in arrivals(delivery, context.settings.ingest, now=context.now):
+            if row is not None:
+                yield pa.RecordBatch.from_pylist([row], schema=schema)
+
+    for batch in describe(arriving()):
+        for place, document in enumerate(batch.to_pylist()):
+            broken = broken_by(document, [rule for rule in rules if refuses(rule)])
+            if broken:
+                yield document, [], document["reason"] or broken[0]
+                continue
+            pieces = [row for part in chunk(iter([batch.slice(place, 1)])) for row in part.to_pylist()]
+            yield document, [row for row in pieces if not broken_by(row, [r for r in cut_rules if refuses(r)])], ""
 
 
 def _cached(context: Context) -> set[str]:

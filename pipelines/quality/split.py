@@ -7,7 +7,8 @@ A stage declares where its rows go, and uses it so:
     desired = judged.valid …
 
 The one action in `judge` counts everything, and judged frames stay persisted until the stage ends: the caller neither
-persists its rows nor counts the refused ones. Rows in memory are judged in memory, but for the rules themselves.
+persists its rows nor counts the refused ones. Rows in memory are judged in memory, where all
+rules can be.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from expectations.quarantine import quarantine_changes
-from expectations.rules.rules import Rule, is_refused, judged_sides, refuses, with_failed_rules
+from expectations.rules.rules import Rule, broken_by, is_refused, judged_sides, refuses, with_failed_rules
 from pipelines.flow.changed_rows import apply_changes, touched
-from pipelines.flow.rows import Rows, as_frame
+from pipelines.flow.rows import Rows, as_frame, selected, with_values
 from pipelines.flow.stage import Context, Versions
 from pipelines.quality.rule_results import record, row_results
 from transformations.errors import ConfigurationError, ExpectationFailedError
+from transformations.tables import few_rows
 
 if TYPE_CHECKING:
     from pyspark.errors import PySparkException
@@ -79,19 +81,11 @@ class Split:
             ConfigurationError: a rule cannot be judged of these rows, as in `expectations.rules.rules.check_rules`, or
                 of one of them: its predicate raises where another would be null.
         """
-        from pyspark.errors import PySparkException
-
         sides: _Sides | _FewSides
-        if isinstance(rows, pa.Table) and rows.num_rows == 0:
-            return Judged(rows, rows, 0, 0, dict.fromkeys((rule.name for rule in rules), 0))
-        frame = as_frame(context, rows)
-        judged = with_failed_rules(frame, rules=rules, table=self.target)
-        try:
-            sides = (
-                _FewSides.of(judged, rows, rules) if isinstance(rows, pa.Table) else _Sides.of(context, judged, rules)
-            )
-        except PySparkException as error:
-            raise _unjudgeable(error, frame, rules=rules, table=self.target) from None
+        if isinstance(rows, pa.Table) and all(rule.of_row is not None for rule in rules):
+            sides = _FewSides(rows, rules, [broken_by(row, rules) for row in rows.to_pylist()])
+        else:
+            sides = self._judged_by_spark(context, rows, rules)
         if sides.checked_rows:
             found = row_results(self.target, rules, sides.checked_rows, sides.broken)
             record(context, found, versions=versions, source=self.source, stage=self.stage)
@@ -106,6 +100,19 @@ class Split:
                 )
         return sides.judged()
 
+    def _judged_by_spark(self, context: Context, rows: Rows, rules: Sequence[Rule]) -> _Sides | _FewSides:
+        from pyspark.errors import PySparkException
+
+        frame = as_frame(context, rows)
+        judged = with_failed_rules(frame, rules=rules, table=self.target)
+        try:
+            if isinstance(rows, pa.Table):
+                failed = judged.select("failed_rules").toArrow()["failed_rules"]
+                return _FewSides(rows, rules, failed.to_pylist())
+            return _Sides.of(context, judged, rules)
+        except PySparkException as error:
+            raise _unjudgeable(error, frame, rules=rules, table=self.target) from None
+
     def set_aside(self, context: Context, refused: Rows, *, count: int, scope: Rows, versions: Versions) -> None:
         """Bring the quarantine up to date before the rows' own table is, so that a row is never in neither.
 
@@ -115,18 +122,20 @@ class Split:
             scope: the values of the column `scope` that were judged: an open row of theirs that is not refused now is
                 closed.
         """
-        from pyspark.sql import functions as F
-
         lake, table = context.lake, self.quarantine
         lake.ensure(table)
         (key,) = lake.spec(table).key
         is_open = pc.is_null(lake.read_arrow(table, columns=["replayed_at"])["replayed_at"])
         if count == 0 and not pc.any(is_open).as_py():
             return
-        refused = as_frame(context, refused).withColumn("_run_id", F.lit(context.run_id))
         columns = [c for c in lake.spec(table).columns if c not in ("attempts", "replayed_at")]
-        current = as_frame(context, touched(context, table, scope, versions=versions, key=self.scope))
-        changes = quarantine_changes(current, refused.select(*columns), key=key, same=self.same, now=context.now())
+        refused = selected(with_values(refused, _run_id=context.run_id), columns)
+        current = touched(context, table, scope, versions=versions, key=self.scope)
+        if isinstance(current, pa.Table) and isinstance(refused, pa.Table):
+            changes = few_rows.quarantine_changes(current, refused, key=key, same=self.same, now=context.now())
+        else:
+            current, refused = as_frame(context, current), as_frame(context, refused)
+            changes = quarantine_changes(current, refused, key=key, same=self.same, now=context.now())
         apply_changes(context, table, changes)
 
 
@@ -167,16 +176,11 @@ class _Sides:
 
 @dataclass(frozen=True)
 class _FewSides:
-    """The same of rows in memory; Spark says of each which rules it breaks, since rules are its SQL."""
+    """The same of rows in memory; `failed` has the rules that each of them breaks."""
 
     rows: pa.Table
     rules: Sequence[Rule]
     failed: Sequence[Sequence[str]]
-
-    @classmethod
-    def of(cls, judged: DataFrame, rows: pa.Table, rules: Sequence[Rule]) -> _FewSides:
-        failed = judged.select("failed_rules").toArrow()["failed_rules"]
-        return cls(rows.append_column("failed_rules", failed), rules, failed.to_pylist())
 
     @property
     def checked_rows(self) -> int:
@@ -194,8 +198,8 @@ class _FewSides:
     def judged(self) -> Judged:
         refusing = {rule.name for rule in self.rules if refuses(rule)}
         is_refused = pa.array([not refusing.isdisjoint(names) for names in self.failed], pa.bool_())
-        refused = self.rows.filter(is_refused)
-        valid = self.rows.filter(pc.invert(is_refused)).drop_columns("failed_rules")
+        judged = self.rows.append_column("failed_rules", pa.array(self.failed, pa.list_(pa.string())))
+        refused, valid = judged.filter(is_refused), self.rows.filter(pc.invert(is_refused))
         return Judged(valid, refused, self.checked_rows, refused.num_rows, self.broken)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
+from expectations.rules.rules import Rule
 from expectations.tables.chunks import chunk_rules, is_known_to_the_model
 from pipelines.flow.changed_rows import apply_changes, changed, differences, stamped, touched
-from pipelines.flow.rows import Rows, mapped, selected, where_in
+from pipelines.flow.rows import Batches, Rows, mapped, selected, where_in
 from pipelines.flow.stage import Context, Counts, Stage, Work, moved
 from pipelines.lakehouse.schemas import TABLES
 from pipelines.models.embedders import EmbeddingModel, chunk_limits, embedding_model, text_reader
 from pipelines.quality.split import Split
+from pipelines.settings.sections import Settings
 
 SOURCE, TARGET, QUARANTINE = "silver.documents", "silver.chunks", "silver.chunks_quarantine"
 SPLIT = Split("chunk-documents", SOURCE, TARGET, QUARANTINE, key="chunk_id", same=("chunk_id",), scope="document_id")
@@ -31,11 +33,11 @@ def look(context: Context) -> Work | None:
 
 def work(context: Context, due: Work) -> Counts:
     """Counts: chunks insert, update (moved, or their document renamed), delete, and set_aside."""
-    lake, versions, (max_tokens, max_characters) = context.lake, due.first, chunk_limits(context.settings)
+    lake, versions = context.lake, due.first
     lake.ensure(TARGET)
     documents, keys = changed(context, SOURCE, versions=versions, key="document_id")
     with context.progress.step("chunk-documents"):
-        rules = (*chunk_rules(max_tokens=max_tokens, max_characters=max_characters), is_known_to_the_model())
+        rules = rules_of_chunks(context.settings)
         judged = SPLIT.judge(context, cut(context, documents), rules=rules, versions=versions)
         count = judged.refused_rows
         SPLIT.set_aside(context, judged.refused, count=count, scope=keys, versions=versions)
@@ -50,15 +52,22 @@ def cut(context: Context, documents: Rows) -> Rows:
     if context.settings.refine.near_duplicates == "serve_one":
         documents = where_in(documents, "is_representative", [True])
     rows = selected(documents, ["document_id", "path", "title", "text", "format", "source"])
-    max_tokens, max_characters = chunk_limits(context.settings)
-    model = embedding_model(context.settings)
-    batches = chunk_batches(model, max_tokens=max_tokens, max_characters=max_characters)
-    return mapped(context, rows, batches, CUT_SCHEMA)
+    return mapped(context, rows, chunks_of(context.settings), CUT_SCHEMA)
 
 
-def chunk_batches(
-    model: EmbeddingModel, *, max_tokens: int, max_characters: int
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def rules_of_chunks(settings: Settings) -> tuple[Rule, ...]:
+    """What must be true of a chunk, as the settings want it."""
+    max_tokens, max_characters = chunk_limits(settings)
+    return (*chunk_rules(max_tokens=max_tokens, max_characters=max_characters), is_known_to_the_model())
+
+
+def chunks_of(settings: Settings) -> Batches:
+    """`chunk_batches` with the model and the limits of the settings."""
+    max_tokens, max_characters = chunk_limits(settings)
+    return chunk_batches(embedding_model(settings), max_tokens=max_tokens, max_characters=max_characters)
+
+
+def chunk_batches(model: EmbeddingModel, *, max_tokens: int, max_characters: int) -> Batches:
     """A function for `mapInArrow`: rows of silver.documents → rows of `CUT_SCHEMA`, many for one."""
 
     def chunk(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

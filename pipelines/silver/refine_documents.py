@@ -12,7 +12,6 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from expectations.tables.documents import document_rules
 from pipelines.documents.arrivals import (
     HISTORY,
     SOURCE,
@@ -25,10 +24,10 @@ from pipelines.documents.arrivals import (
 from pipelines.documents.clusters import COLUMNS as CLUSTER_COLUMNS
 from pipelines.documents.clusters import with_clusters
 from pipelines.documents.contents import KEY
-from pipelines.documents.describe import DESCRIBED_SCHEMA, PersonalData, describe_batches
+from pipelines.documents.describe import DESCRIBED_SCHEMA, PersonalData, describe_batches, rules_of_documents
 from pipelines.documents.parse import Limits, parse_batches
 from pipelines.flow.changed_rows import apply_changes, differences, touched
-from pipelines.flow.rows import Rows, as_frame, kept, mapped, selected, where_in, without
+from pipelines.flow.rows import Rows, as_frame, kept, mapped, row_count, selected, where_in, without
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved, nothing_new
 from pipelines.lakehouse.delta_folder import files_between
 from pipelines.quality.split import Split
@@ -59,13 +58,9 @@ def look(context: Context) -> Work | None:
 
 def work(context: Context, due: Work) -> Counts:
     """Counts: documents insert, update, delete, and set_aside (refused in these versions, and not repaired since)."""
-    lake, refine, versions = context.lake, context.settings.refine, due.first
+    lake, versions = context.lake, due.first
     again: list[str] = refused_for_limits(context) if due.found is None else due.found
-    rules = document_rules(
-        languages=refine.languages,
-        language_level=refine.other_languages,
-        allow_personal_data=refine.pii != "quarantine",
-    )
+    rules = rules_of_documents(context.settings.refine)
     for table in (TARGET, HISTORY):
         lake.ensure(table)
     with context.progress.step("refine-documents"):
@@ -74,7 +69,7 @@ def work(context: Context, due: Work) -> Counts:
         described = _described(context, first_of_content(arrivals), versions, again=again)
         judged = SPLIT.judge(context, described, rules=rules, versions=versions)
         refused = of_last_arrivals(context, judged.refused, arrivals) if judged.refused_rows else judged.refused
-        count = as_frame(context, refused).count() if judged.refused_rows else 0
+        count = row_count(refused) if judged.refused_rows else 0
         SPLIT.set_aside(context, refused, count=count, scope=keys, versions=versions)
 
         said = versions_said(context, arrivals, judged.valid)

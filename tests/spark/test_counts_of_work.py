@@ -11,8 +11,9 @@ from pyspark.sql import SparkSession
 
 from pipelines.conductor.run import new_context, run_stage, run_stages
 from pipelines.conductor.stages import DOCUMENT_STAGES, stage_named
-from pipelines.flow.stage import Versions, Work
+from pipelines.flow.stage import Context, Versions, Work
 from pipelines.flow.states import STAGE_RUNS
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.schemas import TABLES
 from pipelines.settings.sections import Settings
 from tests.support.embedders import Free
@@ -50,8 +51,12 @@ def settings(tmp_path: Path, spark: SparkSession) -> Settings:
     return Settings(root=tmp_path, embedding={"model": f"tests.support.embedders:{Free.__name__}"})
 
 
+def _nobody() -> SparkSession:
+    raise AssertionError("a small change asked for Spark")
+
+
 @pytest.fixture
-def cost_of(settings: Settings, spark: SparkSession) -> Callable[[], Cost]:
+def cost_of(settings: Settings, spark: SparkSession) -> Callable[..., Cost]:
     def jobs() -> int:
         return max(spark.sparkContext.statusTracker().getJobIdsForGroup(None), default=-1)
 
@@ -62,9 +67,12 @@ def cost_of(settings: Settings, spark: SparkSession) -> Callable[[], Cost]:
     def files() -> dict[Path, int]:
         return {path: path.stat().st_size for path in settings.path("lakehouse").rglob("*.parquet")}
 
-    def run() -> Cost:
+    def run(*, with_spark: bool) -> Cost:
         began, before, had = jobs(), versions(), files()
-        outcome = run_stages(new_context(settings), stages=DOCUMENT_STAGES)
+        context = new_context(settings)
+        if not with_spark:
+            context = Context(settings, open_lakehouse(settings, spark=_nobody), context.run_id)
+        outcome = run_stages(context, stages=DOCUMENT_STAGES)
         commits = {
             table: now - before.get(table, 0) for table, now in versions().items() if now != before.get(table, 0)
         }
@@ -74,27 +82,31 @@ def cost_of(settings: Settings, spark: SparkSession) -> Callable[[], Cost]:
     return run
 
 
-def test_a_first_load_an_edit_a_removal_and_an_idle_run(settings: Settings, cost_of: Callable[[], Cost]):
-    first = cost_of()
+def test_a_first_load_an_edit_a_removal_and_an_idle_run(settings: Settings, cost_of: Callable[..., Cost]):
+    first = cost_of(with_spark=True)
     assert first.counts["embed-chunks"]["computed"] == first.counts["sync-index"]["rows"] == DOCUMENTS * SECTIONS
     assert {table: first.commits[table] for table in ONCE} == dict.fromkeys(ONCE, 1)
     assert first.jobs <= 90
 
     (settings.landing_path / "3.md").write_text(_text(3, edition=1), encoding="utf-8")
-    edit = cost_of()
+    edit = cost_of(with_spark=False)
     assert edit.counts["embed-chunks"]["computed"] == 1
     assert edit.counts["chunk-documents"]["insert"] == edit.counts["chunk-documents"]["delete"] == 1
     assert edit.counts["sync-index"]["upserts"] == edit.counts["sync-index"]["deletes"] == 1
     assert {table: edit.commits[table] for table in ONCE} == dict.fromkeys(ONCE, 1)
-    assert edit.jobs <= 2, "the rules of documents and of chunks, and nothing else"
     assert edit.bytes_written < 1_000_000
 
-    (settings.landing_path / "5.md").unlink()
-    removal = cost_of()
-    assert removal.counts["sync-index"]["deletes"] == SECTIONS
-    assert removal.jobs == 0
+    # What is refused, and mended.
+    (settings.landing_path / "4.md").write_bytes(b"\0\1" * 99)
+    assert cost_of(with_spark=False).counts["refine-documents"]["set_aside"] == 1
+    (settings.landing_path / "4.md").write_text(_text(4), encoding="utf-8")
+    assert cost_of(with_spark=False).counts["embed-chunks"]["cached"] == SECTIONS
 
-    assert cost_of() == Cost(0, {}, 0, {})
+    (settings.landing_path / "5.md").unlink()
+    removal = cost_of(with_spark=False)
+    assert removal.counts["sync-index"]["deletes"] == SECTIONS
+
+    assert cost_of(with_spark=False) == Cost(0, {}, 0, {})
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ from expectations.tables.documents import DOCUMENT_RULES
 from expectations.targets.declared import by_decorator, expected, has_expectations, kept, refused
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import stage_named
+from pipelines.settings.load import load_settings
 from pipelines.settings.sections import Settings
 from tests.support.connect import ROOT, ConnectServer, connect_server
 
@@ -79,12 +80,14 @@ def test_the_folder_of_definitions_holds_nothing_else():
 @pytest.mark.long
 def test_real_runs_of_spark_pipelines_give_what_the_stage_gives(workspace: Settings, spark, tmp_path: Path):
     """A later run reads only what is new; every arrival is in one of the two tables, refused by the same rules."""
-    landing = workspace.landing_path
+    (tmp_path / "lakeloop.yml").write_text("refine: {languages: [en, und], other_languages: quarantine}")
+    workspace, landing = load_settings(tmp_path / "lakeloop.yml"), workspace.landing_path
     for name, content in {
         "a.md": b"# A\n\nText.",
         "b.txt": b"Plain text.",
         "empty.md": b"",
         "bin.txt": b"\0\1" * 99,
+        "de.md": "# Öl\n\nDie Pumpe wird nach jedem Lauf geprüft, und das Öl wird gewechselt.".encode(),
     }.items():
         (landing / name).write_bytes(content)
     run_stages(new_context(workspace), stages=STAGES)
@@ -96,6 +99,7 @@ def test_real_runs_of_spark_pipelines_give_what_the_stage_gives(workspace: Setti
                 "storage": (tmp_path / "storage").as_uri(),
                 "database": "silver",
                 "libraries": [{"glob": {"include": "definitions/**"}}],
+                "configuration": {"lakeloop.settings": str(tmp_path / "lakeloop.yml")},
             }
         )
     )
@@ -108,13 +112,13 @@ def test_real_runs_of_spark_pipelines_give_what_the_stage_gives(workspace: Setti
         )
         update(server, spec)
         assert declared(server) == by_stage(workspace)
-        assert set(declared(server)[1].values()) == {("is_not_empty",), ("is_text",)}
+        assert set(declared(server)[1].values()) == {("is_not_empty",), ("is_text",), ("is_in_language",)}
 
         (landing / "empty.md").write_text("# Mended\n\nNow there is text.")
         (landing / "c.md").write_bytes(b"# C\n\ncaf\xe9")
         run_stages(new_context(workspace), stages=STAGES)
         update(server, spec)
-        assert rows_of(server, "documents_parsed").num_rows == 6, "each arrival is parsed once"
+        assert rows_of(server, "documents_parsed").num_rows == 7, "each arrival is parsed once"
         valid, out = declared(server)
         now_valid, now_refused = by_stage(workspace)
         assert valid == now_valid

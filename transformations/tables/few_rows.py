@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -117,6 +118,25 @@ def history_changes(
     after = after.append_column("_marks", pa.array([marks[place] for place in range(len(instants))], pa.string()))
     same = [*compare, "valid_to", "is_current", "_marks"]
     return net_changes(before, after, key=[*key, "valid_from"], compare=same)
+
+
+def quarantine_changes(
+    current: pa.Table, refused: pa.Table, *, key: str, same: Sequence[str], now: datetime
+) -> pa.Table:
+    """`expectations.quarantine.quarantine_changes`, of rows that are in memory."""
+    held = {row[key]: row for row in current.to_pylist()}
+    found: list[dict[str, Any]] = []
+    for row in refused.to_pylist():
+        was = held.pop(row[key], None)
+        is_open = was is not None and was["replayed_at"] is None
+        if was is not None and is_open and all(_comparable(row[c]) == _comparable(was[c]) for c in same):
+            continue
+        attempts = (was["attempts"] or 0) + 1 if was is not None else 1
+        found.append({**row, "attempts": attempts, "replayed_at": None, "_op": "insert" if was is None else "update"})
+    # What is in scope, and is refused no longer: repaired, or gone.
+    closed = [row for row in held.values() if row["replayed_at"] is None]
+    found += [{**row, "attempts": row["attempts"] or 0, "replayed_at": now, "_op": "update"} for row in closed]
+    return pa.Table.from_pylist(found, schema=current.schema.append(pa.field("_op", pa.string())))
 
 
 def values(rows: pa.Table, columns: Sequence[str]) -> Iterable[tuple[Any, ...]]:
