@@ -1,4 +1,4 @@
-"""How far a long step is, in; a bar on a terminal, or a line every 30 seconds in a log, out."""
+"""How far a long step is: a bar on a terminal, or a line every 30 seconds in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file of questions, or the headings of the documents, in; rows for `add_questions` out.
+"""Reads a file of questions, or makes questions of the documents' headings: rows for `add_questions`.
 
 A row is {"question": text} and optionally "id" (the asker's own name for it) and "gold": {"path": file, "heading":
 heading} (the section that answers it; without heading, the whole file). Other keys are kept for the caller.

@@ -1,4 +1,4 @@
-"""Chunks that a search found in; what of them an answer may rest on, and what a model gets to read, out."""
+"""Which of the chunks that a search found an answer may rest on, and what of them a model gets to read."""
 
 from __future__ import annotations
 

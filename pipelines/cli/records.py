@@ -1,4 +1,4 @@
-"""The commands of records: words in; records ingested once, or until they are told to stop, out."""
+"""The commands of records: ingest them once, or until told to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that traces: an id in; the way back to its file and its runs out."""
+"""The command that traces an id back to its file and its runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bronze.documents in; each arrival parsed once, the valid and the refused ones, as declared datasets, out.
+"""Documents as declared datasets: each arrival of bronze.documents parsed once, the valid ones and the refused ones.
 
 This is the graph for Databricks' pipelines and for `spark-pipelines` of open-source Spark; docs/quality.md says how to
 run it. The datasets hold arrivals and only grow. Documents as they are now come from `lakeloop refine-documents`, which

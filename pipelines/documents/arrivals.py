@@ -1,4 +1,4 @@
-"""Versions of bronze.documents in; the arrivals that they brought, and what each of them says of its document, out.
+"""The arrivals that some versions of bronze.documents brought, and what each of them says of its document.
 
 Their bytes stay where they are: an arrival is its row without `content`.
 """

@@ -1,4 +1,4 @@
-"""Documents that come, change or go in; they, and whoever their coming and going concerns, with their clusters, out.
+"""Gives documents their clusters of near-duplicates, and finds the others whose cluster changes with them.
 
 A document's cluster depends on others: one that comes can join two, one that goes can part them. What decides is kept
 in each row of silver.documents (`_text_hash`, `_near_keys`, `cluster_id`), written together with its text, so that no

@@ -1,4 +1,4 @@
-"""Rows that name arrivals in; the same rows with the bytes of their files, one at a time, out.
+"""Reads the bytes of arrived files, one at a time, for rows that name them.
 
 The bytes of documents never go through the JVM where tables are folders: Spark hands over names, and the Python worker
 that parses reads each file's bytes from the table's own Parquet files, when it is that file's turn. So what a run needs

@@ -1,4 +1,4 @@
-"""Parsed documents in; the same with their language, and with personal data found or masked, out."""
+"""Adds to parsed documents their language and the personal data in them, which may be masked; and their rules."""
 
 from __future__ import annotations
 

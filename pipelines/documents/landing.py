@@ -1,4 +1,4 @@
-"""The landing folder in; each file below it, and whether it is to be read, out.
+"""Lists the landing folder: each file below it, and whether it is to be read.
 
 Ingest takes the files that are to be read, and what is told of the others is of the same walk.
 """

@@ -1,4 +1,4 @@
-"""Rows of bronze.documents in; the same rows with title, text, metadata or the reason of a refusal out."""
+"""Parses arrivals: rows of bronze.documents get a title, a text and metadata, or the reason of a refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of feature tables in the settings in; their definitions, and the columns of the tables they become, out."""
+"""The feature tables that the settings name: their definitions, and the columns of the tables they become."""
 
 from __future__ import annotations
 

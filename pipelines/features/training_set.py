@@ -1,4 +1,4 @@
-"""Labels and feature tables in; a training set joined as of the past, and the Delta versions it was cut from, out.
+"""Cuts training sets: labels and features joined as of the past, with the Delta versions that they were cut from.
 
 A training set is not stored: ops.training_sets says which tables, at which versions, were joined how, and the number
 and the fingerprint of the rows. `recut` joins the same versions in the same way and gives the same rows, or says what

@@ -1,4 +1,4 @@
-"""What users of LangChain and LlamaIndex pass in; our searcher, our filter, and a chunk's metadata for them out."""
+"""What users of LangChain and LlamaIndex pass, as our searcher and our filter; and a chunk's metadata for them."""
 
 from __future__ import annotations
 

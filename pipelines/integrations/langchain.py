@@ -1,4 +1,4 @@
-"""A lakeloop index in; a LangChain `VectorStore` that searches it out.
+"""A LangChain `VectorStore` that searches a lakeloop index.
 
     store = LakeloopVectorStore(load_settings())
     retriever = store.as_retriever(search_kwargs={"k": 5, "filter": {"format": "rst"}})

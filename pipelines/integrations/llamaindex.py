@@ -1,4 +1,4 @@
-"""A lakeloop index in; a LlamaIndex retriever over it out.
+"""A LlamaIndex retriever over a lakeloop index.
 
 retriever = LakeloopRetriever(load_settings(), similarity_top_k=5, filter="format = 'rst'")
 engine = RetrieverQueryEngine.from_args(retriever)

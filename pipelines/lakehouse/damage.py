@@ -1,4 +1,4 @@
-"""The folder of a Delta table in; which of its files are missing or broken, what is lost, and what brings it back, out.
+"""Finds files of a Delta folder that are missing or broken; says what is lost, and what brings it back.
 
 Looked at where something has failed, and, as far as names and sizes tell, where a run would say that there is nothing
 to do.

@@ -1,4 +1,4 @@
-"""The Parquet files of a table in; whether delta-rs would read an instant in them as another one than Spark, out."""
+"""Finds instants in Parquet files that delta-rs would read as other ones than Spark."""
 
 from __future__ import annotations
 

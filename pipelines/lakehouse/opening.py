@@ -1,4 +1,4 @@
-"""The settings in; the lakehouse that they ask for, as folders or in a catalog, out."""
+"""Opens the lakehouse that the settings ask for: folders, or a catalog."""
 
 from __future__ import annotations
 

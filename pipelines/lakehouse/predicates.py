@@ -1,4 +1,4 @@
-"""Names and values in; the SQL texts that delta-rs takes as predicates out. Both are quoted, never spliced as they are.
+"""SQL predicates for delta-rs. Names and values are quoted, never spliced as they are.
 
 Spark reads other texts: a backslash has a meaning in them. For Spark, build columns.
 """

@@ -1,4 +1,4 @@
-"""A table's log in; which commit a version is, and whether a table only went on since, out. No JVM for folders.
+"""Reads a table's log: which commit a version is, and whether a table only went on since. No JVM for folders.
 
 A table that was put back from a copy, and then changed, comes to the numbers that it had by other commits. So whoever
 remembers a version remembers its commit too.

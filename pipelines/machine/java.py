@@ -1,4 +1,4 @@
-"""What is installed on this machine in; the home of a Java 17 or newer that Spark starts with, out.
+"""Finds a Java 17 or newer on this machine that Spark starts with.
 
 Each candidate is asked once (`java -version`, 0.1 s) and the answer is kept in the cache by path and time of change.
 Spark 4.2 starts Java with the optional module jdk.incubator.vector. A trimmed Java, such as that of the package

@@ -1,4 +1,4 @@
-"""Maven coordinates in; their jar files in a folder, out. Resolved by Apache Ivy, which ships with Spark.
+"""Fetches jars by their Maven coordinates, resolved by Apache Ivy, which ships with Spark.
 
 LAKELOOP_IVY_SETTINGS names an ivysettings.xml where a company's mirror stands in for the public repository. Java
 learns of the machine's proxy, and, where its own list of certificate authorities does not do, of the machine's.

@@ -1,4 +1,4 @@
-"""A package's name and version in; its wheel or source distribution as a checked file, out. Nothing is built.
+"""Fetches a package's wheel or source distribution as a checked file. Nothing is built.
 
 The package index is the one that pip is configured for on this machine (index-url, extra-index-url, find-links,
 no-index, cert, client-cert, trusted-host, from pip's files and PIP_… variables), so a company's mirror is used as is.

@@ -1,4 +1,4 @@
-"""A question, an answer and its sources in; whether a judge model says that the sources say it, out.
+"""Asks a judge model whether the sources say what an answer says.
 
 Code cannot tell every answer that stands in a source from one that answers the question. Where that matters, a larger
 model is asked, with its own versioned prompt. Its verdict is logged with the answer.

@@ -1,4 +1,4 @@
-"""A question and its sources in; the messages for a language model, and the version of the prompt they came from, out.
+"""Makes the messages for a language model of a question and its sources, from a prompt with a version.
 
 The prompt's text is here, in code, and goes through review with it. MLflow's prompt registry gives it its version: a
 new text is registered when it is first used, a known one keeps its version. So no prompt runs unversioned.

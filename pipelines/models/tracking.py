@@ -1,4 +1,4 @@
-"""Settings in; MLflow, quiet and pointed at this workspace's store and experiment, out."""
+"""MLflow, quiet and pointed at this workspace's store and experiment."""
 
 from __future__ import annotations
 

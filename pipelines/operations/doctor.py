@@ -1,4 +1,4 @@
-"""A workspace's settings in; one check for each thing that lakeloop needs on this machine, out.
+"""Checks each thing that lakeloop needs on this machine.
 
 Nothing is changed and nothing is fetched. The model files and jars are read whole and compared by hash, about a second.
 """

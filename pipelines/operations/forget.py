@@ -1,4 +1,4 @@
-"""A document that is gone from its source in; its rows, texts and vectors gone from everything, and a receipt, out."""
+"""Removes a document that is gone from its source: its rows, texts and vectors everywhere. Writes a receipt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One place where an index was ever written in; a document's rows gone from it, or the reason why not, out."""
+"""Removes a document's rows from one place where an index was ever written, or says why it cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The landing folder and the tables in; what the next run would do to documents, chunks and embeddings, out.
+"""Says what the next run would do to documents, chunks and embeddings.
 
 Nothing is written and no Spark is started: what is new is parsed (within the limits of a run), judged and cut here, by
 the functions and the rules of the stages. Which of near-equal documents would be served is not asked.

@@ -1,4 +1,4 @@
-"""A stage, or a table, in; its rows computed anew from its source, compared, and put right, out.
+"""Computes the rows of a stage or a table anew from its source, and writes what differs.
 
 Nothing is trusted of what is recorded: a table that was restored, or altered by hand, is what a build from scratch
 gives. Only what differs is written, and embeddings come from the cache.

@@ -1,4 +1,4 @@
-"""A workspace in; how far each stage and the index are, and what is set aside, out. Needs no JVM.
+"""How far each stage and the index are, and what is set aside. Needs no JVM.
 
 A table that is damaged hides nothing of the others: it is named, with the command that mends it.
 """

@@ -1,4 +1,4 @@
-"""The id of a chunk, a document or a record in; where it came from, step by step back to its file and its runs, out.
+"""Traces a chunk, a document or a record step by step back to its file and its runs.
 
 Reads tables and indexes, writes nothing, and needs no Spark where tables are folders. What is deleted, refused or
 forgotten is traced as far as anything is kept of it: arrivals stay in bronze, refusals in the quarantine, and what an

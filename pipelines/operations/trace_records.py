@@ -1,4 +1,4 @@
-"""A record's key in; the rows of its source's tables that know of it, newest place first, out."""
+"""Finds the rows of a source's tables that know of a record, newest place first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files, tables and indexes in; every difference between them out. Reads all of them, writes nothing."""
+"""Finds every difference between files, tables and indexes. Reads all of them, writes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames and what must be true of them in; a Great Expectations checkpoint run for each, and its Data Docs, out.
+"""Runs a Great Expectations checkpoint for each frame, and builds its Data Docs.
 
 The context is a folder of the workspace (`quality`): suites, checkpoints and results as JSON below gx/, the pages below
 data_docs/. Nothing is sent anywhere.

@@ -1,4 +1,4 @@
-"""Items that a stage could not apply, and those that it could after all, in; ops.dead_letters brought up to date, out.
+"""Keeps ops.dead_letters: items that a stage could not apply, until it can or they are wanted no longer.
 
 A letter is open until its item is applied or no longer wanted. The rest of a run goes on without it.
 """

@@ -1,4 +1,4 @@
-"""The tables of a workspace in; everything that was set aside, with why and what to do next, out. Needs no JVM.
+"""Lists everything that was set aside, with why and what to do next. Needs no JVM.
 
 Four kinds of things are set aside: rows that broke a rule (documents, chunks, records of every source: the tables with
 `failed_rules`), items that a stage could not apply (ops.dead_letters), rules of whole tables that do not hold, and

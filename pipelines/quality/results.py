@@ -1,4 +1,4 @@
-"""A workspace in; the last results of every rule, and those of a validation of its tables, out."""
+"""The last results of every rule, and of a validation of the tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Delta table that is a source in; its commits as records, and how far it was read, out.
+"""Reads the commits of a Delta table as records, and notes how far it was read.
 
 Silver is to equal the table. Its change feed alone does not tell how: an update that moves a row to another key says
 nothing of the old key but what the row was; a key of which one of two rows went is still there; and a version number

@@ -1,4 +1,4 @@
-"""A folder of record files in; which of them arrived, as rows of bronze.records_NAME_files, out. Needs no JVM.
+"""Finds which files of a folder arrived: rows of bronze.records_NAME_files. Needs no JVM.
 
 A file arrives when its bytes differ from the last ones under its name. One that was only touched, or renamed, is noted
 with `is_arrival` false: it is known from then on, and its records are not read again. A renaming is a new name for what

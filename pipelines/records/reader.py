@@ -1,4 +1,4 @@
-"""Files, change feed rows or messages in; their records as frames, one for each form that their columns have, out.
+"""Reads the records of files, change feeds or messages as frames, one for each form that their columns have.
 
 No file is read with the columns of another: CSV files are read by their own headers, Parquet files by their own
 schemas. What is no record (a broken line, a file cut in half) is a row too, with the reason in `_unreadable`.

@@ -1,4 +1,4 @@
-"""The settings of a record source in; the names and columns of its tables, and its contract, out.
+"""A record source: the names and columns of its tables, and its contract.
 
 Every source has five tables: bronze.records_NAME (arrivals), silver.records_NAME (now), …_history (what was true when)
 and …_quarantine (refused), and for sources of files bronze.records_NAME_files (which files arrived).

@@ -1,4 +1,4 @@
-"""A source of records in; its stream, and the checkpoint that remembers how far it was read, out.
+"""A record source as a stream, and the checkpoint that remembers how far it was read.
 
 A checkpoint belongs to one source table and one bronze table, by their ids, and a Delta table to the commit that was
 read last. Where one of them is another one now, or the checkpoint is lost, the stream begins anew: bronze then has

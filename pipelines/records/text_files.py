@@ -1,4 +1,4 @@
-"""Paths of CSV and JSON files, or messages, in; their records as texts, in batches for Spark, out.
+"""Reads CSV and JSON, from files or messages, as records of texts, in batches for Spark.
 
 A file is opened where its task runs and read line by line, so that memory follows the longest record and not the file.
 Each record has its number in its file as `_offset`, refused ones too.

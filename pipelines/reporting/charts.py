@@ -1,4 +1,4 @@
-"""Numbers in; inline SVG that takes the page's font and colours, in light and dark, out.
+"""Draws numbers as inline SVG that takes the page's font and colours, in light and dark.
 
 matplotlib draws with stand-in colours that no palette has; they are replaced by CSS variables, which the page defines.
 """

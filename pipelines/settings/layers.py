@@ -1,4 +1,4 @@
-"""A file, the environment and the words of a command line in; what they say of the settings, as plain mappings, out.
+"""Reads a file, the environment and the words of a command line as plain mappings of settings.
 
 All of it is input: what is read is bounded, what is said of it is bounded too, and a file that merely lies in a folder
 above the own one is not believed until somebody has said so.

@@ -1,4 +1,4 @@
-"""lakeloop.yml, LAKELOOP__… variables and --set overrides in; one frozen, typed `Settings` out.
+"""Merges lakeloop.yml, LAKELOOP__… variables and --set overrides into one frozen, typed `Settings`.
 
 Precedence, weakest first: the defaults of the sections, the file, the environment, the command line. A nested key is
 `index.name` in the file and on the command line, and `LAKELOOP__INDEX__NAME` in the environment.

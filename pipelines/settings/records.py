@@ -1,4 +1,4 @@
-"""One record source as lakeloop.yml names it in; its checked settings out.
+"""The settings of one record source, as lakeloop.yml names it.
 
 records:
   flights:

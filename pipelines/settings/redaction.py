@@ -1,4 +1,4 @@
-"""Text that is about to be shown or logged in; the same without secrets, and without what would steer a terminal, out.
+"""Takes secrets, and what would steer a terminal, from text that is about to be shown or logged.
 
 Secrets are the values of the variables that settings name as ${NAME}, as they are and as JSON, Python or an address
 writes them, and the passwords and tokens in addresses. Control characters come in names of files, in documents and in

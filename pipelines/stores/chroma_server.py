@@ -1,4 +1,4 @@
-"""A folder or an address in; a Chroma client, and errors of ours, out."""
+"""Opens a Chroma client for a folder or an address; its errors become ours."""
 
 from __future__ import annotations
 

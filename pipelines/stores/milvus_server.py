@@ -1,4 +1,4 @@
-"""A folder or an address in; calls of Milvus Lite or of a Milvus server, and errors of ours, out."""
+"""Calls Milvus Lite or a Milvus server; its errors become ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL uri and its password in; open connections that know pgvector, and errors of ours, out."""
+"""Opens connections to PostgreSQL that know pgvector; its errors become ours."""
 
 from __future__ import annotations
 

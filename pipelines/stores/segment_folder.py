@@ -1,4 +1,4 @@
-"""States of an index in; a folder that holds the files they name, and at every moment whole states only, out.
+"""A folder of an index's files, which holds whole states only, at every moment.
 
 state.json              the states; it is replaced by a rename, and nothing else is ever written twice
 rows-….arrow            rows, every column: the base's, in the order of its index, or those of one upsert

@@ -1,4 +1,4 @@
-"""The files of one state in; its live rows, and the nearest of them by exact cosine, out."""
+"""The live rows of one state of an index, and the nearest of them by exact cosine."""
 
 from __future__ import annotations
 

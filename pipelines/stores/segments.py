@@ -1,4 +1,4 @@
-"""An index library that cannot change what it has built in; a store that is written to like any other out.
+"""Makes of an index library that cannot change what it has built a store that is written to like any other.
 
     base        the library's index over most rows, never changed
     tail        the rows written since, few enough to be compared one by one

@@ -1,4 +1,4 @@
-"""Versions of gold.chunk_index, or an index beside it, in; what the index must be told, out. Spark compares.
+"""Finds what an index must be told: from the change feed, by comparing, or all of it.
 
 Four ways, from cheap to dear: the change feed since the index's version; ids and hashes of table against index where
 the feed is of no use; everything where the index is empty; and the few rows that an audit names.

@@ -1,4 +1,4 @@
-"""The version that an index equals, and its table's history, in; how far it is behind, in three units, out."""
+"""How far an index is behind its table, in versions, seconds and rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A manifest and a workspace in; whether the index is this workspace's own, out.
+"""Whether an index is this workspace's own, by its manifest.
 
 Several workspaces may share a server, or a folder, and choose the same name. An index belongs to the workspace that its
 manifest names: no other one reads, writes or drops it, whatever is forced.

@@ -1,4 +1,4 @@
-"""What an audit found in; exactly those rows written or deleted, nothing embedded, out."""
+"""Writes and deletes exactly those rows of an index that an audit found. Embeds nothing."""
 
 from __future__ import annotations
 

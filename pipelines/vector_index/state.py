@@ -1,4 +1,4 @@
-"""The indexes behind one name, which of them readers get, who may write: ops.index_state in, its next state out.
+"""Keeps ops.index_state: the indexes behind one name, which of them readers get, and who may write.
 
 An alias (`index.name` in the settings) is what readers ask for. Behind it stand one index a model: the served one, a
 shadow that is being filled for the next model, the previous one that a swap can go back to. Every change of the table

@@ -1,4 +1,4 @@
-"""A shadow index that passed its gates in; the alias pointing at it, at once, out. And back."""
+"""Points the alias at a shadow index that passed its gates, at once, and back."""
 
 from __future__ import annotations
 

@@ -41,6 +41,8 @@ WORDS = {
     for file in (ROOT / package).rglob("*.py")
     for word in re.findall(r"\w+", file.read_text(encoding="utf-8"))
 }
+# Folders that commands make, with what is in them.
+_MADE = ("build", "dist")
 # Names of others.
 FOREIGN = {
     "--sandbox",  # an option of pandoc
@@ -122,7 +124,8 @@ def _unknown_in_span(span: str, *, known: set[str]) -> Iterator[str]:
         if not _is_setting(path):
             yield f"LAKELOOP__{'__'.join(path).upper()}" if "LAKELOOP__" in span else ".".join(path)
     if re.fullmatch(r"[\w.]+(/[\w.]+)+/?", span):
-        if (ROOT / span.split("/")[0]).is_dir() and not (ROOT / span).exists():
+        top = span.split("/")[0]
+        if top not in _MADE and (ROOT / top).is_dir() and not (ROOT / span).exists():
             yield span
         return
     for word in re.findall(r"(?<![\w.])(?:[a-z0-9]*_[a-z0-9_]+|LAKELOOP_[A-Z][A-Z_]*)(?![\w.])", span):

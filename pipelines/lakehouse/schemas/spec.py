@@ -1,4 +1,4 @@
-"""Columns, a key and what a table is for in; the `TableSpec` that creates it out.
+"""`TableSpec`: a table's columns, its key and what it is for.
 
 Instants are UTC, microseconds; technical columns start with `_`.
 """
