@@ -6,17 +6,11 @@ from chispa import assert_df_equality
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformations.tables.changes import fold_changes, latest, net_changes
+from transformations.tables.changes import fold_changes, net_changes
 
 FEED = "id string, value int, _change_type string, _commit_version long, _commit_timestamp timestamp"
 STATE = "id string, value int, note string"
 states = st.dictionaries(st.sampled_from("abcdefgh"), st.tuples(st.integers(0, 3) | st.none(), st.just("n")))
-
-
-def test_latest_keeps_the_newest_row_of_a_key(spark):
-    rows = spark.createDataFrame([("a", 1, 1), ("a", 3, 2), ("b", 7, 1)], "id string, value int, at int")
-    expected = spark.createDataFrame([("a", 3, 2), ("b", 7, 1)], rows.schema)
-    assert_df_equality(latest(rows, key="id", order_by="at"), expected, ignore_row_order=True, ignore_nullable=True)
 
 
 def test_fold_changes_keeps_the_last_word_on_each_key(spark):

@@ -22,6 +22,7 @@ from pipelines.documents import arrivals
 from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.folders import FolderLakehouse
+from pipelines.operations.plan import plan
 from pipelines.settings.sections import Settings
 from tests.support.state import assert_same, state
 from transformations.tables import changes, few_rows, history
@@ -238,7 +239,12 @@ def test_a_workspace_is_the_same_whichever_way_its_changes_go(tmp_path: Path, mo
         prepare()
         for _ in range(3):
             _edit(chance, root / "landing")
-            run_stages(new_context(settings), stages=DOCUMENT_STAGES)
+            planned = plan(new_context(settings))
+            outcome = run_stages(new_context(settings), stages=DOCUMENT_STAGES)
+            counts = {stage.stage: stage.counts for stage in outcome.stages}
+            assert planned.embed == counts.get("embed-chunks", {}).get("computed", 0)
+            refused = sum(document.op == "!" for document in planned.documents)
+            assert refused == counts.get("refine-documents", {}).get("set_aside", 0)
         return settings
 
     few = run(tmp_path / "few", lambda: None)

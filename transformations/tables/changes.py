@@ -15,14 +15,6 @@ if TYPE_CHECKING:
     from pyspark.sql.types import DataType
 
 
-def latest(rows: DataFrame, *, key: str, order_by: str) -> DataFrame:
-    """Keep the row with the greatest `order_by` of each `key`. Grain: any → one row a key. Ties: any one of them."""
-    from pyspark.sql import functions as F
-
-    newest = rows.groupBy(named(key)).agg(F.max_by(F.struct(*map(named, rows.columns)), named(order_by)).alias("_row"))
-    return newest.select("_row.*")
-
-
 def fold_changes(feed: DataFrame, *, key: str, before: str | None = None) -> DataFrame:
     """Fold many versions of a key into its last one.
 
