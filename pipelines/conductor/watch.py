@@ -72,14 +72,7 @@ def watch(
             if outcome is not None and (outcome.stages or outcome.failures):
                 outcomes.append(outcome)
                 told(Round(files, outcome))
-            if not stopped.is_set():
-                _warm(context)
     return outcomes
-
-
-def _warm(context: Context) -> None:
-    """Start Spark now, not when the first file comes."""
-    context.lake.spark.range(1).toArrow()
 
 
 def watched_folders(settings: Settings) -> list[Path]:

@@ -28,8 +28,7 @@ STAGES = [ingest_documents.STAGE, toy_stage.STAGE]
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(watching, "_warm", lambda context: None)  # no stage here needs Spark
+def settings(tmp_path: Path) -> Settings:
     (tmp_path / "landing").mkdir()
     return Settings(root=tmp_path)
 
