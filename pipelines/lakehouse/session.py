@@ -206,7 +206,8 @@ def _start(settings: Settings, master: str) -> SparkSession:
     conf = SparkConf(loadDefaults=False)
     for key, value in chosen.items():
         conf.set(key, value)
-    context = SparkContext(conf=conf, gateway=_launch(chosen, output=output))
+    with _own_handler_kept():
+        context = SparkContext(conf=conf, gateway=_launch(chosen, output=output))
     return SparkSession(context)
 
 
@@ -246,6 +247,16 @@ def _interrupted_later() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if came:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def _own_handler_kept() -> Iterator[None]:
+    """Keep the handler of SIGINT that a caller set, which PySpark replaces by its own: a watch ends by it."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    is_own = before not in (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN, None)
+    if is_own and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, before)
 
 
 def _property(text: str) -> str:

@@ -42,7 +42,8 @@ def test_killed_once_its_records_are_appended_it_does_not_append_them_again(sett
     assert len(now(settings)) == 500
 
 
-def test_a_stream_without_end_stops_at_sigterm_with_what_it_has_done(settings: Settings):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stream_without_end_stops_when_told_to_with_what_it_has_done(settings: Settings, number: signal.Signals):
     put(settings, "1.csv", HEADER + "a,2024-01-01,1,,U\n")
     command = [*LAKELOOP, "ingest-records", "--continuous", "--seconds", "0.5", "--json"]
     process = subprocess.Popen(command, cwd=settings.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -51,7 +52,7 @@ def test_a_stream_without_end_stops_at_sigterm_with_what_it_has_done(settings: S
         while not rows(settings, "silver.records_orders") and time.monotonic() < deadline:
             assert process.poll() is None, process.communicate()
             time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)  # PySpark has a handler of its own for SIGINT
         out, err = process.communicate(timeout=120)
     finally:
         process.kill()

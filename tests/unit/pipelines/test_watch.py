@@ -165,9 +165,14 @@ def test_folders_of_records_are_watched_and_have_to_be_there(settings: Settings)
 
 
 def test_the_first_signal_asks_for_the_end_and_the_second_acts_as_ever():
-    with stopped_by_signals(threading.Event()) as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop.wait(5)
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # not that of a Spark of another module
+    try:
+        with stopped_by_signals(threading.Event()) as stop:
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert stop.wait(5)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
