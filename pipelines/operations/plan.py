@@ -7,7 +7,7 @@ the functions and the rules of the stages. Which of near-equal documents would b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -142,10 +142,20 @@ def _become(context: Context, delivery: Delivery) -> Iterator[tuple[dict[str, An
         for place, document in enumerate(batch.to_pylist()):
             broken = broken_by(document, [rule for rule in rules if refuses(rule)])
             if broken:
-                yield document, [], document["reason"] or broken[0]
+                yield document, [], _why(document, broken[0])
                 continue
             pieces = [row for part in chunk(iter([batch.slice(place, 1)])) for row in part.to_pylist()]
             yield document, [row for row in pieces if not broken_by(row, [r for r in cut_rules if refuses(r)])], ""
+
+
+def _why(document: Mapping[str, Any], rule: str) -> str:
+    if document["reason"]:
+        return str(document["reason"])
+    said = {
+        "is_in_language": document["language"],
+        "has_no_personal_data": f"{len(document['pii_spans'] or ())} places",
+    }
+    return f"{rule}: {said[rule]}" if rule in said else rule
 
 
 def _cached(context: Context) -> set[str]:
