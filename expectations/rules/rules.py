@@ -81,7 +81,14 @@ class Rule:
 
 
 def broken_by(row: Row, rules: Sequence[Rule]) -> list[str]:
-    """The names of the rules that a row in memory breaks, as `failed_rules` says them; each must have its `of_row`."""
+    """The names of the rules that a row in memory breaks, as `failed_rules` says them; each must have its `of_row`.
+
+    Raises:
+        ConfigurationError: one has none: it would pass unasked.
+    """
+    unasked = next((rule.name for rule in rules if rule.of_row is None), None)
+    if unasked is not None:
+        raise ConfigurationError(f"rule {unasked!r} can be asked of rows on Spark alone: it has no of_row")
     return [rule.name for rule in rules if rule.of_row is not None and not rule.of_row(row)]
 
 

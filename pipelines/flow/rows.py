@@ -1,7 +1,7 @@
 """Rows: a frame of Spark, or a table in memory where they are few; and what a stage does with either.
 
-A stage says once what it does. Of a small change it then costs no plan of Spark's, but for what only Spark can say: the
-rules. A function here gives a table for a table, and a frame for a frame.
+A stage says once what it does, and a small change then needs no Spark. A function here gives a table for a table, and a
+frame for a frame.
 """
 
 from __future__ import annotations

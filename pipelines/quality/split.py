@@ -7,8 +7,7 @@ A stage declares where its rows go, and uses it so:
     desired = judged.valid …
 
 The one action in `judge` counts everything, and judged frames stay persisted until the stage ends: the caller neither
-persists its rows nor counts the refused ones. Rows in memory are judged in memory, where all
-rules can be.
+persists its rows nor counts the refused ones. Rows in memory are judged there, if every rule can be asked of a row.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from expectations.tables.documents import _REASONS, document_rules
 from pipelines.lakehouse.schemas import TABLES
 from pipelines.lakehouse.schemas.spec import SPANS
 from tests.spark.test_few_rows import _AT, _said
+from transformations.errors import ConfigurationError
 from transformations.tables import few_rows
 
 # White space of all kinds, in ASCII and beyond, and what looks like it and is none; signs of two UTF-16 units.
@@ -96,6 +97,11 @@ def test_the_two_say_the_same(spark: SparkSession, rules: tuple[Rule, ...]):
     assert [broken_by(row, rules) for row in rows] == [row["failed_rules"] for row in found]
     assert any(row["failed_rules"] for row in found)
     assert not all(row["failed_rules"] for row in found)
+
+
+def test_a_rule_that_only_spark_can_ask_never_passes_unasked():
+    with pytest.raises(ConfigurationError, match="'is_small' can be asked of rows on Spark alone"):
+        broken_by({"value": 12}, [Rule("is_small", "value < 10")])
 
 
 @pytest.mark.parametrize("seed", range(4))
