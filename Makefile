@@ -24,8 +24,9 @@ demo: ## the whole loop on three deliveries of a real documentation, in build/de
 test: ## everything, in two processes (ARGS="-k chunks tests/unit" for a part, WORKERS=0 for this process alone)
 	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-lint: ## ruff: rules and formatting
+lint: ## ruff: rules and formatting; and every test module can be imported
 	@bin/setup --dev && bin/in-venv ruff check . && bin/in-venv ruff format --check .
+	@out=$$(bin/in-venv python -m pytest --collect-only -q -m "" 2>&1) || { echo "$$out" | tail -30; exit 1; }
 
 types: ## mypy, strict
 	@bin/setup --dev && bin/in-venv mypy

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transformations.errors import ConfigurationError
-from transformations.tables.changes import latest
 from transformations.tables.history import history, history_changes, intervals, state_at
 
 CHANGE = "case int, id string, at int, value int, meta map<string, int>, stored int, _op string"
@@ -237,4 +236,3 @@ def test_names_with_dots_blanks_and_backticks_are_names(spark):
     assert sorted(map(tuple, history(renamed, **named).collect()), key=repr) == expected
     made = history_changes(history(renamed.limit(0), **named), renamed, **named)
     assert sorted((tuple(row)[:-1] for row in made.collect()), key=repr) == expected
-    assert latest(renamed, key=odd["id"], order_by=odd["stored"]).columns == renamed.columns
