@@ -158,7 +158,7 @@ def run(
     if until is not None:
         commands = commands[: commands.index(stage_named(until).command) + 1]
     if watch:
-        watch_commands(commands, config, overrides, landing, force, seconds, as_json)
+        watch_commands(commands, config, overrides, landing, force, seconds, detailed, as_json)
     run_commands(commands, config, overrides, landing, force, detailed, as_json)
 
 

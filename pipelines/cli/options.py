@@ -17,6 +17,7 @@ from pipelines.settings.layers import FILE_NAME
 from pipelines.settings.load import load_settings
 from pipelines.settings.redaction import SafeFormatter, redacted, safe
 from pipelines.settings.sections import Settings
+from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO
 
 _NAMED_FILES = 3
 _OF_LIBRARIES = "lakeloop: what libraries tell"
@@ -124,6 +125,7 @@ def watch_commands(
     landing: Path | None,
     force: bool,
     seconds: float,
+    detailed: bool,
     as_json: bool,
 ) -> NoReturn:
     """Run the commands again and again; the exit code is that of the last run that did something."""
@@ -131,18 +133,21 @@ def watch_commands(
     from pipelines.conductor.stages import stage_named
     from pipelines.conductor.watch import Round, watch, watched_folders
 
-    def told(of: Round) -> None:
+    def print_round(of: Round) -> None:
         line = f"{datetime.now():%H:%M:%S}  {round_line(of.files, of.outcome)}"
         print(safe(line), file=sys.stderr if as_json else sys.stdout, flush=True)
 
     context = new_context(settings_of(config, overrides, landing), force=force)
     folders = ", ".join(map(str, watched_folders(context.settings)))
     print(safe(f"watching {folders}; Ctrl-C ends it"), file=sys.stderr, flush=True)
-    outcomes = watch(context, stages=[stage_named(command) for command in commands], seconds=seconds, told=told)
-    say({"stopped": True, "runs": [o.to_json() for o in outcomes]}, f"stopped after {len(outcomes)} runs", as_json)
-    if outcomes:
-        outcomes[-1].check()
-    raise Finished(outcomes[-1].exit_code() if outcomes else 0)
+    stages = [stage_named(command) for command in commands]
+    watched = watch(context, stages=stages, seconds=seconds, on_round=print_round)
+    facts = {"stopped": True, "runs": watched.runs, "last": watched.last and watched.last.to_json()}
+    say(facts, f"stopped after {watched.runs} runs", as_json)
+    if watched.last is None:
+        raise Finished(EXIT_NOTHING_TO_DO if detailed else EXIT_DONE)
+    watched.last.check()
+    raise Finished(watched.last.exit_code(detailed=detailed))
 
 
 def round_line(files: Sequence[str], outcome: Outcome) -> str:

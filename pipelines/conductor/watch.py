@@ -38,25 +38,30 @@ class Round:
     outcome: Outcome
 
 
+@dataclass
+class Watched:
+    """How many runs did something or failed, and what the last of them did."""
+
+    runs: int = 0
+    last: Outcome | None = None
+
+
 def watch(
     context: Context,
     *,
     stages: Sequence[Stage],
     seconds: float,
-    told: Callable[[Round], None],
+    on_round: Callable[[Round], None],
     stop: threading.Event | None = None,
-) -> list[Outcome]:
+) -> Watched:
     """Run the stages that are due now, and again whenever a file of a landing folder changes.
 
     Args:
         seconds: after so long without a change there is a run all the same: for what no file tells (a table, a topic, a
             dead letter whose time has come), and for file systems that tell of no change.
-        told: called after each run that did something or failed. A failure ends the run, not the watch: the next one
-            goes on from there.
+        on_round: called after each run that did something or failed. A failure ends the run, not the watch: the next
+            one goes on from there.
         stop: ends the watch when set; SIGINT and SIGTERM set it. A run under way is finished first.
-
-    Returns:
-        The outcomes of which `told` was told.
 
     Raises:
         ConfigurationError: a folder to watch does not exist.
@@ -65,14 +70,14 @@ def watch(
     if find_spec("watchfiles") is None:
         raise MissingDependencyError.for_extra("watchfiles", "watch")
     folders = watched_folders(context.settings)
-    outcomes: list[Outcome] = []
+    watched = Watched()
     with stopped_by_signals(stop or threading.Event()) as stopped:
         for files in _changes(context.settings, folders, seconds=seconds, stop=stopped):
             outcome = _run(context, stages, stopped)
             if outcome is not None and (outcome.stages or outcome.failures):
-                outcomes.append(outcome)
-                told(Round(files, outcome))
-    return outcomes
+                watched.runs, watched.last = watched.runs + 1, outcome
+                on_round(Round(files, outcome))
+    return watched
 
 
 def watched_folders(settings: Settings) -> list[Path]:
@@ -131,13 +136,13 @@ def _changes(
 
 def _run(context: Context, stages: Sequence[Stage], stop: threading.Event) -> Outcome | None:
     """One run, with an id of its own, once nobody else writes; None where it was stopped before."""
-    is_told = False
+    is_logged = False
     while not stop.is_set():
         try:
             return run_to_end(replace(context, run_id=new_run_id(), persisted=[]), stages=stages)
         except RefusedError as error:  # another process is writing
-            if not is_told:
+            if not is_logged:
                 log.warning("%s It is tried again until then.", error)
-                is_told = True
+                is_logged = True
             stop.wait(_BUSY_SECONDS)
     return None

@@ -7,17 +7,18 @@ crash can part them; the texts are read of those alone whose cluster may change.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.flow.changed_rows import held_if_few
-from pipelines.flow.rows import Rows, as_frame, as_table, mapped
+from pipelines.flow.rows import Rows, as_frame, as_table, mapped, selected, to_pylist, where_in
 from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse.delta_folder import FEW_ROWS
+from transformations.text import few_near_duplicates
 from transformations.text.near_duplicates import SIGNATURE_SCHEMA, affected, clusters, signature_batches, signatures
 
 if TYPE_CHECKING:
@@ -41,95 +42,153 @@ def with_clusters(
         Both, ready to be compared. The newest document of a cluster represents it. Where near-duplicates are
         off nothing was looked for: `COLUMNS` are null.
     """
-    settings = context.settings.refine
-    if isinstance(desired, pa.Table) and (few := _of_few(context, desired, keys=keys)) is not None:
-        return current, few
+    if isinstance(current, pa.Table) and isinstance(desired, pa.Table):
+        few = _with_few_clusters(context, current, desired, keys=keys)
+        if few is not None:
+            return few
     from pyspark.sql import Window as Rows
     from pyspark.sql import functions as F
     from pyspark.sql.pandas.types import from_arrow_schema
 
+    settings = context.settings.refine
     current, desired, keys = (as_frame(context, rows) for rows in (current, desired, keys))
     if settings.near_duplicates == "off":
         types = from_arrow_schema(context.lake.spec(TABLE).schema)
         return current, desired.withColumns({c: F.lit(None).cast(types[c].dataType) for c in COLUMNS})
     threshold = settings.near_duplicate_threshold
     signed = signatures(desired, threshold=threshold)
-    are_alone = False
     if versions.since is None:
         now = _kept(context, signed)
-        found = clusters(desired, now, threshold=threshold)
-    elif _are_alone_on_spark(context, signed := held_if_few(context, signed), keys=keys):
-        now, found = signed, signed.withColumn("cluster_id", F.col("document_id")).select("document_id", "cluster_id")
-        are_alone = True
+        found = clusters(desired, now, threshold=threshold).join(now, "document_id")
     else:
+        signed = held_if_few(context, signed)
         stored = context.lake.read(TABLE)
         keys = keys.select("document_id").distinct()
         others = stored.join(F.broadcast(keys), "document_id", "left_anti")
-        now = _kept(context, _signatures(others).unionByName(signed))
-        before = _signatures(stored.join(F.broadcast(keys), "document_id", "left_semi"))
-        among = _kept(context, affected(now, stored.select("document_id", "cluster_id"), changed=keys, before=before))
-        texts = others.select("document_id", "text").unionByName(desired.select("document_id", "text"))
-        found = clusters(texts, now, threshold=threshold, among=among)
-        concerned = others.join(F.broadcast(among), "document_id", "left_semi").select(*stored.columns)
-        current = current.select(*stored.columns).unionByName(concerned)
-        desired = desired.unionByName(concerned.drop(*COLUMNS))
-    found = found.join(now, "document_id").select(
-        "document_id",
-        "cluster_id",
-        F.col("text_hash").alias("_text_hash"),
-        F.col("keys").alias("_near_keys"),
+        few_found = _few_clusters_of_frames(context, desired, signed, keys=keys)
+        if few_found is not None:
+            concerned = context.lake.read_keys(TABLE, "document_id", few_found.others)
+            found = context.lake.frame(few_found.found)
+        else:
+            now = _kept(context, _signatures(others).unionByName(signed))
+            before = _signatures(stored.join(F.broadcast(keys), "document_id", "left_semi"))
+            among = _kept(
+                context, affected(now, stored.select("document_id", "cluster_id"), changed=keys, before=before)
+            )
+            texts = others.select("document_id", "text").unionByName(desired.select("document_id", "text"))
+            found = clusters(texts, now, threshold=threshold, among=among).join(now, "document_id")
+            concerned = others.join(F.broadcast(among), "document_id", "left_semi")
+        current = current.select(*stored.columns).unionByName(concerned.select(*stored.columns))
+        desired = desired.unionByName(concerned.select(*stored.columns).drop(*COLUMNS))
+    found = found.select(
+        "document_id", "cluster_id", F.col("text_hash").alias("_text_hash"), F.col("keys").alias("_near_keys")
     )
-    desired = desired.join(found, "document_id")
     # All of a cluster is here. What was written last is what holds; the id decides only where nothing else does.
     newest = Rows.partitionBy("cluster_id").orderBy(F.desc("modified_at"), F.desc("_ingested_at"), "document_id")
-    is_newest = F.lit(True) if are_alone else F.row_number().over(newest) == 1
-    return current, desired.withColumn("is_representative", is_newest)
+    desired = desired.join(found, "document_id")
+    return current, desired.withColumn("is_representative", F.row_number().over(newest) == 1)
 
 
-def _of_few(context: Context, desired: pa.Table, *, keys: Rows) -> pa.Table | None:
-    """`desired` with its clusters, where each document is one of its own; None where others must be looked at."""
-    settings, schema = context.settings.refine, context.lake.spec(TABLE).schema
-    if settings.near_duplicates == "off":
+@dataclass(frozen=True)
+class FewClusters:
+    """What a few changed documents do to clusters.
+
+    Attributes:
+        found: `SIGNATURE_SCHEMA` and `cluster_id` of the changed documents that are there, and of `others`.
+        others: ids of the documents that did not change, and whose cluster may have.
+    """
+
+    found: pa.Table
+    others: tuple[str, ...]
+
+
+def few_clusters(
+    context: Context, documents: Rows, signed: pa.Table, *, changed: Collection[str], most: int | None = FEW_ROWS
+) -> FewClusters | None:
+    """The clusters of changed documents, and of those that they concern, found in memory and without Spark.
+
+    Args:
+        documents: `document_id` and `text` of the changed documents that are there.
+        signed: their signatures.
+        changed: ids of all documents that came, changed or went.
+        most: where more documents than these are concerned, or their texts are too much, Spark is to do it.
+    """
+    stored = context.lake.read_arrow(TABLE, columns=["document_id", "cluster_id", "_text_hash", "_near_keys"])
+    stored = stored.rename_columns(["document_id", "cluster_id", "text_hash", "keys"])
+    is_changed = pc.is_in(stored["document_id"], pa.array(list(changed), pa.string()))
+    before, held = stored.filter(is_changed), stored.filter(pc.invert(is_changed))
+    now = pa.concat_tables([held.select(SIGNATURE_SCHEMA.names).cast(SIGNATURE_SCHEMA), signed.cast(SIGNATURE_SCHEMA)])
+    among = few_near_duplicates.affected(now, stored, changed=changed, before=before)
+    if most is not None and len(among) > most:
+        return None
+    pairs = few_near_duplicates.candidate_pairs(now, among=among)
+    measured = sorted({document for pair in pairs for document in pair})
+    others = among.difference(changed)
+    theirs = context.lake.few_keys(TABLE, "document_id", [document for document in measured if document in others])
+    if theirs is None:
+        return None
+    own = where_in(selected(documents, ["document_id", "text"]), "document_id", measured)
+    rows = [*to_pylist(selected(theirs, ["document_id", "text"])), *to_pylist(own)]
+    texts = {row["document_id"]: row["text"] for row in rows}
+    threshold = context.settings.refine.near_duplicate_threshold
+    found = few_near_duplicates.clusters(now, among=among, pairs=pairs, texts=texts, threshold=threshold)
+    return FewClusters(found, tuple(sorted(others)))
+
+
+def _with_few_clusters(
+    context: Context, current: pa.Table, desired: pa.Table, *, keys: Rows
+) -> tuple[pa.Table, pa.Table] | None:
+    """`with_clusters`, of few documents that concern few others; None where Spark is to do it."""
+    refine, schema = context.settings.refine, context.lake.spec(TABLE).schema
+    if refine.near_duplicates == "off":
         for name in COLUMNS:
             desired = desired.append_column(name, pa.nulls(desired.num_rows, schema.field(name).type))
-        return desired
-    texts, sign = desired.select(["document_id", "text"]), signature_batches(settings.near_duplicate_threshold)
-    signed = as_table(mapped(context, texts, sign, SIGNATURE_SCHEMA))
-    if not _are_alone(context, signed, changed=as_table(keys)["document_id"]):
+        return current, desired
+    sign = signature_batches(refine.near_duplicate_threshold)
+    signed = as_table(mapped(context, desired.select(["document_id", "text"]), sign, SIGNATURE_SCHEMA))
+    changed = as_table(keys)["document_id"].to_pylist()
+    few = few_clusters(context, desired, signed, changed=changed)
+    concerned = None if few is None else context.lake.few_keys(TABLE, "document_id", few.others)
+    if few is None or concerned is None:
         return None
-    signed = signed.take(pc.index_in(desired["document_id"], signed["document_id"].combine_chunks()))
-    columns = (signed["document_id"], pa.array([True] * len(signed)), signed["text_hash"], signed["keys"])
-    for name, column in zip(COLUMNS, columns, strict=True):
-        desired = desired.append_column(name, column.cast(schema.field(name).type))
-    return desired
+    current = pa.concat_tables([current, concerned.select(current.column_names).cast(current.schema)])
+    desired = pa.concat_tables([desired, concerned.select(desired.column_names).cast(desired.schema)])
+    return current, clustered(desired, few.found, schema)
 
 
-def _are_alone_on_spark(context: Context, signed: DataFrame, *, keys: DataFrame) -> bool:
-    """`_are_alone` of frames; false where they are not few, or in no folder: nobody has looked."""
-    changed = keys.select("document_id").limit(FEW_ROWS + 1).toArrow()["document_id"]
-    if not context.lake.is_local or len(changed) > FEW_ROWS:
-        return False
-    return _are_alone(context, signed.limit(FEW_ROWS + 1).toArrow(), changed=changed)
+def clustered(documents: pa.Table, found: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Documents with `COLUMNS`, by what `few_clusters` found of them. All documents of their clusters are here.
 
-
-def _are_alone(context: Context, found: pa.Table, *, changed: pa.ChunkedArray) -> bool:
-    """Whether the changed documents share no key with each other or with any other, and did not before.
-
-    Most edits are of such, and one pass over the keys of all documents tells, without Spark where the table is a
-    folder.
+    The newest of a cluster represents it: by `modified_at`, then by `_ingested_at`; the smallest id decides only where
+    nothing else does.
     """
-    own = _flat(found["keys"])
-    if len(np.unique(own)) < len(own):
-        return False
-    stored = context.lake.read_arrow(TABLE, columns=["document_id", "cluster_id", "_near_keys"])
-    is_changed = pc.is_in(stored["document_id"], changed.combine_chunks())
-    before, others = stored.filter(is_changed), stored.filter(pc.invert(is_changed))
-    meet = np.isin(_flat(others["_near_keys"]), np.concatenate([own, _flat(before["_near_keys"])])).any()
-    return not meet and not pc.any(pc.is_in(others["cluster_id"], before["cluster_id"])).as_py()
+    found = found.take(pc.index_in(documents["document_id"], found["document_id"].combine_chunks()))
+    rows = documents.select(["document_id", "modified_at", "_ingested_at"])
+    order = pc.sort_indices(
+        rows,
+        sort_keys=[("modified_at", "descending"), ("_ingested_at", "descending"), ("document_id", "ascending")],
+        null_placement="at_end",
+    )
+    clusters = found["cluster_id"].to_pylist()
+    newest = {clusters[place]: place for place in reversed(order.to_pylist())}
+    is_newest = [newest[cluster] == place for place, cluster in enumerate(clusters)]
+    columns = (found["cluster_id"], pa.array(is_newest, pa.bool_()), found["text_hash"], found["keys"])
+    for name, column in zip(COLUMNS, columns, strict=True):
+        documents = documents.append_column(name, column.cast(schema.field(name).type))
+    return documents
 
 
-def _flat(lists: pa.ChunkedArray) -> npt.NDArray[np.int64]:
-    return np.asarray(pc.list_flatten(lists).to_numpy(), dtype=np.int64)
+def _few_clusters_of_frames(
+    context: Context, documents: DataFrame, signed: DataFrame, *, keys: DataFrame
+) -> FewClusters | None:
+    """`few_clusters`, of frames; None where they are many, or in no folder."""
+    if not context.lake.is_local:
+        return None
+    changed = keys.select("document_id").limit(FEW_ROWS + 1).toArrow()["document_id"].to_pylist()
+    few = signed.limit(FEW_ROWS + 1).toArrow()
+    if max(len(changed), len(few)) > FEW_ROWS:
+        return None
+    return few_clusters(context, documents, few, changed=changed)
 
 
 def _signatures(documents: DataFrame) -> DataFrame:

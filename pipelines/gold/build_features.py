@@ -150,11 +150,8 @@ def _ensure(lake: Lakehouse, table: FeatureTable, *, may_replace: bool) -> None:
         # Of other types, as where a column of the source became wider, or of another definition: in one commit empty,
         # and filled anew by `run`.
         lake.replace(target, lake.spark.createDataFrame([], wanted))
-    if not lake.is_local and "lakeloop.primaryKey" not in lake.properties(target):
-        # what makes it a feature table with a time key in Unity Catalog
-        keys, key_name = ", ".join(f"`{c}`" for c in table.entity), f"`{target.replace('.', '_')}_key`"
-        name = lake.identifier(target)
-        lake.spark.sql(f"ALTER TABLE {name} ADD CONSTRAINT {key_name} PRIMARY KEY ({keys}, `event_at` TIMESERIES)")
+    if "lakeloop.primaryKey" not in lake.properties(target):
+        lake.add_time_key(target, entity=table.entity, time="event_at")
     lake.set_properties(target, properties_of(table))
 
 

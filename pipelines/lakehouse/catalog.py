@@ -85,6 +85,11 @@ class CatalogLakehouse(Lakehouse):
     def properties(self, table: str) -> dict[str, str]:
         return dict(self._detail(table, "properties") or {})
 
+    def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
+        columns = ", ".join([*map(quoted, entity), f"{quoted(time)} TIMESERIES"])
+        name = quoted(f"{table.replace('.', '_')}_key")
+        self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD CONSTRAINT {name} PRIMARY KEY ({columns})")
+
     def file_count(self, table: str) -> int:
         return int(self._detail(table, "numFiles")) if self._exists(table) else 0
 

@@ -175,6 +175,8 @@ def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[
         return None
     own = pa.schema(delta.schema().to_arrow())
     schema = pa.schema([own.field(name) for name in columns] if columns else own)
+    if after == until:  # no version, which delta-rs takes for an error
+        return pa.schema([*schema, *CHANGE_SCHEMA]).empty_table()
     log = folder_of(delta) / "_delta_log"
     try:
         written = [path for version in range(after + 1, until + 1) for path in _written_by(log, version)]

@@ -76,6 +76,9 @@ class FolderLakehouse(Lakehouse):
         delta = self._open(table)
         return {} if delta is None else {k: v for k, v in delta.metadata().configuration.items() if v is not None}
 
+    def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
+        pass  # a folder has no catalog
+
     def file_count(self, table: str) -> int:
         delta = self._open(table)
         return 0 if delta is None else len(delta_folder.files(delta))

@@ -166,6 +166,13 @@ class Lakehouse(ABC):
         told = ", ".join(f"{quoted(name)} {of}" for name, of in types.items())
         self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD COLUMNS ({told})")
 
+    @abstractmethod
+    def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
+        """Tell the catalog that `entity` and `time` are the table's primary key, if it is one that makes use of it.
+
+        In Unity Catalog this makes it a feature table with a time key, on which point-in-time look-ups work.
+        """
+
     def size(self, table: str) -> int:
         """The bytes of the table's files now."""
         row: Any = self.spark.sql(f"DESCRIBE DETAIL {self.identifier(table)}").select("sizeInBytes").first()

@@ -1,7 +1,7 @@
 """Says what the next run would do to documents, chunks and embeddings.
 
 Nothing is written and no Spark is started: what is new is parsed (within the limits of a run), judged and cut here, by
-the functions and the rules of the stages. Which of near-equal documents would be served is not asked.
+the functions and the rules of the stages.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from expectations.rules.rules import broken_by, refuses
 from pipelines.documents.arrivals import SOURCE
+from pipelines.documents.clusters import TABLE as DOCUMENTS
+from pipelines.documents.clusters import clustered, few_clusters
 from pipelines.documents.delivery import Delivery, arrivals, delivery_of, refuse_mass_delete
 from pipelines.documents.describe import PersonalData, describe_batches, rules_of_documents
 from pipelines.documents.parse import Limits, parse_batches
@@ -26,7 +28,10 @@ from pipelines.silver.chunk_documents import chunks_of, rules_of_chunks
 from pipelines.vector_index.state import served
 from pipelines.vector_index.sync import refuse_mass_delete as refuse_index_delete
 from transformations.errors import RefusedError
+from transformations.text.near_duplicates import SIGNATURE_SCHEMA, signature_batches
 
+# A document, its chunks, and why it would be refused ("": it would not be).
+_Outcome: TypeAlias = tuple[dict[str, Any], list[dict[str, Any]], str]
 # Before any run here has told: what the default model does on two cores.
 _TEXTS_PER_SECOND = 30.0
 
@@ -85,7 +90,7 @@ def plan(context: Context) -> Plan:
         gone_ids.add(key)
         gone_texts.update(row["text_hash"] for row in held.get(key, {}).values())
         documents.append(DocumentPlan(last.path, "-", chunks_removed=len(held.get(key, {}))))
-    for document, cut, reason in _become(context, delivery):
+    for document, cut, reason in _served(context, delivery, _become(context, delivery)):
         before = held.get(document["document_id"], {})
         gone_ids.add(document["document_id"])
         if reason:
@@ -124,14 +129,11 @@ def plan(context: Context) -> Plan:
     )
 
 
-def _become(context: Context, delivery: Delivery) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], str]]:
-    """What each file that arrives would become: the document, its chunks, and why it would be refused ("": it would
-    not), by the functions and the rules of the stages. The bytes of one file at a time are in memory.
-    """
+def _become(context: Context, delivery: Delivery) -> Iterator[_Outcome]:
+    """What each file that arrives would become. The bytes of one file at a time are in memory."""
     refine, schema = context.settings.refine, context.lake.spec(SOURCE).schema
-    rules, cut_rules = rules_of_documents(refine), rules_of_chunks(context.settings)
+    rules = rules_of_documents(refine)
     describe = describe_batches(parse_batches(Limits.of(context.settings.parse)), personal_data=PersonalData.of(refine))
-    chunk = chunks_of(context.settings)
 
     def arriving() -> Iterator[pa.RecordBatch]:
         for row in arrivals(delivery, context.settings.ingest, now=context.now):
@@ -144,8 +146,46 @@ def _become(context: Context, delivery: Delivery) -> Iterator[tuple[dict[str, An
             if broken:
                 yield document, [], _why(document, broken[0])
                 continue
-            pieces = [row for part in chunk(iter([batch.slice(place, 1)])) for row in part.to_pylist()]
-            yield document, [row for row in pieces if not broken_by(row, [r for r in cut_rules if refuses(r)])], ""
+            yield document, _cut(context, batch.slice(place, 1)), ""
+
+
+def _cut(context: Context, documents: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The chunks that documents would be cut into, without those that would be refused."""
+    rules = [rule for rule in rules_of_chunks(context.settings) if refuses(rule)]
+    chunks = (row for part in chunks_of(context.settings)(iter([documents])) for row in part.to_pylist())
+    return [row for row in chunks if not broken_by(row, rules)]
+
+
+def _served(context: Context, delivery: Delivery, become: Iterator[_Outcome]) -> Iterator[_Outcome]:
+    """The same, where one of near-equal documents alone is cut; and the documents which that concerns besides.
+
+    All texts that arrive are in memory then. Of a table in a catalog it is not asked who is near to whom.
+    """
+    refine, schema = context.settings.refine, context.lake.spec(DOCUMENTS).schema
+    if refine.near_duplicates != "serve_one":
+        yield from become
+        return
+    outcomes = list(become)
+    columns = ["document_id", "text", "modified_at", "_ingested_at"]
+    accepted = pa.Table.from_pylist(
+        [{name: document[name] for name in columns} for document, _, reason in outcomes if not reason],
+        schema=pa.schema([schema.field(name) for name in columns]),
+    )
+    sign = signature_batches(refine.near_duplicate_threshold)(iter(accepted.select(columns[:2]).to_batches()))
+    changed = [document["document_id"] for document, _, _ in outcomes] + [last.document_id for last in delivery.gone]
+    few = few_clusters(context, accepted, pa.Table.from_batches(sign, SIGNATURE_SCHEMA), changed=changed, most=None)
+    concerned = None if few is None else context.lake.few_keys(DOCUMENTS, "document_id", few.others)
+    if few is None or concerned is None:
+        yield from outcomes
+        return
+    found = clustered(pa.concat_tables([accepted, concerned.select(columns)]), few.found, schema)
+    is_served = dict(zip(found["document_id"].to_pylist(), found["is_representative"].to_pylist(), strict=True))
+    for document, cut, reason in outcomes:
+        yield document, cut if is_served.get(document["document_id"]) else [], reason
+    for row in concerned.to_batches():
+        for place, document in enumerate(row.to_pylist()):
+            if document["is_representative"] != (now := is_served[document["document_id"]]):
+                yield document, _cut(context, row.slice(place, 1)) if now else [], ""
 
 
 def _why(document: Mapping[str, Any], rule: str) -> str:

@@ -16,7 +16,7 @@ is that of a computation from scratch, and the texts of all other documents are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -119,7 +119,11 @@ def clusters(
     asked = signatures if among is None else signatures.join(among.select("document_id"), "document_id", "left_semi")
     firsts = asked.groupBy("text_hash").agg(F.min("document_id").alias("first_id"))
     near = near_pairs(documents, candidate_pairs(signatures, among=among), threshold=threshold)
-    linked = near.select("left_id", "right_id").repartition(1).mapInArrow(_components, "_id string, _cluster_id string")
+    linked = (
+        near.select("left_id", "right_id")
+        .repartition(1)
+        .mapInArrow(_component_batches, "_id string, _cluster_id string")
+    )
     return (
         asked.select("document_id", "text_hash")
         .join(firsts, "text_hash", "left")
@@ -208,8 +212,22 @@ def _sketch_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatc
         yield pa.RecordBatch.from_arrays(columns, names=["document_id", "hashes"])
 
 
-def _components(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Pairs → each id in them with the smallest id that it is linked to. Memory: some 300 bytes an id, no pairs."""
+def _component_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    pairs = (batch.select(["left_id", "right_id"]).to_pydict().values() for batch in batches)
+    found = components(pair for left, right in pairs for pair in zip(left, right, strict=True))
+    ids = list(found)
+    for start in range(0, len(ids), 10_000):
+        some = ids[start : start + 10_000]
+        columns = [pa.array(some, pa.string()), pa.array([found[i] for i in some], pa.string())]
+        yield pa.RecordBatch.from_arrays(columns, names=["_id", "_cluster_id"])
+
+
+def components(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Each id of `pairs` with the smallest id that it is linked to. Memory: some 300 bytes an id, no pairs.
+
+    >>> components([("b", "c"), ("a", "c"), ("x", "y")])
+    {'c': 'a', 'b': 'a', 'a': 'a', 'y': 'x', 'x': 'x'}
+    """
     parent: dict[str, str] = {}
 
     def root(node: str) -> str:
@@ -217,12 +235,7 @@ def _components(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             parent[node] = node = parent[parent[node]]
         return node
 
-    for batch in batches:
-        for left, right in zip(*(batch.column(side).to_pylist() for side in ("left_id", "right_id")), strict=True):
-            low, high = sorted((root(left), root(right)))
-            parent[high] = low
-    ids = list(parent)
-    for start in range(0, len(ids), 10_000):
-        some = ids[start : start + 10_000]
-        columns = [pa.array(some, pa.string()), pa.array([root(i) for i in some], pa.string())]
-        yield pa.RecordBatch.from_arrays(columns, names=["_id", "_cluster_id"])
+    for left, right in pairs:
+        low, high = sorted((root(left), root(right)))
+        parent[high] = low
+    return {node: root(node) for node in parent}

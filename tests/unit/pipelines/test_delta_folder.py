@@ -56,6 +56,16 @@ def test_no_statistics_stand_where_delta_rs_tells_others_than_the_values(writes:
         assert statistics["numRecords"] in (1, 2)
 
 
+def test_the_feed_of_no_version_is_empty_and_nobody_need_ask_spark(tmp_path: Path):
+    delta_folder.create(tmp_path, SCHEMA, (), {"delta.enableChangeDataFeed": "true"})
+    delta_folder.append(tmp_path, pa.Table.from_pylist([ROW], schema=SCHEMA))
+    delta = DeltaTable(str(tmp_path))
+    feed = delta_folder.few_changes(delta, after=1, until=1, columns=["name"])
+    assert feed is not None
+    assert (feed.num_rows, feed.column_names[:2]) == (0, ["name", "_change_type"])
+    assert delta_folder.few_changes(delta, after=0, until=1)["name"].to_pylist() == ["a"]
+
+
 def test_a_key_that_is_null_is_the_key_that_is_null(tmp_path: Path):
     schema = pa.schema([("a", pa.string()), ("b", pa.int64()), ("n", pa.int64())])
     delta_folder.create(tmp_path, schema, (), {})

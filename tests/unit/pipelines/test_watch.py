@@ -41,7 +41,7 @@ def _watched(settings: Settings, *, seconds: float = 60) -> Iterator[list[Round]
     context = new_context(settings)
 
     def follow() -> None:
-        watch(context, stages=STAGES, seconds=seconds, told=told.append, stop=stop)
+        watch(context, stages=STAGES, seconds=seconds, on_round=told.append, stop=stop)
 
     thread = threading.Thread(target=follow)
     thread.start()
