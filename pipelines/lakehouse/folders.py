@@ -6,6 +6,7 @@ tables merged; large ones take Spark.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +20,18 @@ from pipelines.lakehouse.damage import damaged, is_named, mend
 from pipelines.lakehouse.delta_folder import FEW_ROWS, OpenFolder, typed
 from pipelines.lakehouse.instants import misread
 from pipelines.lakehouse.schemas import TABLES, TableSpec
-from pipelines.lakehouse.tables import Head, Lakehouse
+from pipelines.lakehouse.tables import Head, Lakehouse, quoted
 from pipelines.settings.sections import Settings
-from transformations.errors import DamagedTableError, LakeloopError
+from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError
 
 if TYPE_CHECKING:
     from delta.tables import DeltaTable as SparkDeltaTable
     from deltalake import DeltaTable
     from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
     from pyspark.sql.streaming.readwriter import DataStreamReader
+
+# In the name of a folder: delta-rs takes %20 for a blank, and panics where a brace stands.
+_UNREADABLE = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]^|\\\x00-\x1f\x7f]")
 
 
 class FolderLakehouse(Lakehouse):
@@ -38,6 +42,12 @@ class FolderLakehouse(Lakehouse):
     def __init__(self, settings: Settings, *, spark: Callable[[], SparkSession]) -> None:
         super().__init__(settings, spark=spark)
         self._opened: dict[str, OpenFolder] = {}
+        place = str(settings.path(settings.lakehouse))
+        if found := _UNREADABLE.search(place):
+            raise ConfigurationError(
+                f"The lakehouse {place!r} has {found[0]!r} in its name, which delta-rs cannot read. Rename the folder, "
+                "or set lakehouse to a place without it."
+            )
 
     def folder(self, table: str) -> Path:
         schema, name = table.split(".")
@@ -50,7 +60,7 @@ class FolderLakehouse(Lakehouse):
         return [*(t for t in self.tables() if t in found), *sorted(found - {*self.tables()})]
 
     def identifier(self, table: str) -> str:
-        return f"delta.`{self.folder(table)}`"
+        return f"delta.{quoted(str(self.folder(table)))}"
 
     def head(self, table: str) -> Head | None:
         delta = self._open(table)

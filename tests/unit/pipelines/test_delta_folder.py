@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,9 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, convert_to_deltalake
 
+from pipelines.conductor.run import new_context
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.instants import misread
 from pipelines.lakehouse.schemas.spec import TIMESTAMP
+from pipelines.settings.sections import Settings
+from transformations.errors import ConfigurationError
 
 NAN = float("nan")
 SCHEMA = pa.schema(
@@ -98,3 +102,22 @@ def test_an_instant_that_delta_rs_takes_for_another_is_noticed_whatever_the_fold
     pq.write_table(pa.table({"at": instants}), folder / "old.parquet", use_deprecated_int96_timestamps=True)
     convert_to_deltalake(str(folder))
     assert misread(delta_folder.files(DeltaTable(str(folder))), pa.schema([("at", TIMESTAMP)]))
+
+
+@pytest.mark.parametrize(
+    "name", [*(f"a{c}b" for c in string.punctuation + " ü日\t" if c != "/"), "50%", "a%20b", "a%2Fb"]
+)
+def test_a_lakehouse_works_in_a_folder_of_any_name_or_says_why_it_cannot(name: str, tmp_path: Path):
+    settings = Settings(root=tmp_path / name)
+    settings.root.mkdir()
+    row = {"path": "a", "document_id": "1", "op": "upsert"}
+    if name.startswith("a%2") or name[1] in "[]^|\\\t":
+        with pytest.raises(ConfigurationError, match=r"which delta-rs cannot read\. Rename the folder"):
+            new_context(settings)
+        return
+    lake = new_context(settings).lake
+    for _ in range(2):
+        lake.append_arrow("bronze.documents", [row])
+    assert lake.read_arrow("bronze.documents", columns=["path"]).num_rows == 2
+    assert lake.few_keys("bronze.documents", "path", ["a"]).num_rows == 2
+    assert lake.few_changes("bronze.documents", after=1, until=2, columns=["path"]).num_rows == 1
