@@ -1,4 +1,4 @@
-"""The columns that arrive, against the contract: how they are named there, and what the table gains by them."""
+"""Compares arriving columns with the contract of a source, and admits new and wider columns to it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ log = logging.getLogger(__name__)
 
 
 def names_of(source: RecordSource) -> list[str]:
-    """What the source calls the columns that are known."""
+    """The names that the source uses for the columns of the contract, and for its `op` column, if it has one."""
     readings, op = source.settings.readings, source.settings.op
     called = [readings.get(name, PLAIN).source or name for name in source.contract.columns]
     return [*called, op.column] if op else called
 
 
 def admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[RecordSource, int]:
-    """The source with the contract that its table has after these parts, and how many columns that changed."""
+    """Admit the columns of `parts` to the source's contract, and bring its bronze table to that.
+
+    Returns the source with the new contract, and how many columns were added or widened.
+
+    Raises:
+        ExpectationFailedError: the contract is frozen, and something else arrived.
+    """
     contract = source.contract
     for part in parts:
         arriving = shown(source, part)
@@ -54,8 +60,11 @@ def admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[Re
 
 
 def shown(source: RecordSource, part: Part) -> dict[str, str]:
-    """The columns of a part as a contract compares them: by the contract's names; texts have whatever type is wanted
-    of them, and so has a column that has no type."""
+    """The columns of a part (name → type) as a contract compares them, under the contract's names.
+
+    A column of texts, or of Spark's type void, counts as having the type that the contract wants. The `op` column is
+    left out.
+    """
     op = source.settings.op.column.lower() if source.settings.op else None
     readings = source.settings.readings
     called = {(readings[n].source or n if n in readings else n).lower(): n for n in source.contract.columns}
@@ -71,7 +80,7 @@ def shown(source: RecordSource, part: Part) -> dict[str, str]:
 
 
 def _wider_by_value(source: RecordSource, part: Part, columns: Mapping[str, str]) -> dict[str, str]:
-    """Integer columns for which texts came that only a wider integer holds, each with the narrowest that does."""
+    """The integer columns for which a text arrived that needs a wider integer: name → the narrowest type that fits."""
     from pyspark.sql import functions as F
 
     came = {name.lower(): name for name in part.arriving}
