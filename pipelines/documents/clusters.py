@@ -1,8 +1,8 @@
-"""Gives documents their clusters of near-duplicates, and finds the others whose cluster changes with them.
+"""Computes the clusters of near-duplicates for changed documents, and for others whose cluster changes with them.
 
-A document's cluster depends on others: one that comes can join two, one that goes can part them. What decides is kept
-in each row of silver.documents (`_text_hash`, `_near_keys`, `cluster_id`), written together with its text, so that no
-crash can part them; the texts are read of those alone whose cluster may change.
+A document's cluster depends on other documents: a new one can join two clusters, and a deleted one can split a cluster.
+The columns that decide this (`_text_hash`, `_near_keys`, `cluster_id`) are in the row of silver.documents that has the
+text, so that a crash cannot leave them different. Texts are read only of documents whose cluster may change.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ COLUMNS = ("cluster_id", "is_representative", "_text_hash", "_near_keys")
 def with_clusters(
     context: Context, current: Rows, desired: Rows, *, keys: Rows, versions: Versions
 ) -> tuple[Rows, Rows]:
-    """Give `desired` its clusters, and put beside it the other documents whose cluster may have changed.
+    """Add `COLUMNS` to `desired`, and add the other documents whose cluster may have changed.
 
     Args:
-        current: the rows that the table has of `keys`; all its rows where the versions are everything.
-        desired: the rows that it should have of them, without `COLUMNS`.
-        keys: `document_id` of every document that came, changed or went.
+        current: the rows that the table has for `keys`; all its rows if `versions.since` is None.
+        desired: the rows that it should have for them, without `COLUMNS`.
+        keys: `document_id` of every new, changed or deleted document.
 
     Returns:
-        Both, ready to be compared. The newest document of a cluster represents it. Where near-duplicates are
-        off nothing was looked for: `COLUMNS` are null.
+        `current` and `desired`, ready to be compared. The newest document of a cluster is its representative. If
+        near-duplicates are off, `COLUMNS` are null.
     """
     settings = context.settings.refine
     if isinstance(desired, pa.Table) and (few := _of_few(context, desired, keys=keys)) is not None:
@@ -80,14 +80,15 @@ def with_clusters(
         F.col("keys").alias("_near_keys"),
     )
     desired = desired.join(found, "document_id")
-    # All of a cluster is here. What was written last is what holds; the id decides only where nothing else does.
+    # All documents of a cluster are here. The file modified last is the newest, then the last arrived; the id breaks
+    # ties.
     newest = Rows.partitionBy("cluster_id").orderBy(F.desc("modified_at"), F.desc("_ingested_at"), "document_id")
     is_newest = F.lit(True) if are_alone else F.row_number().over(newest) == 1
     return current, desired.withColumn("is_representative", is_newest)
 
 
 def _of_few(context: Context, desired: pa.Table, *, keys: Rows) -> pa.Table | None:
-    """`desired` with its clusters, where each document is one of its own; None where others must be looked at."""
+    """`desired` with `COLUMNS`, if each document is a cluster of its own; None if others must be compared."""
     settings, schema = context.settings.refine, context.lake.spec(TABLE).schema
     if settings.near_duplicates == "off":
         for name in COLUMNS:
@@ -105,7 +106,7 @@ def _of_few(context: Context, desired: pa.Table, *, keys: Rows) -> pa.Table | No
 
 
 def _are_alone_on_spark(context: Context, signed: DataFrame, *, keys: DataFrame) -> bool:
-    """`_are_alone` of frames; false where they are not few, or in no folder: nobody has looked."""
+    """`_are_alone` for frames; False also, without a check, if they are not few or the tables are in a catalog."""
     changed = keys.select("document_id").limit(FEW_ROWS + 1).toArrow()["document_id"]
     if not context.lake.is_local or len(changed) > FEW_ROWS:
         return False
@@ -113,9 +114,9 @@ def _are_alone_on_spark(context: Context, signed: DataFrame, *, keys: DataFrame)
 
 
 def _are_alone(context: Context, found: pa.Table, *, changed: pa.ChunkedArray) -> bool:
-    """Whether the changed documents share no key with each other or with any other, and did not before.
+    """Whether the changed documents share no key with each other or with another document, now and before the change.
 
-    Most edits are of such, and one pass over the keys of all documents tells, without Spark where the table is a
+    Most edits are of this kind. One pass over the keys of all documents shows it, without Spark if the table is a
     folder.
     """
     own = _flat(found["keys"])
@@ -139,7 +140,7 @@ def _signatures(documents: DataFrame) -> DataFrame:
 
 
 def _kept(context: Context, rows: DataFrame) -> DataFrame:
-    """Computed once; it goes with the stage."""
+    """The same rows, persisted until the stage ends."""
     rows = rows.persist()
     context.persisted.append(rows)
     return rows
