@@ -1,7 +1,8 @@
-"""Says what the next run would do to documents, chunks and embeddings.
+"""Predicts what the next run would do to documents, chunks and embeddings.
 
-Nothing is written and no Spark is started: what is new is parsed (within the limits of a run), judged and cut here, by
-the functions and the rules of the stages. Which of near-equal documents would be served is not asked.
+Nothing is written and no Spark is started. New and changed files are parsed (within the limits of a run), judged and
+cut here, by the functions and rules of the stages. Near-duplicates are not compared: of documents that are nearly the
+same, all are planned, although a run may serve only one.
 """
 
 from __future__ import annotations
@@ -27,13 +28,19 @@ from pipelines.vector_index.state import served
 from pipelines.vector_index.sync import refuse_mass_delete as refuse_index_delete
 from transformations.errors import RefusedError
 
-# Before any run here has told: what the default model does on two cores.
+# The pace of the default model on two cores, until a run here has measured it.
 _TEXTS_PER_SECOND = 30.0
 
 
 @dataclass(frozen=True)
 class DocumentPlan:
-    """One document: "+" new, "~" changed, "-" gone, "!" will be refused; chunks that come and go; texts to embed."""
+    """One document that would change.
+
+    Attributes:
+        op: "+" new, "~" changed, "-" gone, "!" would be refused.
+        to_embed: its texts that are neither in the cache nor in a document before it.
+        reason: why it would be refused; else "".
+    """
 
     path: str
     op: Literal["+", "~", "-", "!"]
@@ -48,11 +55,13 @@ class Plan:
     """What a run would do now.
 
     Attributes:
-        documents: those that would change.
-        embed, cached: texts to be embedded by the settings' model, and texts whose vector is there already.
-        tokens: of the texts to be embedded.
-        seconds: that embedding would take, at the pace of earlier runs.
-        refused_by: the limits that the run would not pass without --force.
+        documents: the documents that would change.
+        model: the embedding model of the settings.
+        embed: how many texts it would embed.
+        cached: how many texts have a vector in the cache already.
+        tokens: how many tokens the texts to embed have.
+        seconds: how long embedding would take, at the pace of earlier runs.
+        refused_by: the messages of the limits that would refuse the run without --force.
     """
 
     documents: tuple[DocumentPlan, ...]
@@ -68,7 +77,7 @@ class Plan:
 
 
 def plan(context: Context) -> Plan:
-    """Compare the landing folder with the tables, and what would be served with the embedding cache."""
+    """Compare the landing folder with the tables, and the texts that would be served with the embedding cache."""
     lake, settings = context.lake, context.settings
     delivery = delivery_of(context)
     chunks = lake.read_arrow("silver.chunks", columns=["chunk_id", "document_id", "text_hash", "token_count"])
@@ -125,8 +134,9 @@ def plan(context: Context) -> Plan:
 
 
 def _become(context: Context, delivery: Delivery) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], str]]:
-    """What each file that arrives would become: the document, its chunks, and why it would be refused ("": it would
-    not), by the functions and the rules of the stages. The bytes of one file at a time are in memory.
+    """For each new or changed file: its document, its chunks, and why it would be refused ("" if it would not).
+
+    By the functions and rules of the stages. Only the bytes of one file at a time are in memory.
     """
     refine, schema = context.settings.refine, context.lake.spec(SOURCE).schema
     rules, cut_rules = rules_of_documents(refine), rules_of_chunks(context.settings)
@@ -166,7 +176,7 @@ def _cached(context: Context) -> set[str]:
 
 
 def _pace(context: Context) -> float:
-    """Texts a second of the last runs that embedded something."""
+    """Texts per second in the last three runs that embedded 100 texts or more."""
     runs = context.lake.read_arrow(STAGE_RUNS, columns=["counts", "seconds"], where={"stage": "embed-chunks"})
     told = [(dict(run["counts"]).get("computed", 0), run["seconds"]) for run in runs.to_pylist()]
     told = [(computed, seconds) for computed, seconds in told if computed >= 100 and seconds][-3:]
@@ -176,7 +186,7 @@ def _pace(context: Context) -> float:
 def _refusals(
     context: Context, documents: list[DocumentPlan], delivery: Delivery, *, moved: int, embed: int
 ) -> list[str]:
-    """What the limits of the stages would say, asked of the stages themselves."""
+    """The messages with which the stages' limits would refuse the run, from the stages' own checks."""
     found = []
     try:
         refuse_mass_delete(context, delivery)
@@ -197,7 +207,7 @@ def _refusals(
 
 
 def render(plan: Plan) -> str:
-    """The plan as text: a line a document, then the sums."""
+    """The plan as text: one line for each document, then the sums and the refusals."""
     lines = [
         f"{d.op} {d.path}  "
         + (d.reason if d.op == "!" else f"+{d.chunks_added} -{d.chunks_removed} chunks, {d.to_embed} to embed")
