@@ -1,4 +1,4 @@
-"""The commands about rules: what they said last, a validation of whole tables, and what was set aside for them."""
+"""The commands about rules: their last results, a validation of whole tables, and what was set aside."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def quarantine(
 
 
 def _told(one: SetAside) -> list[str]:
-    """A line for the row, and one for the next step; whatever a document wrote into them does nothing."""
+    """Four lines about one row that was set aside, without control characters, which a document may contain."""
     since = f"since {one.since:%Y-%m-%d %H:%M:%S} UTC" if one.since else "since an unknown time"
     rules = f"[{', '.join(one.rules)}] " if one.rules else ""
     return [

@@ -1,4 +1,4 @@
-"""The commands of records: ingest them once, or until told to stop."""
+"""The command ingest-records: once, or (with --continuous) until it is stopped."""
 
 from __future__ import annotations
 
