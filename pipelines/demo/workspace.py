@@ -94,7 +94,7 @@ def check_folder(folder: Path) -> None:
 
 
 def make_workspace(folder: Path) -> Settings:
-    """Make an empty workspace in `folder`, where an earlier demo is removed. Returns its settings.
+    """Make an empty workspace in `folder`; an earlier demo there is removed. Returns its settings.
 
     Raises:
         ConfigurationError: the folder has something that no demo made, or environment variables name other places.

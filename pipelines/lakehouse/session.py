@@ -119,7 +119,7 @@ def get_spark(settings: Settings) -> SparkSession:
 
 
 def _submitted(settings: Settings) -> SparkSession:
-    """The session of spark-submit: its master and its settings, and our settings where it has none.
+    """The session of spark-submit: its master and its settings, and those of our settings that it does not set.
 
     Raises:
         ConfigurationError: that Spark has no Delta.
@@ -200,7 +200,7 @@ def _start(settings: Settings, master: str) -> SparkSession:
     os.environ["JAVA_HOME"] = str(find_java())
     if _is_on_this_machine(master):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        # Otherwise Spark resolves this machine's name, which takes seconds where there is no network.
+        # Otherwise Spark resolves this machine's name, which takes seconds if there is no network.
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     output = settings.log_path
     output.parent.mkdir(parents=True, exist_ok=True)
