@@ -296,21 +296,21 @@ class Answerer:
         Returns the text to give, the result of the check, whether the text is a quotation, and the judge's verdict
         (None if no judge was asked).
         """
-        said = finished(completion.text, is_cut=completion.is_cut)
+        answer = finished(completion.text, is_cut=completion.is_cut)
         verdict = None
         grounding = judge(
-            said,
+            answer,
             question=question,
             sources=[f"{source.title}\n\n{source.text}" for source in sources],
             min_ratio=self._settings.answers.min_grounded_ratio,
             is_judged_elsewhere=self._judge is not None,
         )
         if grounding.is_grounded and self._judge is not None:
-            verdict = self._judge.ask(question, answer=said, sources=shown)
+            verdict = self._judge.ask(question, answer=answer, sources=shown)
             if not verdict.says_so:
                 grounding = Grounding(False, grounding.ratio, "the judge model does not say that the sources say so")
         if grounding.is_grounded:
-            return said, grounding, False, verdict
+            return answer, grounding, False, verdict
         quotation = quote(question, sources=[source.text for source in sources])
         if quotation is None:
             return NOT_TOLD, grounding, False, verdict

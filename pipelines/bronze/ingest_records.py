@@ -253,20 +253,22 @@ def _read_and_append(
 def _parts(
     source: RecordSource, batch: DataFrame, context: Context, *, paths: list[str], without: Collection[str] = ()
 ) -> list[Part]:
-    of = source.settings
+    settings = source.settings
     wants_types = source.contract.evolution != "quarantine"
     names = names_of(source)
-    if of.format == "delta":
-        return [feed_part(batch, name=of.location)]
-    if of.format == "kafka":
+    if settings.format == "delta":
+        return [feed_part(batch, name=settings.location)]
+    if settings.format == "kafka":
         return [
-            message_part(batch, names=names, key=[of.columns[k].source or k for k in of.key], wants_types=wants_types)
+            message_part(
+                batch, names=names, key=[settings.columns[k].source or k for k in settings.key], wants_types=wants_types
+            )
         ]
     return file_parts(
         context.lake.spark,
-        context.settings.path(of.location),
+        context.settings.path(settings.location),
         paths,
-        source=of,
+        source=settings,
         names=names,
         wants_types=wants_types,
         most_mb=context.settings.ingest.max_file_mb,
@@ -304,14 +306,14 @@ def _fitted(source: RecordSource, part: Part) -> DataFrame:
     from pyspark.sql import functions as F
 
     op, rows = source.settings.op, part.rows
-    came = {name.lower(): name for name in part.arriving}
+    names = {name.lower(): name for name in part.arriving}
     if op is not None and part.arriving:
-        mine = came.get(op.column.lower())
-        if mine is None:
+        op_name = names.get(op.column.lower())
+        if op_name is None:
             why = f"the column {op.column!r}, which says what is deleted, is missing"
             rows = rows.withColumn("_unreadable", F.coalesce("_unreadable", F.lit(why)))
         else:
-            deletes = F.col("_record").getField(mine).cast("string").isin(*op.delete)
+            deletes = F.col("_record").getField(op_name).cast("string").isin(*op.delete)
             rows = rows.withColumn("_op", F.coalesce("_op", F.when(deletes, "delete")))
     changes = source.contract.compare(shown(source, part)) if part.tells_columns else []
     return fit(

@@ -350,7 +350,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         print(safe(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        _log_failure("the command failed", of=error)
+        _log_failure("the command failed", error=error)
         files = [h.baseFilename for h in logging.getLogger("pipelines").handlers if isinstance(h, logging.FileHandler)]
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
         where = f"\nThe whole story is in {files[0]}." if files else ""
@@ -359,10 +359,10 @@ def _guarded(command: Callable[[], Any]) -> int:
     return 0
 
 
-def _log_failure(text: str, *, of: Exception | None = None) -> None:
+def _log_failure(text: str, *, error: Exception | None = None) -> None:
     """Log a failure, if the log is open already: otherwise Python would print the error a second time."""
     if logging.getLogger("pipelines").handlers:
-        log.error("%s", text, exc_info=of)
+        log.error("%s", text, exc_info=error)
 
 
 if __name__ == "__main__":

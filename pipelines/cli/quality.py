@@ -64,8 +64,8 @@ def quarantine(
     if len(found) > limit:
         lines.append(f"and {len(found) - limit} more: --limit {len(found)}")
     if kinds:
-        told = ", ".join(printable_line(f"{n} {k} (as {first})", width=160) for k, (n, first) in kinds.items())
-        lines.append(f"passed over, for no pattern of ingest.include names their kind: {told}")
+        kinds_text = ", ".join(printable_line(f"{n} {k} (as {first})", width=160) for k, (n, first) in kinds.items())
+        lines.append(f"passed over, for no pattern of ingest.include names their kind: {kinds_text}")
     say(facts, "\n".join(lines), as_json)
 
 

@@ -130,13 +130,13 @@ def versions_said(context: Context, arrivals: Rows, valid: Rows) -> Rows:
     if isinstance(arrivals, pa.Table) and isinstance(valid, pa.Table):
         known = {pair: place for place, pair in enumerate(_pairs(valid, "_ingested_at"))}
         places = pa.array([known.get(pair) for pair in _pairs(arrivals, "_first_at")], pa.int64())
-        said = pa.table(
+        versions_table = pa.table(
             [(arrivals[c] if c in _OF_ARRIVAL else valid[c].take(places)).cast(schema.field(c).type) for c in columns],
             schema=pa.schema([schema.field(c) for c in columns]),
         )
-        run_ids = pa.array([context.run_id] * said.num_rows, pa.string())
+        run_ids = pa.array([context.run_id] * versions_table.num_rows, pa.string())
         op = pc.if_else(pc.is_null(places), "delete", "upsert").cast(pa.string())
-        return said.append_column("_run_id", run_ids).append_column("_op", op)
+        return versions_table.append_column("_run_id", run_ids).append_column("_op", op)
 
     from pyspark.sql import functions as F
 

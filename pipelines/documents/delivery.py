@@ -144,8 +144,8 @@ def _last_arrivals(context: Context) -> Delivery:
         if key not in last_of or last_of[key].ingested_at < arrival.ingested_at:
             last_of[key] = arrival
     source = context.settings.ingest.source
-    known = {path: last for (of, path), last in last_of.items() if of == source}
-    elsewhere = [last for (of, _), last in last_of.items() if of != source and last.op != "delete"]
+    known = {path: last for (origin, path), last in last_of.items() if origin == source}
+    elsewhere = [last for (origin, _), last in last_of.items() if origin != source and last.op != "delete"]
     for seen in context.lake.read_arrow(LOOKS, where={"source": source}).to_pylist():
         path = seen["path"]
         before = known.get(path)

@@ -137,8 +137,8 @@ class ParserProcess:
 
     def _refused(self, path: str, reason: str, *limits: str) -> ParsedDocument:
         """A refusal that names the limits which the document had: if they are raised, the document is tried again."""
-        said = ", ".join(f"parse.{name} {getattr(self._limits, name):g}" for name in limits)
-        return ParsedDocument.refused(path, f"{reason} ({said})")
+        limits_text = ", ".join(f"parse.{name} {getattr(self._limits, name):g}" for name in limits)
+        return ParsedDocument.refused(path, f"{reason} ({limits_text})")
 
     def close(self) -> None:
         """Kill the process and all processes that it started. A second call does nothing."""
@@ -190,7 +190,7 @@ class ParserProcess:
             if self._receive(process, 1, deadline) != NOT_READY:
                 return
             (size,) = REPLY.unpack(self._receive(process, REPLY.size, deadline))
-            said = json.loads(self._receive(process, size, deadline))
+            failure = json.loads(self._receive(process, size, deadline))
         except (_Silent, _Ended) as error:
             how = f"was not ready after {_START_SECONDS} s" if isinstance(error, _Silent) else "ended"
             self.close()
@@ -198,11 +198,11 @@ class ParserProcess:
                 f"refine-documents: the process that parses {how} before it was given {path!r}. "
                 f"Its own message is in the log; or try: {' '.join(self._command())}"
             ) from None
-        if said["kind"] == "MissingDependencyError":
-            raise MissingDependencyError(said["message"])
+        if failure["kind"] == "MissingDependencyError":
+            raise MissingDependencyError(failure["message"])
         raise ConfigurationError(
             f"refine-documents: the parser for {path!r} cannot be loaded within parse.memory_mb "
-            f"{self._limits.memory_mb} ({said['kind']}: {said['message']}). Raise it in lakeloop.yml."
+            f"{self._limits.memory_mb} ({failure['kind']}: {failure['message']}). Raise it in lakeloop.yml."
         )
 
     def _receive(self, process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:

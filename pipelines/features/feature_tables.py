@@ -109,26 +109,26 @@ def table_spec_of(table: FeatureTable, source: pa.Schema) -> TableSpec:
     )
 
 
-def _type(of: Aggregate, source: pa.Schema) -> pa.DataType:
-    if of.column is None:
+def _type(aggregate: Aggregate, source: pa.Schema) -> pa.DataType:
+    if aggregate.column is None:
         return LONG
-    field = source.field(of.column)
-    if of.function in ("min", "max"):
+    field = source.field(aggregate.column)
+    if aggregate.function in ("min", "max"):
         return field.type
-    told = result_type(of, _spark_type(field.type))
-    assert told is not None, "check_columns lets no other through"
-    return arrow_type(told)
+    type_name = result_type(aggregate, _spark_type(field.type))
+    assert type_name is not None, "check_columns lets no other through"
+    return arrow_type(type_name)
 
 
-def _spark_type(of: pa.DataType) -> str:
+def _spark_type(data_type: pa.DataType) -> str:
     """The canonical name of a type; "struct<>" for every nested type, "void" for an unknown one."""
-    if pa.types.is_nested(of):
+    if pa.types.is_nested(data_type):
         return "struct<>"
-    if pa.types.is_timestamp(of):
-        return "timestamp" if of.tz else "timestamp_ntz"
-    if pa.types.is_decimal(of):
-        return f"decimal({of.precision},{of.scale})"
-    return next((name for name, kind in _PLAIN.items() if kind(of)), "void")
+    if pa.types.is_timestamp(data_type):
+        return "timestamp" if data_type.tz else "timestamp_ntz"
+    if pa.types.is_decimal(data_type):
+        return f"decimal({data_type.precision},{data_type.scale})"
+    return next((name for name, kind in _PLAIN.items() if kind(data_type)), "void")
 
 
 # Canonical name → check of the Arrow type. Engines return texts and bytes in different Arrow types.

@@ -114,7 +114,8 @@ def recut(context: Context, training_set_id: str) -> TrainingSet:
             )
     definition = json.loads(row["definition"])
     lookups = [
-        Lookup(of["table"], tuple(of["entity"]), tuple(of["columns"]), of["max_age"]) for of in definition["lookups"]
+        Lookup(lookup["table"], tuple(lookup["entity"]), tuple(lookup["columns"]), lookup["max_age"])
+        for lookup in definition["lookups"]
     ]
     rows = _joined(lake, labels=definition["labels"], at=definition["at"], lookups=lookups, versions=versions)
     count, fingerprint = _counted(rows)

@@ -37,7 +37,9 @@ def apply_changes(context: Context, table: str, changes: Rows, *, within: str = 
     """
     counts = {"insert": 0, "update": 0, "delete": 0}
     if isinstance(changes, pa.Table):
-        counts.update((of["values"], of["counts"]) for of in pc.value_counts(changes["_op"]).to_pylist())
+        counts.update(
+            (row_count["values"], row_count["counts"]) for row_count in pc.value_counts(changes["_op"]).to_pylist()
+        )
         context.lake.merge_arrow(table, changes)
         return counts
     from pyspark.sql import functions as F

@@ -166,7 +166,7 @@ def embed_missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tu
             start, stop = time.monotonic(), min(done + at_once, units)
             size = min(unit * (stop - done), computed)
             refused |= _embed(
-                context, _portion(missing, range(done, stop), of=units, unit=unit), model=model, size=size
+                context, _portion(missing, range(done, stop), units=units, unit_size=unit), model=model, size=size
             )
             step.advance(size)
             due = (stop - done) * settings.commit_seconds / (time.monotonic() - start)
@@ -174,13 +174,13 @@ def embed_missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tu
     return {"computed": computed - len(refused), "cached": cached}, refused
 
 
-def _portion(texts: Rows, which: range, *, of: int, unit: int) -> Rows:
-    """The units `which` (of `of` units) of the texts; a unit is `unit` texts, in a frame only about that many."""
+def _portion(texts: Rows, which: range, *, units: int, unit_size: int) -> Rows:
+    """The units `which` (of `units`) of the texts; a unit has `unit_size` texts, in a frame only about that many."""
     if isinstance(texts, pa.Table):
-        return texts.slice(which.start * unit, len(which) * unit)
+        return texts.slice(which.start * unit_size, len(which) * unit_size)
     from pyspark.sql import functions as F
 
-    return texts.where(F.pmod(F.xxhash64("text_hash"), F.lit(of)).between(which.start, which.stop - 1))
+    return texts.where(F.pmod(F.xxhash64("text_hash"), F.lit(units)).between(which.start, which.stop - 1))
 
 
 def _missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tuple[Rows, int, int]:

@@ -46,9 +46,9 @@ class CatalogLakehouse(Lakehouse):
             for column in from_arrow_schema(spec.schema)
         )
         parts = f"PARTITIONED BY ({', '.join(map(quoted, spec.partition_by))})" if spec.partition_by else ""
-        told = ", ".join(f"{text(key)} = {text(value)}" for key, value in configuration.items())
+        properties = ", ".join(f"{text(key)} = {text(value)}" for key, value in configuration.items())
         made = f"CREATE TABLE IF NOT EXISTS {self.identifier(table)} ({columns}) USING delta"
-        self.spark.sql(f"{made} {parts} TBLPROPERTIES ({told})")
+        self.spark.sql(f"{made} {parts} TBLPROPERTIES ({properties})")
 
     def _complete(self, table: str) -> None:
         from pyspark.sql.pandas.types import from_arrow_schema

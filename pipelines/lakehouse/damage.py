@@ -224,13 +224,13 @@ def _stumbled_over(folder: Path, paths: list[str]) -> dict[str, str]:
     while left:
         files = "\n".join(str(folder / unquote(path)) for path in left)
         done = subprocess.run([sys.executable, "-c", _READER], input=files, capture_output=True, text=True, check=False)
-        said = [line for line in done.stdout.splitlines() if line != "begin"]
-        for path, line in zip(left, said, strict=False):
+        results = [line for line in done.stdout.splitlines() if line != "begin"]
+        for path, line in zip(left, results, strict=False):
             if line.startswith("wrong"):
                 found[path] = f"cannot be read ({line.removeprefix('wrong ')})"
-        if len(said) < len(left):
-            found[left[len(said)]] = "ends the process that reads it"
-        left = left[len(said) + 1 :]
+        if len(results) < len(left):
+            found[left[len(results)]] = "ends the process that reads it"
+        left = left[len(results) + 1 :]
     return found
 
 

@@ -270,15 +270,15 @@ def merge(delta: DeltaTable, changes: pa.Table, *, key: Sequence[str]) -> None:
     """Apply net changes, which have the table's columns and `_op` (insert, update or delete)."""
     columns = [c for c in changes.column_names if c != "_op"]
     values = {name(c): f"changes.{name(c)}" for c in columns}
-    of = delta.merge(
+    merger = delta.merge(
         changes,
         predicate=" AND ".join(same(k, nulls=changes[k].null_count > 0) for k in key),
         source_alias="changes",
         target_alias="target",
         writer_properties=writing(changes.schema),
     )
-    of = of.when_matched_delete("changes._op = 'delete'").when_matched_update(values)
-    of.when_not_matched_insert(values, "changes._op <> 'delete'").execute()
+    merger = merger.when_matched_delete("changes._op = 'delete'").when_matched_update(values)
+    merger.when_not_matched_insert(values, "changes._op <> 'delete'").execute()
 
 
 def merges_as_spark(key: Sequence[str], schema: pa.Schema) -> bool:
@@ -287,7 +287,7 @@ def merges_as_spark(key: Sequence[str], schema: pa.Schema) -> bool:
     So false for keys with floating-point numbers; keys of nested types are left to Spark as well.
     """
     types = [schema.field(k).type for k in key]
-    return not any(pa.types.is_nested(of) or has_type(of, pa.types.is_floating) for of in types)
+    return not any(pa.types.is_nested(data_type) or has_type(data_type, pa.types.is_floating) for data_type in types)
 
 
 def delete(delta: DeltaTable, where: Mapping[str, Sequence[str]], schema: pa.Schema) -> int:
@@ -354,5 +354,5 @@ def writing(schema: pa.Schema) -> WriterProperties:
     )
 
 
-def _is_inexact(of: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(of) or pa.types.is_decimal(of))
+def _is_inexact(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(data_type) or pa.types.is_decimal(data_type))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 def all_in(where: Mapping[str, Sequence[str]]) -> str:
     """True for rows in which each column has one of its texts. Each column needs at least one text."""
-    return " AND ".join(f"{name(column)} IN ({', '.join(map(literal, of))})" for column, of in where.items())
+    return " AND ".join(f"{name(column)} IN ({', '.join(map(literal, values))})" for column, values in where.items())
 
 
 def same(key: str, *, nulls: bool) -> str:

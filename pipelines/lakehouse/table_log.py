@@ -38,9 +38,9 @@ def folder_commit_id(folder: Path, version: int) -> str | None:
 def named_commit_id(spark: SparkSession, name: str, version: int) -> str | None:
     """`commit_id` of a Delta table of the catalog."""
     # The instant as a number: as a text it would depend on the session's time zone.
-    told = "unix_micros(timestamp), userId, operation, operationParameters, operationMetrics, engineInfo"
+    columns = "unix_micros(timestamp), userId, operation, operationParameters, operationMetrics, engineInfo"
     rows = spark.sql(f"DESCRIBE HISTORY {name}").where(f"version = {int(version)}")
-    row = rows.selectExpr(f"to_json(struct({told}))").first()
+    row = rows.selectExpr(f"to_json(struct({columns}))").first()
     return None if row is None else hashlib.sha256(row[0].encode()).hexdigest()[:32]
 
 

@@ -167,8 +167,8 @@ class Lakehouse(ABC):
 
     def add_columns(self, table: str, types: Mapping[str, str]) -> None:
         """Add columns (name → Spark SQL type) to the table in place."""
-        told = ", ".join(f"{quoted(name)} {of}" for name, of in types.items())
-        self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD COLUMNS ({told})")
+        columns = ", ".join(f"{quoted(name)} {type_name}" for name, type_name in types.items())
+        self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD COLUMNS ({columns})")
 
     def size(self, table: str) -> int:
         """The size of the table's current files in bytes."""

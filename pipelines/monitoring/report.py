@@ -87,9 +87,9 @@ def gather(context: Context, *, versions: Versions | None = None, summary: Mappi
     tables, summary = _Tables(context.lake), summary or {}
     runs = _runs(tables.read(STAGE_RUNS))
     deliveries = [run for run in runs if "ingest-documents" in run["counts"]]
-    told = list(summary.get("deliveries", ()))
+    reported = list(summary.get("deliveries", ()))
     # The summary has only the last deliveries; the workspace may have had others before.
-    for run, delivery in zip(reversed(deliveries), reversed(told), strict=False):
+    for run, delivery in zip(reversed(deliveries), reversed(reported), strict=False):
         run |= {"label": delivery.get("version") or run["label"], "verified": delivery.get("verified")}
     calls = tables.read(INFERENCE_LOG, *_OF_CALLS)
     answered = calls.filter(pc.equal(calls["status_code"], STATUS_OK))
@@ -261,8 +261,8 @@ def windows_of(rows: Iterable[Row]) -> list[Row]:
         start = (row["window"] or {}).get("start")
         if row["slice_key"] is None and start is not None:
             empty = {"day": start, "model_id": row["model_id"], "metrics": dict.fromkeys(_METRICS, _NOT_MEASURED)}
-            of = windows.setdefault((start, row["model_id"] or ""), empty)
-            of["metrics"][row["metric_name"]] = {
+            window = windows.setdefault((start, row["model_id"] or ""), empty)
+            window["metrics"][row["metric_name"]] = {
                 "value": _finite(row["value"]),
                 "n": row["n"],
                 "stderr": _finite(row["stderr"]),

@@ -172,19 +172,19 @@ def _known(context: Context, document: str) -> tuple[set[str], set[str]]:
     lake = context.lake
     rows = lake.read_arrow("bronze.documents", columns=["document_id", "path", "source"]).to_pylist()
     name = unicodedata.normalize("NFC", document)
-    mine = [r for r in rows if document == r["document_id"] or name == unicodedata.normalize("NFC", r["path"])]
+    arrivals = [r for r in rows if document == r["document_id"] or name == unicodedata.normalize("NFC", r["path"])]
     receipts = lake.read_arrow(RECEIPTS, columns=["document_id", "asked_for", "forgotten_at"]).to_pylist()
     same = [row for row in receipts if row["asked_for"] == _asked_for(document)]
-    if mine:
+    if arrivals:
         begun = {row["document_id"] for row in same if _is_open(row)}
-        return begun | {row["document_id"] for row in mine}, {row["path"] for row in mine}
+        return begun | {row["document_id"] for row in arrivals}, {row["path"] for row in arrivals}
     sources = {context.settings.ingest.source, *(row["source"] for row in rows)}
     asked = {document, *(document_id(source, document) for source in sources)}
-    told = {row["document_id"] for row in receipts}
-    keys = (asked & told) | {row["document_id"] for row in same}
+    forgotten = {row["document_id"] for row in receipts}
+    keys = (asked & forgotten) | {row["document_id"] for row in same}
     if not keys:
         raise ConfigurationError.unknown_name("document", document, {row["path"] for row in rows})
-    return keys, {document} - told
+    return keys, {document} - forgotten
 
 
 def _chunks_of(context: Context, keys: Collection[str]) -> set[str]:

@@ -64,9 +64,9 @@ def _clear(context: Context, place: Place, store: Store, keys: Collection[str], 
     manifest = store.manifest()
     if manifest is None and not has_rows(store):
         return Cleared(place.index_name, 0, True, f"{name}: nothing, there is no index any more")
-    mine = {state.index_name: state.place.address for state in all_states(context.lake)}
+    own_places = {state.index_name: state.place.address for state in all_states(context.lake)}
     if manifest is None:
-        if place.address in mine.values():
+        if place.address in own_places.values():
             why = "its first filling never ended: run lakeloop sync-index, and forget again"
             return Cleared(place.index_name, 0, False, _not_cleared(context, place, keys, name=name, why=why))
         store.drop()
@@ -75,21 +75,21 @@ def _clear(context: Context, place: Place, store: Store, keys: Collection[str], 
     root = str(context.settings.root)
     # An index inside the workspace's folder moved with it. For one outside, a moved workspace looks like a copy.
     is_inside = kept(context.settings, place.uri) != place.uri
-    is_elsewhere = manifest.place not in ("", root) and place.address not in mine.values() and not is_inside
+    is_elsewhere = manifest.place not in ("", root) and place.address not in own_places.values() and not is_inside
     if is_foreign(context.lake, manifest) or is_elsewhere:
         why = (
             f"it belongs to the workspace {manifest.workspace} in {manifest.place}: forget the document there, or "
             "remove the index where that workspace is no more"
         )
         return Cleared(place.index_name, 0, False, f"NOT CLEARED {name}: {why}")
-    is_in_use = place.address in mine.values()
+    is_in_use = place.address in own_places.values()
     lease = writing(context, place.index_name, at_least=manifest.fence) if is_in_use else nullcontext()
     with lease as held:
         rows = _delete(store, manifest, keys, lease=held)
-        said = store.forget()
+        remains = store.forget()
         if held:
             held.release(None)
-    return Cleared(place.index_name, rows, True, f"{name}: {said}")
+    return Cleared(place.index_name, rows, True, f"{name}: {remains}")
 
 
 def _delete(store: Store, manifest: Manifest, keys: Collection[str], *, lease: Lease | None) -> int:

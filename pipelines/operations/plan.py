@@ -161,11 +161,11 @@ def _become(context: Context, delivery: Delivery) -> Iterator[tuple[dict[str, An
 def _why(document: Mapping[str, Any], rule: str) -> str:
     if document["reason"]:
         return str(document["reason"])
-    said = {
+    details = {
         "is_in_language": document["language"],
         "has_no_personal_data": f"{len(document['pii_spans'] or ())} places",
     }
-    return f"{rule}: {said[rule]}" if rule in said else rule
+    return f"{rule}: {details[rule]}" if rule in details else rule
 
 
 def _cached(context: Context) -> set[str]:
@@ -178,9 +178,9 @@ def _cached(context: Context) -> set[str]:
 def _pace(context: Context) -> float:
     """Texts per second in the last three runs that embedded 100 texts or more."""
     runs = context.lake.read_arrow(STAGE_RUNS, columns=["counts", "seconds"], where={"stage": "embed-chunks"})
-    told = [(dict(run["counts"]).get("computed", 0), run["seconds"]) for run in runs.to_pylist()]
-    told = [(computed, seconds) for computed, seconds in told if computed >= 100 and seconds][-3:]
-    return sum(c for c, _ in told) / sum(s for _, s in told) if told else _TEXTS_PER_SECOND
+    paces = [(dict(run["counts"]).get("computed", 0), run["seconds"]) for run in runs.to_pylist()]
+    paces = [(computed, seconds) for computed, seconds in paces if computed >= 100 and seconds][-3:]
+    return sum(c for c, _ in paces) / sum(s for _, s in paces) if paces else _TEXTS_PER_SECOND
 
 
 def _refusals(

@@ -76,9 +76,9 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     with _noted(troubles):
         begun = _half_forgotten(context.lake)
     # A damaged table is reported once, although several checks may have found it; the first message is kept.
-    told = {str(error).partition(_DAMAGED)[0]: error for error in reversed(troubles)}
+    trouble_of = {str(error).partition(_DAMAGED)[0]: error for error in reversed(troubles)}
     warnings = [
-        *map(str, reversed(told.values())),
+        *map(str, reversed(trouble_of.values())),
         *begun,
         *(warning for index in indexes for warning in index["warnings"]),
     ]
@@ -90,7 +90,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         "quarantine": refused,
         "dead_letters": letters,
         "broken_table_rules": broken,
-        "damaged": sorted(name for name, error in told.items() if isinstance(error, DamagedTableError)),
+        "damaged": sorted(name for name, error in trouble_of.items() if isinstance(error, DamagedTableError)),
         "passed_over": {kind: count for kind, (count, _) in kinds.items()},
         "warnings": warnings,
     }

@@ -126,8 +126,8 @@ def _served(context: Context, state: IndexState) -> Iterator[Difference]:
     chunks = chunks.where(~F.col("chunk_id").isin(refused)) if refused else chunks
     rows = lake.read("gold.chunk_index").where(F.col("model") == state.model)
     expected = chunks.select("chunk_id", row_hash().alias("expected"))
-    said = F.struct(F.col("row_hash"), row_hash().alias("said"), F.col("text_hash"), F.col("vector"))
-    found = rows.groupBy("chunk_id").agg(F.first(said).alias("found"), F.count("*").alias("copies"))
+    found_row = F.struct(F.col("row_hash"), row_hash().alias("said"), F.col("text_hash"), F.col("vector"))
+    found = rows.groupBy("chunk_id").agg(F.first(found_row).alias("found"), F.count("*").alias("copies"))
     kind = (
         F.when(F.col("found").isNull(), "missing")
         .when(F.col("expected").isNull(), "ghost")

@@ -43,8 +43,8 @@ def admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[Re
             changes = [change for change in changes if change.kind != "missing"]
         able = [
             name
-            for name, of in arriving.items()
-            if COLUMN_NAME.fullmatch(name) and name.lower() not in RESERVED_COLUMNS and is_type(of)
+            for name, type_name in arriving.items()
+            if COLUMN_NAME.fullmatch(name) and name.lower() not in RESERVED_COLUMNS and is_type(type_name)
         ]
         if any(change.hint for change in changes):
             log.warning("%s: %s: %s", source.bronze, part.name, "; ".join(map(str, changes)))
@@ -70,12 +70,12 @@ def shown(source: RecordSource, part: Part) -> dict[str, str]:
     called = {(readings[n].source or n if n in readings else n).lower(): n for n in source.contract.columns}
     taken = {name.lower() for name in source.contract.columns}
     found = {}
-    for name, of in part.arriving.items():
-        mine = called.get(name.lower())
-        if name.lower() == op or (mine is None and (of == "void" or name.lower() in taken)):
+    for name, type_name in part.arriving.items():
+        column = called.get(name.lower())
+        if name.lower() == op or (column is None and (type_name == "void" or name.lower() in taken)):
             continue
-        wanted = source.contract.columns[mine] if mine is not None else part.suggested.get(name, of)
-        found[mine or name] = part.shown.get(name, wanted if part.is_text or of == "void" else of)
+        wanted = source.contract.columns[column] if column is not None else part.suggested.get(name, type_name)
+        found[column or name] = part.shown.get(name, wanted if part.is_text or type_name == "void" else type_name)
     return found
 
 
@@ -83,14 +83,14 @@ def _wider_by_value(source: RecordSource, part: Part, columns: Mapping[str, str]
     """The integer columns for which a text arrived that needs a wider integer: name → the narrowest type that fits."""
     from pyspark.sql import functions as F
 
-    came = {name.lower(): name for name in part.arriving}
+    arriving = {name.lower(): name for name in part.arriving}
     readings = source.settings.readings
     checks: dict[tuple[str, str], Column] = {}
     for name, of in columns.items():
         wider = wider_integers(of)
         reading = readings.get(name, PLAIN)
-        if wider and (mine := came.get((reading.source or name).lower())) is not None:
-            text = F.col("_record").getField(mine)
+        if wider and (arriving_name := arriving.get((reading.source or name).lower())) is not None:
+            text = F.col("_record").getField(arriving_name)
             for enough in (of, *wider[:-1]):
                 too_large = read_text(text, wider[-1], reading).isNotNull() & read_text(text, enough, reading).isNull()
                 checks[name, enough] = F.coalesce(F.bool_or(too_large), F.lit(False))

@@ -95,41 +95,41 @@ def source_head(context: Context, source: RecordSource) -> SourceHead:
     Raises:
         ConfigurationError: the table does not exist, or has no change feed.
     """
-    of, lake = source.settings, context.lake
-    if is_folder(of):
+    settings, lake = source.settings, context.lake
+    if is_folder(settings):
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
         try:
-            table = DeltaTable(str(context.settings.path(of.location)))
+            table = DeltaTable(str(context.settings.path(settings.location)))
         except TableNotFoundError:
             table = None
         found = None if table is None else (str(table.metadata().id), table.version())
         has_feed = table is not None and table.metadata().configuration.get("delta.enableChangeDataFeed") == "true"
     else:
-        head = named_head(lake.spark, of.location)
+        head = named_head(lake.spark, settings.location)
         found = None if head is None else (head.table_id, head.version)
-        row = lake.spark.sql(f"DESCRIBE DETAIL {of.location}").select("properties").first() if head else None
+        row = lake.spark.sql(f"DESCRIBE DETAIL {settings.location}").select("properties").first() if head else None
         has_feed = row is not None and row["properties"].get("delta.enableChangeDataFeed") == "true"
     if found is None:
         raise ConfigurationError(
-            f"ingest-records: no Delta table at {of.location!r} for the source {source.name!r}. Correct "
+            f"ingest-records: no Delta table at {settings.location!r} for the source {source.name!r}. Correct "
             f"records.{source.name}.location in lakeloop.yml."
         )
     if not has_feed:
         raise ConfigurationError(
-            f"ingest-records: the Delta table {of.location!r} of the source {source.name!r} keeps no change feed. Turn "
-            f"it on: ALTER TABLE … SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')."
+            f"ingest-records: the Delta table {settings.location!r} of the source {source.name!r} keeps no change "
+            f"feed. Turn it on: ALTER TABLE … SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')."
         )
     return SourceHead(*found, commit_of(context, source, found[1]))
 
 
 def commit_of(context: Context, source: RecordSource, version: int) -> str | None:
     """The id of the commit `version` of the table as it is now; None if the log does not have that version."""
-    of, lake = source.settings, context.lake
-    if is_folder(of):
-        return folder_commit_id(context.settings.path(of.location), version)
-    return named_commit_id(lake.spark, of.location, version)
+    settings, lake = source.settings, context.lake
+    if is_folder(settings):
+        return folder_commit_id(context.settings.path(settings.location), version)
+    return named_commit_id(lake.spark, settings.location, version)
 
 
 def is_read(source: RecordSource, head: SourceHead, *, checkpoint: Path) -> bool:
@@ -210,9 +210,9 @@ def dated(
     from pyspark.sql import functions as F
 
     goes = F.bool_or(F.col("_change_type").isin("delete", "update_preimage"))
-    said = feed.groupBy("_commit_version").agg(F.max(F.unix_micros("_commit_timestamp")), goes).collect()
-    commits = {row[0]: row[1] for row in said}
-    may_go = any(row[2] for row in said)
+    summaries = feed.groupBy("_commit_version").agg(F.max(F.unix_micros("_commit_timestamp")), goes).collect()
+    commits = {row[0]: row[1] for row in summaries}
+    may_go = any(row[2] for row in summaries)
     position = (None if batch is None else Position.of(checkpoint)) or Position(-1, None, None)
     if commits and position.looked_up is not None and position.micros is not None:
         begun = min(commits)
@@ -295,9 +295,13 @@ def _state_part(context: Context, source: RecordSource, *, version: int) -> Part
     """All rows of the table at `version` as records."""
     from pyspark.sql import functions as F
 
-    of, spark = source.settings, context.lake.spark
+    settings, spark = source.settings, context.lake.spark
     reader = spark.read.format("delta").option("versionAsOf", version)
-    rows = reader.load(str(context.settings.path(of.location))) if is_folder(of) else reader.table(of.location)
+    rows = (
+        reader.load(str(context.settings.path(settings.location)))
+        if is_folder(settings)
+        else reader.table(settings.location)
+    )
     feed = rows.withColumns(
         {
             "_change_type": F.lit("insert"),
@@ -306,7 +310,7 @@ def _state_part(context: Context, source: RecordSource, *, version: int) -> Part
             "_commit_micros": F.lit(None).cast("bigint"),
         }
     )
-    return feed_part(feed, name=of.location)
+    return feed_part(feed, name=settings.location)
 
 
 def _end_what_is_gone(
@@ -326,8 +330,10 @@ def _end_what_is_gone(
     there = fit(_state_part(context, source, version=version)).select(*key)
     gone = alive.join(there, key, "left_anti")
     columns = source.contract.columns
-    told = gone.select(*[F.col(c) if c in key else F.lit(None).cast(of).alias(c) for c, of in columns.items()])
-    told = told.withColumn("_rescued", F.lit(None).cast("string"))
+    deletes = gone.select(
+        *[F.col(c) if c in key else F.lit(None).cast(type_name).alias(c) for c, type_name in columns.items()]
+    )
+    deletes = deletes.withColumn("_rescued", F.lit(None).cast("string"))
     without = bronze.where(~are_there(key)).withColumn("_id", values_hash(bronze, [*columns, "_rescued"]))
     row = F.max_by(F.struct(*columns, "_rescued", "_op"), F.struct("_changed_at", "_source_version", "_offset"))
     without = without.groupBy("_id").agg(row.alias("_row")).select("_row.*").where("_op <> 'delete'").drop("_op")
@@ -339,8 +345,8 @@ def _end_what_is_gone(
         "_run_id": F.lit(context.run_id),
     }
     types = {f.name: f.dataType for f in from_arrow_schema(lake.spec(source.bronze).schema).fields}
-    others = {c: arrival.get(c, F.lit(None).cast(of)) for c, of in types.items() if c not in columns}
-    rows = told.unionByName(without).select(*columns, *[value.alias(c) for c, value in others.items()])
+    others = {c: arrival.get(c, F.lit(None).cast(type_name)) for c, type_name in types.items() if c not in columns}
+    rows = deletes.unionByName(without).select(*columns, *[value.alias(c) for c, value in others.items()])
     rows = rows.persist()
     try:
         if not rows.isEmpty():

@@ -207,8 +207,8 @@ def _csv_parts(
             F.lit(None).cast(_TEXTS).alias("_unknown"),
             "_unreadable",
         )
-        told = ", ".join(list(files)[:3])
-        parts.append(Part(rows, dict.fromkeys(names, "string"), is_text=True, name=told))
+        shown_files = ", ".join(list(files)[:3])
+        parts.append(Part(rows, dict.fromkeys(names, "string"), is_text=True, name=shown_files))
     return parts
 
 
@@ -235,7 +235,7 @@ def _parquet_parts(
             by_schema.setdefault(str(schema), (schema, {}))[1][path] = number
         except (pa.ArrowException, OSError) as error:
             broken[path] = why_broken(error)
-    if any("[ns" in of for of in by_schema):
+    if any("[ns" in schema_text for schema_text in by_schema):
         # Without it Spark refuses the file; with it such columns are numbers, which `TableRecord` turns into instants.
         spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
     parts = []
@@ -336,7 +336,9 @@ def _new_columns(texts: DataFrame) -> dict[str, str]:
     kinds: dict[str, set[str]] = defaultdict(set)
     for row in found:
         kinds[row["name"]].add(row["kind"])
-    able = {name: type_of_kinds(of) for name, of in sorted(kinds.items()) if COLUMN_NAME.fullmatch(name)}
+    able = {
+        name: type_of_kinds(found_kinds) for name, found_kinds in sorted(kinds.items()) if COLUMN_NAME.fullmatch(name)
+    }
     is_apart = len({name.lower() for name in able}) == len(able)
     return able if is_apart and len(found) < 5 * _MOST_NEW_COLUMNS and len(able) <= _MOST_NEW_COLUMNS else {}
 

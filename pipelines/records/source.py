@@ -136,11 +136,13 @@ class RecordSource:
 
 def record_source(settings: Settings, name: str) -> RecordSource:
     """The source `name` with the contract that lakeloop.yml declares."""
-    of = settings.records[name]
-    rules = tuple(Rule(r.name, r.predicate, r.level) for r in of.rules)
-    required = (*of.order_by, *of.required)
+    source = settings.records[name]
+    rules = tuple(Rule(r.name, r.predicate, r.level) for r in source.rules)
+    required = (*source.order_by, *source.required)
     table = f"silver.records_{name}"
-    return RecordSource(name, of, Contract(table, of.types, of.key, required, of.evolution, rules, of.order_by))
+    return RecordSource(
+        name, source, Contract(table, source.types, source.key, required, source.evolution, rules, source.order_by)
+    )
 
 
 def source_subjects(context: Context) -> list[Subject]:
@@ -151,8 +153,8 @@ def source_subjects(context: Context) -> list[Subject]:
 
 def refining(of: RecordSettings) -> str:
     """The settings of a source that decide how its arrivals become silver, as JSON."""
-    said = of.model_dump(include={"columns", "key", "order_by", "required", "evolution", "rules"})
-    return json.dumps({**said, "null": of.options.get("nullValue")}, sort_keys=True)
+    deciding = of.model_dump(include={"columns", "key", "order_by", "required", "evolution", "rules"})
+    return json.dumps({**deciding, "null": of.options.get("nullValue")}, sort_keys=True)
 
 
 def declare(lake: Lakehouse, source: RecordSource) -> RecordSource:
@@ -170,17 +172,20 @@ def evolved(lake: Lakehouse, source: RecordSource) -> RecordSource:
     """
     lake.ensure(source.bronze)
     passed_over = {name for name, _ in ARRIVAL}
-    has = {c: of for c, of in spark_columns(lake.read(source.bronze)).items() if c not in passed_over}
+    has = {c: type_name for c, type_name in spark_columns(lake.read(source.bronze)).items() if c not in passed_over}
     if source.contract.evolution != "evolve":
         declared = {name.lower() for name in source.contract.columns}
-        has = {c: of for c, of in has.items() if c.lower() in declared}
+        has = {c: type_name for c, type_name in has.items() if c.lower() in declared}
     return declare(lake, replace(source, contract=source.contract.widened(has)))
 
 
 def spark_columns(rows: DataFrame) -> dict[str, str]:
     """The columns of a frame: name → canonical type."""
     types = {f.name: f.dataType.simpleString().replace("timestamp_ntz", "timestamp") for f in rows.schema.fields}
-    return {name: "string" if of.startswith(("char(", "varchar(")) else of for name, of in types.items()}
+    return {
+        name: "string" if type_name.startswith(("char(", "varchar(")) else type_name
+        for name, type_name in types.items()
+    }
 
 
 def of_keys(rows: DataFrame, wanted: DataFrame, *, key: Sequence[str]) -> DataFrame:
@@ -189,11 +194,11 @@ def of_keys(rows: DataFrame, wanted: DataFrame, *, key: Sequence[str]) -> DataFr
     from pyspark.sql.types import TimestampType
 
     keys = wanted.select(*key).distinct()
-    of, first = rows.schema[key[0]].dataType, F.col(f"`{key[0]}`")
+    data_type, first = rows.schema[key[0]].dataType, F.col(f"`{key[0]}`")
     # As a Python datetime an instant would be in this process's time zone, in which an hour of autumn occurs twice.
-    is_instant = isinstance(of, TimestampType)
-    told = F.unix_micros(first) if is_instant else first
-    found = [row[0] for row in keys.select(told).distinct().limit(FEW_ROWS + 1).collect()]
+    is_instant = isinstance(data_type, TimestampType)
+    key_value = F.unix_micros(first) if is_instant else first
+    found = [row[0] for row in keys.select(key_value).distinct().limit(FEW_ROWS + 1).collect()]
     if len(found) > FEW_ROWS:
         return rows.join(keys, [*key], "left_semi")
     # Few enough to be a filter, by which Spark skips files with the help of their statistics.
@@ -236,8 +241,8 @@ def follow(lake: Lakehouse, table: str) -> int:
         if gone:
             log.warning("%s: the contract has no longer %s; %s is written without", table, ", ".join(gone), table)
         columns = [
-            (_as(there[name], of.simpleString()) if name in there else F.lit(None).cast(of)).alias(name)
-            for name, of in wanted.items()
+            (_as(there[name], data_type.simpleString()) if name in there else F.lit(None).cast(data_type)).alias(name)
+            for name, data_type in wanted.items()
         ]
         write_anew(lake, table, rows.select(*columns, *[F.col(f"`{c}`") for c in others if c not in gone]))
     elif added:
@@ -245,12 +250,12 @@ def follow(lake: Lakehouse, table: str) -> int:
     return len(added) + len(wider)
 
 
-def _as(field: StructField, of: str) -> Column:
+def _as(field: StructField, type_name: str) -> Column:
     """A column as a type that holds all its values; if that is string, in the form in which records have texts."""
     from pyspark.sql import functions as F
 
     column, was = F.col(f"`{field.name}`"), field.dataType.simpleString()
-    return as_text(column, was) if of == "string" else column.cast(of)
+    return as_text(column, was) if type_name == "string" else column.cast(type_name)
 
 
 def are_there(columns: Sequence[str]) -> Column:

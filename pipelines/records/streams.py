@@ -71,28 +71,28 @@ def open_stream(context: Context, source: RecordSource, *, fit: Callable[[Part],
     Raises:
         ConfigurationError: the Delta table does not exist or has no change feed.
     """
-    of, lake = source.settings, context.lake
+    settings, lake = source.settings, context.lake
     checkpoint = checkpoint_of(context, source)
-    if of.format == "delta" and _begins_anew(context, source, checkpoint):
+    if settings.format == "delta" and _begins_anew(context, source, checkpoint):
         # The checkpoints of all other tables of this source go too: if such a table comes back, it is read again.
         shutil.rmtree(checkpoint.parent, ignore_errors=True)
         begin(context, source, checkpoint=checkpoint, fit=fit)
     stream_id(context, source)
     reader = lake.spark.readStream
-    if of.is_files:
-        if uses_auto_loader(of):
-            loader = reader.format("cloudFiles").options(**auto_loader_options(of))
-            found = loader.load(str(context.settings.path(of.location)))
+    if settings.is_files:
+        if uses_auto_loader(settings):
+            loader = reader.format("cloudFiles").options(**auto_loader_options(settings))
+            found = loader.load(str(context.settings.path(settings.location)))
             return found.selectExpr("path", "modificationTime AS modified_at"), checkpoint
         listed = lake.read_stream(source.files)
         return listed.where("is_arrival").select("path", "_ingested_at", "modified_at"), checkpoint
-    if of.format == "kafka":
-        options = {"startingOffsets": "earliest", "failOnDataLoss": "true"} | of.options
+    if settings.format == "kafka":
+        options = {"startingOffsets": "earliest", "failOnDataLoss": "true"} | settings.options
         plain = {key if "." not in key else f"kafka.{key}": value for key, value in options.items()}
-        return reader.format("kafka").options(subscribe=of.location, **plain).load(), checkpoint
-    feed = reader.format("delta").option("readChangeFeed", "true").options(**of.options)
-    place = str(context.settings.path(of.location))
-    return (feed.load(place) if is_folder(of) else feed.table(of.location)), checkpoint
+        return reader.format("kafka").options(subscribe=settings.location, **plain).load(), checkpoint
+    feed = reader.format("delta").option("readChangeFeed", "true").options(**settings.options)
+    place = str(context.settings.path(settings.location))
+    return (feed.load(place) if is_folder(settings) else feed.table(settings.location)), checkpoint
 
 
 def _begins_anew(context: Context, source: RecordSource, checkpoint: Path) -> bool:
@@ -110,12 +110,12 @@ def _begins_anew(context: Context, source: RecordSource, checkpoint: Path) -> bo
 
 def checkpoint_of(context: Context, source: RecordSource) -> Path:
     """The folder of the checkpoint for the source and the bronze table as they are now; it may not exist yet."""
-    of, lake = source.settings, context.lake
-    if of.format == "delta":
+    settings, lake = source.settings, context.lake
+    if settings.format == "delta":
         source_id = source_head(context, source).table_id
-    elif of.format == "kafka" or uses_auto_loader(of):
-        told = f"{of.options.get('bootstrap.servers', '')} {of.location}"
-        source_id = hashlib.sha256(told.encode()).hexdigest()[:16]
+    elif settings.format == "kafka" or uses_auto_loader(settings):
+        address = f"{settings.options.get('bootstrap.servers', '')} {settings.location}"
+        source_id = hashlib.sha256(address.encode()).hexdigest()[:16]
     else:
         source_id = lake.ensure(source.files).table_id
     folder = context.settings.path(context.settings.checkpoints) / f"records_{source.name}"

@@ -101,7 +101,7 @@ def csv_batches(folder: str, *, width: int, options: Mapping[str, str]) -> Batch
 
         for some in _in_batches(rows()):
             columns = zip(*some, strict=True)
-            arrays = [pa.array(column, of) for column, of in zip(columns, types, strict=True)]
+            arrays = [pa.array(column, data_type) for column, data_type in zip(columns, types, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     return read

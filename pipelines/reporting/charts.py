@@ -66,11 +66,11 @@ def stacked_bars(
         axes.set_xlabel(unit)
         axes.grid(axis="x", color=_GRID, linewidth=0.6)
         _legend(axes, columns=min(len(series), 4))
-        told = "; ".join(
+        numbers = "; ".join(
             f"{label}: " + ", ".join(f"{key} {_short(values[i])}" for key, values in series.items() if values[i])
             for i, label in enumerate(labels)
         )
-        return _svg(figure, name, f"{title} ({unit}). {told}.")
+        return _svg(figure, name, f"{title} ({unit}). {numbers}.")
 
 
 def histogram(name: str, *, values: Sequence[float], marks: Mapping[str, float], unit: str, title: str) -> str:
@@ -89,9 +89,9 @@ def histogram(name: str, *, values: Sequence[float], marks: Mapping[str, float],
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(unit)
         axes.grid(axis="y", color=_GRID, linewidth=0.6)
-        told = ", ".join(f"{label} {_short(at)}" for label, at in marks.items())
+        marks_text = ", ".join(f"{label} {_short(at)}" for label, at in marks.items())
         return _svg(figure, name, f"{title} ({unit}). {len(values)} values from {_short(min(values))} to "
-                    f"{_short(max(values))}; {told}.")  # fmt: skip
+                    f"{_short(max(values))}; {marks_text}.")  # fmt: skip
 
 
 def _axes(*, height: float) -> tuple[Figure, Any]:

@@ -239,8 +239,8 @@ def _check_size(root: yaml.Node, *, of: str) -> None:
 
     values = size(root, 0)
     if values > _MAX_VALUES:
-        told = cut(f"{values:,}", 30)
-        raise ConfigurationError(f"{of} holds {told} values once its aliases are followed: no settings do")
+        count = cut(f"{values:,}", 30)
+        raise ConfigurationError(f"{of} holds {count} values once its aliases are followed: no settings do")
 
 
 def _mapping(text: str, *, of: str) -> dict[str, Any]:

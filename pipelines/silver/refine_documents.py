@@ -78,9 +78,9 @@ def work(context: Context, due: Work) -> Counts:
         count = row_count(refused) if judged.refused_rows else 0
         SPLIT.set_aside(context, refused, count=count, scope=keys, versions=versions)
 
-        said = versions_said(context, arrivals, judged.valid)
+        arrived = versions_said(context, arrivals, judged.valid)
         before = touched(context, HISTORY, keys, versions=versions, key="document_id")
-        apply_changes(context, HISTORY, _history_changes(context, before, said, versions=versions))
+        apply_changes(context, HISTORY, _history_changes(context, before, arrived, versions=versions))
         dated = touched(context, HISTORY, keys, versions=versions, key="document_id")
         desired = without(where_in(dated, "is_current", [True]), VALIDITY)
         current = touched(context, TARGET, keys, versions=versions, key="document_id")
@@ -105,17 +105,17 @@ def _described(context: Context, first: Rows, versions: Versions, *, again: list
     return mapped(context, first, describe, DESCRIBED_SCHEMA)
 
 
-def _history_changes(context: Context, before: Rows, said: Rows, *, versions: Versions) -> Rows:
+def _history_changes(context: Context, before: Rows, arrived: Rows, *, versions: Versions) -> Rows:
     key, order_by = ["document_id"], "_ingested_at"
-    if isinstance(before, pa.Table) and isinstance(said, pa.Table):
+    if isinstance(before, pa.Table) and isinstance(arrived, pa.Table):
         few = few_rows.history_changes(
-            before, said, key=key, order_by=order_by, compare=_COMPARE, replaces_same_instants=True
+            before, arrived, key=key, order_by=order_by, compare=_COMPARE, replaces_same_instants=True
         )
         if few is not None:
             return few
     return history_changes(
         as_frame(context, before),
-        as_frame(context, said),
+        as_frame(context, arrived),
         key=key,
         order_by=order_by,
         compare=_COMPARE,
@@ -128,8 +128,8 @@ def refused_for_limits(context: Context) -> list[str]:
     limits = Limits.of(context.settings.parse)
     rows = context.lake.read_arrow(QUARANTINE, columns=["document_id", "reason", "replayed_at"])
     rows = rows.filter(pc.and_(pc.is_null(rows["replayed_at"]), pc.is_valid(rows["reason"])))
-    told = zip(rows["document_id"].to_pylist(), rows["reason"].to_pylist(), strict=True)
-    return sorted(document for document, reason in told if limits.allow_more_than(reason))
+    refusals = zip(rows["document_id"].to_pylist(), rows["reason"].to_pylist(), strict=True)
+    return sorted(document for document, reason in refusals if limits.allow_more_than(reason))
 
 
 STAGE = Stage(

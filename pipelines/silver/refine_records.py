@@ -73,9 +73,9 @@ def work(context: Context, due: Work) -> Counts:
         if is_rebuilt:
             counts = _rebuild(context, source, changes)
             return {**counts, "set_aside": judged.refused_rows}
-        told = _history_changes(context, source, changes, versions=versions).persist()
-        context.persisted.append(told)
-        intervals = apply_changes(context, source.history, told)
+        history_rows = _history_changes(context, source, changes, versions=versions).persist()
+        context.persisted.append(history_rows)
+        intervals = apply_changes(context, source.history, history_rows)
         counts = _bring_now(context, source, changes, versions=versions)
         return {**counts, "intervals": sum(intervals.values()), "set_aside": judged.refused_rows}
 
@@ -151,19 +151,19 @@ def _set_aside(
         F.concat(F.lit("unknown: "), F.substring(F.get_json_object(rescued, "$.unknown"), 1, 300)),
         F.concat(F.lit("missing: "), F.get_json_object(rescued, "$.missing")),
     )
-    said = [*source.contract.columns, "_op", "_rescued"]
+    recorded = [*source.contract.columns, "_op", "_rescued"]
     place = [c for c in context.lake.spec(source.quarantine).columns if c in _PLACE]
-    told = refused.select(
+    rows = refused.select(
         F.col("_record_id").alias("record_id"),
-        F.to_json(F.struct(*said), {"timestampFormat": INSTANT_AS_JSON}).alias("record"),
+        F.to_json(F.struct(*recorded), {"timestampFormat": INSTANT_AS_JSON}).alias("record"),
         "failed_rules",
         reason.alias("reason"),
         # With the rules: the same record refused by other rules is another refusal.
-        said_hash(refused, [*said, "failed_rules"]).alias("content_hash"),
+        said_hash(refused, [*recorded, "failed_rules"]).alias("content_hash"),
         *place,
     )
     rank = F.struct("_ingested_at", "_source_version", "_offset", "content_hash")
-    last = told.groupBy("record_id").agg(F.max_by(F.struct(*told.columns), rank).alias("_row")).select("_row.*")
+    last = rows.groupBy("record_id").agg(F.max_by(F.struct(*rows.columns), rank).alias("_row")).select("_row.*")
     _split(source).set_aside(context, last, count=count, scope=scope, versions=versions)
 
 
@@ -186,13 +186,13 @@ def _history_changes(context: Context, source: RecordSource, changes: DataFrame,
     if versions.since is None:
         desired = history(changes, key=key, order_by=order_by, compare=compare, then_by=then_by)
         same = [*compare, *then_by, "valid_to", "is_current", "_marks"]
-        told = net_changes(lake.read(source.history), desired, key=[*key, "valid_from"], compare=same)
+        found = net_changes(lake.read(source.history), desired, key=[*key, "valid_from"], compare=same)
     else:
         before = of_keys(lake.read(source.history), changes, key=key)
-        told = history_changes(before, changes, key=key, order_by=order_by, compare=compare, then_by=then_by)
-    told = told.select(*lake.spec(source.history).columns, "_op")
-    told = told.where((F.col("_op") != "insert") | _is_needed(source))
-    return told.withColumn("_run_id", F.lit(context.run_id))
+        found = history_changes(before, changes, key=key, order_by=order_by, compare=compare, then_by=then_by)
+    found = found.select(*lake.spec(source.history).columns, "_op")
+    found = found.where((F.col("_op") != "insert") | _is_needed(source))
+    return found.withColumn("_run_id", F.lit(context.run_id))
 
 
 def _is_needed(source: RecordSource) -> Column:
@@ -239,11 +239,11 @@ def _earlier(context: Context, source: RecordSource, arrivals: DataFrame) -> dic
     runs = context.lake.read_arrow(STAGE_RUNS, columns=["definition", "source_id"], where={"stage": COMMAND})
     for definition in {row["definition"] for row in runs.to_pylist() if row["source_id"] == head.table_id}:
         made = _refining(definition)
-        for name, of in made["columns"].items():
-            called.setdefault(name.lower(), set()).add((of["source"] or name).lower())
+        for name, column in made["columns"].items():
+            called.setdefault(name.lower(), set()).add((column["source"] or name).lower())
     earlier = {
-        name: [c for c in others if (called[c.lower()] or {c.lower()}) == {(of.source or name).lower()}]
-        for name, of in source.settings.columns.items()
+        name: [c for c in others if (called[c.lower()] or {c.lower()}) == {(column.source or name).lower()}]
+        for name, column in source.settings.columns.items()
         if not (source.settings.format == "delta" and name in source.settings.key)
     }
     return {name: found for name, found in earlier.items() if found}
