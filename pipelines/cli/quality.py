@@ -60,7 +60,7 @@ def quarantine(
         "set_aside": [one.to_json() for one in found[:limit]],
         "passed_over": [{"kind": k, "files": n, "first": first} for k, (n, first) in kinds.items()],
     }
-    lines = [line for one in found[:limit] for line in _told(one)] or ["nothing is set aside"]
+    lines = [line for one in found[:limit] for line in _lines_of(one)] or ["nothing is set aside"]
     if len(found) > limit:
         lines.append(f"and {len(found) - limit} more: --limit {len(found)}")
     if kinds:
@@ -69,7 +69,7 @@ def quarantine(
     say(facts, "\n".join(lines), as_json)
 
 
-def _told(one: SetAside) -> list[str]:
+def _lines_of(one: SetAside) -> list[str]:
     """Four lines about one row that was set aside, without control characters, which a document may contain."""
     since = f"since {one.since:%Y-%m-%d %H:%M:%S} UTC" if one.since else "since an unknown time"
     rules = f"[{', '.join(one.rules)}] " if one.rules else ""

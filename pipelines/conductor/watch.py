@@ -131,13 +131,13 @@ def _changes(
 
 def _run(context: Context, stages: Sequence[Stage], stop: threading.Event) -> Outcome | None:
     """One run with a new id, as soon as no other process writes; None if `stop` was set before that."""
-    is_told = False
+    has_warned = False
     while not stop.is_set():
         try:
             return run_to_end(replace(context, run_id=new_run_id(), persisted=[]), stages=stages)
         except RefusedError as error:  # another process is writing
-            if not is_told:
+            if not has_warned:
                 log.warning("%s It is tried again until then.", error)
-                is_told = True
+                has_warned = True
             stop.wait(_BUSY_SECONDS)
     return None

@@ -110,7 +110,7 @@ def get_spark(settings: Settings) -> SparkSession:
     remote = os.environ.get("SPARK_REMOTE") or (wanted if wanted.startswith("sc://") else "")
     if not remote:
         return _start(settings, wanted)
-    _told("SPARK_REMOTE", remote, instead_of=wanted)
+    _warn_of_other_master("SPARK_REMOTE", remote, instead_of=wanted)
     builder = SparkSession.builder.remote(remote)
     for key, value in settings.spark.conf.items():
         if key != "spark.master":
@@ -130,7 +130,9 @@ def _submitted(settings: Settings) -> SparkSession:
     SparkContext._ensure_initialized()
     given = SparkConf()
     master = given.get("spark.master") or ""
-    _told("spark-submit", master, instead_of=settings.spark.conf.get("spark.master", settings.spark.master))
+    _warn_of_other_master(
+        "spark-submit", master, instead_of=settings.spark.conf.get("spark.master", settings.spark.master)
+    )
     builder = SparkSession.builder
     for key, value in {**_CONF, **settings.spark.conf}.items():
         if not given.contains(key) and key != "spark.master":
@@ -158,7 +160,7 @@ def _check_delta(jvm: Any, extensions: str) -> None:
         )
 
 
-def _told(what: str, given: str, *, instead_of: str) -> None:
+def _warn_of_other_master(what: str, given: str, *, instead_of: str) -> None:
     if instead_of not in (SparkSettings.model_fields["master"].default, given):
         log.warning("%s gives Spark at %s; the setting spark.master, %s, is passed over", what, given, instead_of)
 

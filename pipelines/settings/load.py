@@ -54,7 +54,9 @@ def load_settings(config: Path | None = None, *, overrides: Sequence[str] = ()) 
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise ConfigurationError(f"settings{f' of {path}' if path else ''} are not valid: {_told(error)}") from None
+        raise ConfigurationError(
+            f"settings{f' of {path}' if path else ''} are not valid: {_errors_text(error)}"
+        ) from None
 
 
 def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str) -> None:
@@ -89,7 +91,7 @@ def _resolve_references(merged: dict[str, Any]) -> dict[str, Any]:
     return {"root": root, **resolved}
 
 
-def _told(error: ValidationError) -> str:
+def _errors_text(error: ValidationError) -> str:
     """The validation errors as one text: shortened, and without the values of variables."""
     lines = [
         f"{cut('.'.join(map(str, e['loc'])), 100)}: {cut(e['msg'])}, but it is {shown(e['input'])}"
