@@ -83,7 +83,7 @@ def run_under_lock(context: Context, *, stages: Sequence[Stage], without: Collec
     failures: list[Failure] = []
     behind: list[
         tuple[str, Subject | None]
-    ] = []  # tables that are not what they should be after this run, and for whom
+    ] = []  # tables that this run could not bring up to date, and for which subject
 
     def failed(stage: Stage, each: Context, error: Exception | None) -> None:
         failures.append(Failure(stage.command, error, each.subject))

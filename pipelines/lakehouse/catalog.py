@@ -25,7 +25,7 @@ class CatalogLakehouse(Lakehouse):
 
     def __init__(self, settings: Settings, *, spark: Callable[[], SparkSession]) -> None:
         super().__init__(settings, spark=spark)
-        self._completed: set[str] = set()  # asked once
+        self._completed: set[str] = set()  # tables whose columns were checked in this process
 
     def identifier(self, table: str) -> str:
         schema, name = table.split(".")

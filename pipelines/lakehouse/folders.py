@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class FolderLakehouse(Lakehouse):
-    """The tables of a workspace below its folder `lakehouse`."""
+    """The tables of a workspace as Delta folders below the folder `lakehouse` of the settings."""
 
     is_local = True
 

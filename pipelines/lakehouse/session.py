@@ -145,7 +145,7 @@ def _check_delta(jvm: Any, extensions: str) -> None:
     loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
     try:
         jvm.java.lang.Class.forName(_CONF["spark.sql.extensions"], False, loader)
-    except Exception:  # Java's ClassNotFoundException, in an error of the gateway's
+    except Exception:  # Java's ClassNotFoundException, wrapped in an error of the gateway
         found = False
     else:
         found = _CONF["spark.sql.extensions"] in extensions
@@ -183,7 +183,7 @@ def write_as_delta_rs_reads(spark: SparkSession, *, needed: bool) -> SparkSessio
         try:
             if spark.conf.get(key, None) != value:
                 spark.conf.set(key, value)
-        except Exception as error:  # serverless sessions allow few settings, by errors of their own
+        except Exception as error:  # serverless sessions allow few settings, and raise errors of their own
             if needed:
                 raise ConfigurationError(
                     f"the Spark session does not let {key} be {value}, and without it Spark and delta-rs would see "
