@@ -1,4 +1,4 @@
-"""A question in; an answer with its sources out, logged and traced. No Spark where tables are folders.
+"""`Answerer`: answers questions from the index, with sources; each call is logged and traced. No Spark for folders.
 
     question ─ search ─ are the best chunks about it? ─ language model ─ do they support its answer?
                          └─ no: the sources do not tell                   ├─ yes: the model's answer
@@ -44,12 +44,12 @@ MAX_QUESTION_CHARS = 2_000
 NOT_TOLD = "The sources do not tell."
 _NOTHING_FOUND = "The index holds nothing to answer from."
 _STATUS_BAD_REQUEST = 400
-# What MLflow gives instead of raising.
+# The trace id that MLflow gives if it could not begin a trace.
 _NO_TRACE = "MLFLOW_NO_OP_SPAN_TRACE_ID"
 
 
 class Search(Protocol):
-    """What an Answerer needs of a Searcher."""
+    """The methods of a Searcher that an Answerer uses."""
 
     def manifest(self) -> Manifest: ...
 
@@ -61,13 +61,13 @@ class Answer:
     """One answer.
 
     Attributes:
-        text: the model's answer, or a quotation with its place.
-        is_grounded: the model's answer, found to be supported by its sources.
-        is_quoted: a passage of a source stands in place of an answer that was not.
+        text: the model's answer; or a quotation with its place; or a sentence that there is no answer.
+        is_grounded: `text` is the model's answer, and the check found it supported by its sources.
+        is_quoted: `text` is a passage of a source, because the model's answer was not supported.
         sources: the retrieved chunks, best first; the first `answers.context_chunks` were shown to the model.
-        model: name and version.
-        seconds: of the whole call.
-        trace_id: of MLflow; "" where it took none.
+        model: name/version of the language model.
+        seconds: duration of the whole call.
+        trace_id: the id of the trace in MLflow; "" if MLflow recorded none.
     """
 
     question: str
@@ -85,7 +85,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Response:
-    """What came of a call: its row for the log, and the answer or the error."""
+    """The result of a call: its row for the log, and either the answer or the error."""
 
     row: dict[str, Any]
     answer: Answer | None = None
@@ -93,7 +93,7 @@ class Response:
 
 
 class NotLoggedError(LakeloopError):
-    """There is an answer, and the log lacks it."""
+    """A question was answered, but the row for the log could not be written. `answer` is the answer."""
 
     def __init__(self, answer: Answer, error: Exception) -> None:
         super().__init__(
@@ -109,8 +109,8 @@ class Answerer:
 
     Args:
         settings: which models and which index.
-        lake: where calls are logged; its own by default.
-        searcher: finds chunks; by default one of the settings' index, opened on entry.
+        lake: where calls are logged; by default that of the settings.
+        searcher: finds chunks; by default a `Searcher` of the settings' index, opened on entry.
 
     Raises (on entry):
         ConfigurationError: no index yet, an index of another model, MLflow cannot be used.
@@ -137,7 +137,11 @@ class Answerer:
         self._stack.close()
 
     def check_reachable(self) -> None:
-        """Raises LakeloopError where the server of the language model, or of the judge, is gone."""
+        """Check that the servers of the language model and of the judge can be reached.
+
+        Raises:
+            LakeloopError: one of them cannot.
+        """
         self.model.check_reachable()
         if self._judge is not None:
             self._judge.check_reachable()
@@ -146,9 +150,9 @@ class Answerer:
         """Answer `question` and log the call.
 
         Raises:
-            ConfigurationError: the question is empty or too long, or the log cannot be written: nothing was asked.
+            ConfigurationError: the question is empty or too long, or the log cannot be written; no model was asked.
             ModelCallError: the language model or the judge failed; the call is logged with the error.
-            NotLoggedError: there is an answer, and its row could not be written; the error has the answer.
+            NotLoggedError: the question was answered, but its row could not be written; the error has the answer.
         """
         problem = question_problem(question)
         if problem:
@@ -167,7 +171,7 @@ class Answerer:
         return response.answer
 
     def respond(self, call: Call) -> Response:
-        """Answer without logging: the caller appends `Response.row`. A failed call is returned, not raised."""
+        """Answer without logging; the caller must append `Response.row`. A `ModelCallError` is returned, not raised."""
         started = time.monotonic()
         manifest = self._searcher.manifest()
         hits: list[Hit] = []
@@ -287,22 +291,26 @@ class Answerer:
     def _checked(
         self, question: str, completion: Completion, *, sources: Sequence[Source], shown: Sequence[tuple[str, str]]
     ) -> tuple[str, Grounding, bool, Verdict | None]:
-        """The text to give, what the check found, whether the text is a quotation, and what a judge said."""
-        said = finished(completion.text, is_cut=completion.is_cut)
+        """Check the model's answer against its sources.
+
+        Returns the text to give, the result of the check, whether the text is a quotation, and the judge's verdict
+        (None if no judge was asked).
+        """
+        answer = finished(completion.text, is_cut=completion.is_cut)
         verdict = None
         grounding = judge(
-            said,
+            answer,
             question=question,
             sources=[f"{source.title}\n\n{source.text}" for source in sources],
             min_ratio=self._settings.answers.min_grounded_ratio,
             is_judged_elsewhere=self._judge is not None,
         )
         if grounding.is_grounded and self._judge is not None:
-            verdict = self._judge.ask(question, answer=said, sources=shown)
+            verdict = self._judge.ask(question, answer=answer, sources=shown)
             if not verdict.says_so:
                 grounding = Grounding(False, grounding.ratio, "the judge model does not say that the sources say so")
         if grounding.is_grounded:
-            return said, grounding, False, verdict
+            return answer, grounding, False, verdict
         quotation = quote(question, sources=[source.text for source in sources])
         if quotation is None:
             return NOT_TOLD, grounding, False, verdict
@@ -318,10 +326,10 @@ def new_call(
     requester: str | None = None,
     batch_run_id: str | None = None,
 ) -> Call:
-    """A call that is received now, by default with a new id and from this process's user."""
+    """A call that is received now; by default with a new id, and from the user of this process."""
     return Call(
         request_id=request_id or str(uuid.uuid4()),
-        # A terminal in another encoding hands over half surrogate pairs, which no table can store.
+        # A terminal in another encoding passes on lone surrogates, which no table can store.
         question=question.encode("utf-8", "replace").decode("utf-8"),
         requested_at=datetime.now(timezone.utc),
         requester=requester or current_user(),
@@ -331,7 +339,11 @@ def new_call(
 
 
 def _check_writable(lake: Lakehouse) -> None:
-    """Raises ConfigurationError where a row of the log could not be written, before anything is asked."""
+    """Check, before a model is asked, that the log can be written; in a catalog nothing is checked.
+
+    Raises:
+        ConfigurationError: its folder cannot be written.
+    """
     folder = lake.folder(INFERENCE_LOG)
     if folder is None:
         return
@@ -344,7 +356,7 @@ def _check_writable(lake: Lakehouse) -> None:
 
 
 def question_problem(question: str) -> str | None:
-    """Why `question` cannot be asked; None where it can."""
+    """Why `question` cannot be asked; None if it can."""
     if not question.strip():
         return "the question is empty: say what to answer"
     if len(question) > MAX_QUESTION_CHARS:
@@ -353,7 +365,7 @@ def question_problem(question: str) -> str | None:
 
 
 def current_user() -> str:
-    """Who runs this process; "unknown" where the system has no name for the user, as in some containers."""
+    """The user of this process; "unknown" if the system has no name for the user, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

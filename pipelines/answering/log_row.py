@@ -1,4 +1,4 @@
-"""One call of the answering path in, its row of inference.inference_log out: every call has one, failed or not."""
+"""Makes the row of inference.inference_log for one call; every call has one, also a failed one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STATUS_OK = 200
 
 @dataclass(frozen=True)
 class Call:
-    """What is known of a call before it is made: who asks what, and when; `batch_run_id` None outside batches."""
+    """What is known of a call before it is made: who asks what, and when. `batch_run_id` is None outside batches."""
 
     request_id: str
     question: str
@@ -44,21 +44,21 @@ def log_row(
     prediction: str | None = None,
     completion: Completion | None = None,
 ) -> dict[str, Any]:
-    """The row, as values of the table's columns; what does not apply to text answers is null.
+    """The row: column → value. Columns that do not apply to text answers are left out, so they are null.
 
     Args:
         call: the call.
-        status_code: 200, or of the error.
-        request: what was asked, as it is to be kept.
-        response: what was answered, or the error.
+        status_code: 200, or that of the error.
+        request: what was asked, to be stored as JSON.
+        response: what was answered, or the error, to be stored as JSON.
         model: name and version in the settings.
         prompt: the prompt's version.
         manifest: the index as it was searched.
-        hits: what was retrieved, best first.
-        trace_id: of MLflow.
-        model_seconds: time in the language model.
-        prediction: the answer's text as it was given.
-        completion: the model's own answer, for its tokens.
+        hits: the retrieved chunks, best first.
+        trace_id: the id of the trace in MLflow; None if there is none.
+        model_seconds: time spent in the language model.
+        prediction: the text of the answer as it was given; None for a failed call.
+        completion: the answer of the model, for its numbers of tokens; None if the model did not answer.
     """
     version = str(manifest.version)
     return {

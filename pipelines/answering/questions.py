@@ -1,7 +1,7 @@
-"""Reads a file of questions, or makes questions of the documents' headings: rows for `add_questions`.
+"""Reads a file of questions, or makes questions from the headings of documents: rows for `add_questions`.
 
-A row is {"question": text} and optionally "id" (the asker's own name for it) and "gold": {"path": file, "heading":
-heading} (the section that answers it; without heading, the whole file). Other keys are kept for the caller.
+A row is {"question": text}, optionally with "id" (the asker's own id of the question) and "gold": {"path": file,
+"heading": heading}, the section that answers it (without heading, the whole file). Other keys are kept for the caller.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON lines file; blank lines are skipped.
 
     Raises:
-        ConfigurationError: no such file, or a line that is no question, with its number.
+        ConfigurationError: the file cannot be read, or a line is not a question; the text has the line's number.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -48,13 +48,13 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
 
 
 def heading_questions(chunks: pa.Table, *, limit: int) -> list[dict[str, Any]]:
-    """The headings that ask ("How to …", "How do I …"), each with its own section as gold.
+    """Questions from headings like "How to …" and "How do I …", each with its own section as gold.
+
+    A heading that several files have is left out, because it has no single gold section.
 
     Args:
-        chunks: silver.chunks, at least `path` and `heading_path`.
-        limit: at most so many, in the order of paths and of the headings in them.
-
-    A heading that stands in several places has no one gold section and is left out.
+        chunks: silver.chunks, at least `path` and `heading_path`; with `ordinal`, headings come in document order.
+        limit: the largest number of questions; they are in the order of paths, and of headings within a path.
     """
     places: dict[str, set[str]] = {}
     columns = [c for c in ("path", "ordinal", "heading_path") if c in chunks.column_names]

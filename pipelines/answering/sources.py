@@ -1,4 +1,4 @@
-"""Which of the chunks that a search found an answer may rest on, and what of them a model gets to read."""
+"""Decides which retrieved chunks an answer may use, and which parts of them the language model reads."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipelines.settings.sections import AnswerSettings
 from pipelines.stores import Hit
 from transformations.text.chat_turns import before_turns
 
-# By model of the index, the score of the best chunk below which a question is not about the documents: measured by
-# benchmarks/off_topic.py. For other models nothing was measured, so nothing is refused.
+# Model of the index → the least score that the best chunk must have, else the question is not about the documents;
+# measured by benchmarks/off_topic.py. For other models nothing was measured, so no question is refused.
 _LEAST_SCORES = {"all-minilm-l6-v2": 0.3}
 
 
 @dataclass(frozen=True)
 class Source:
-    """A chunk as an answer may use it: its title and text up to where they play a turn of a chat, and its place."""
+    """A chunk as an answer may use it: its title and text, each cut before an imitated turn of a chat; its place."""
 
     title: str
     text: str
@@ -24,13 +24,13 @@ class Source:
 
 
 def is_off_topic(hits: Sequence[Hit], chosen: AnswerSettings, *, model: str) -> bool:
-    """Whether no chunk is near enough to the question to tell of it; `model` is the one that made the index."""
+    """Whether all chunks score too low to be about the question; False without hits. `model`: that of the index."""
     least = _LEAST_SCORES.get(model, -1.0) if chosen.min_score is None else chosen.min_score
     return bool(hits) and max(hit.score for hit in hits) < least
 
 
 def sources_of(hits: Sequence[Hit]) -> list[Source]:
-    """One source a chunk, in their order."""
+    """One source for each chunk, in the same order."""
     found = []
     for hit in hits:
         title = before_turns(" > ".join(hit.heading_path) or hit.title or hit.path)
@@ -39,13 +39,17 @@ def sources_of(hits: Sequence[Hit]) -> list[Source]:
 
 
 def shown_of(sources: Sequence[Source], *, chars: int | None) -> list[tuple[str, str]]:
-    """(title, text) of the sources that the model gets to read, cut to so many characters in all."""
+    """(title, text) of the sources that the model reads, without empty ones.
+
+    Args:
+        chars: the most characters of all texts together; None: no limit.
+    """
     left = chars
     shown = []
     for place, source in enumerate(sources):
         text = source.text
         if left is not None:
-            # What a short source leaves goes to those behind it.
+            # What a short source does not use is left for the sources after it.
             text = _cut(text, left // (len(sources) - place))
             left -= len(text)
         if text.strip():
@@ -57,6 +61,6 @@ def _cut(text: str, chars: int) -> str:
     if len(text) <= chars:
         return text
     kept = text[:chars]
-    # Whole lines, unless that loses most of it.
+    # End at a whole line, unless that would lose more than half of the text.
     end = kept.rfind("\n")
     return kept[:end] if end > chars // 2 else kept

@@ -1,6 +1,6 @@
-"""ingest-documents: each file of the landing folder that is new, changed or gone becomes a row of bronze.documents.
+"""The stage ingest-documents: appends a row to bronze.documents for each new, changed or deleted file of the folder.
 
-Needs no JVM where tables are folders, so that a run with nothing new is cheap.
+Needs no JVM if tables are folders, so that a run with nothing new is cheap.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _BATCH_BYTES = 32 * 1024 * 1024
 
 
 def look(context: Context) -> Work | None:
-    """The delivery, and a row a file, where anything in the folder differs from its last arrival.
+    """Whether a file differs from its last arrival, or is gone; if none does, the looks are remembered.
 
-    Else None; then the looks are remembered. The rows are handed on from where the first difference was found.
+    `found` of the work is the delivery, and an iterator with a row (or None, if unchanged) for each of its files. Files
+    after the first difference are read only when `work` comes to them.
     """
     delivery = delivery_of(context)
     rows = arrivals(delivery, context.settings.ingest, now=context.now)
@@ -38,10 +39,10 @@ def look(context: Context) -> Work | None:
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Append what is new, changed or gone. Counts: documents new, changed, gone, unchanged, set_aside.
+    """Append a row for each new, changed or deleted file. Counts: documents new, changed, gone, unchanged, set_aside.
 
     Raises:
-        RefusedError: too large a share of the documents is gone (a mount that failed looks just like that).
+        RefusedError: too large a share of the documents is gone, as after a failed mount.
     """
     ingest = context.settings.ingest
     delivery: Delivery

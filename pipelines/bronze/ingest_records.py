@@ -1,8 +1,9 @@
-"""ingest-records: what has arrived from a source of records is appended to bronze.records_NAME, each exactly once.
+"""The stage ingest-records: appends what has arrived from a source of records to bronze.records_NAME, exactly once.
 
-Every source is a stream with a checkpoint, whose batches `append_batch` appends: at `Trigger.AvailableNow` for a run,
-without end for --continuous, and once for a frame of a caller's own. The batch's number goes into the commit that
-appends it (`txnVersion` beside the stream's own id), so a batch that was appended before a crash is not appended again.
+Every source is read as a stream with a checkpoint, and `append_batch` appends its batches: a run uses
+`Trigger.AvailableNow`, --continuous a stream without end; a caller may also pass a frame of its own. The commit of a
+batch contains its number and the id of the stream (`txnVersion`, `txnAppId`), so that a batch which was appended before
+a crash is not appended again.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ _NO_FAULT_OF_FILES = ("OutOfMemoryError", "No space left on device")
 
 
 def look(context: Context) -> Work | None:
-    """Whether the source has what was not read yet; needs no JVM for folders of files and of Delta tables.
+    """Whether the source has records that were not read yet. Needs no JVM if the source is a folder.
 
-    New files are handed on. Kafka and Auto Loader are asked by reading them: they are always due.
+    New files are passed on in `found`. Kafka and Auto Loader can only be asked by reading them, so they are always due.
     """
     source = context.about(RecordSource)
     location = source.settings.location
@@ -55,7 +56,7 @@ def look(context: Context) -> Work | None:
         is_same = bronze is not None and is_read(source, table, checkpoint=checkpoint_of(context, source))
         return None if is_same else Work((Versions(None, table.version, table.table_id),))
     arrived, head = new_files(context, source), context.lake.head(source.files)
-    # Noting what is new will be one commit.
+    # Noting the new files will be one more commit.
     until = (head.version if head else 0) + bool(arrived)
     if until == 0 or _read_until(context, source) == until:
         return None
@@ -63,7 +64,7 @@ def look(context: Context) -> Work | None:
 
 
 def _read_until(context: Context, source: RecordSource) -> int | None:
-    """The version of the list of files up to which the stage, as it is defined now, has brought its table."""
+    """The version of the files table up to which the stage has read; None if it must read all, or has never run."""
     state, target = STAGE.state(context), context.lake.head(source.bronze)
     if state is None or target is None or state.definition != STAGE.definition(context):
         return None
@@ -72,11 +73,11 @@ def _read_until(context: Context, source: RecordSource) -> int | None:
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Append everything that has arrived. Counts: records, files, columns (gained or widened).
+    """Append everything that has arrived. Counts: records, files, columns (added or widened).
 
     Raises:
         ExpectationFailedError: the contract is frozen and something else arrived; nothing of that batch was written.
-        ConfigurationError: no such folder, table or broker; a Delta table without a change feed.
+        ConfigurationError: the folder or table does not exist; or it is a Delta table without a change feed.
     """
     source = evolved(context.lake, context.about(RecordSource))
     follow(context.lake, source.bronze)
@@ -87,7 +88,7 @@ def work(context: Context, due: Work) -> Counts:
 
 
 def discover(context: Context, source: RecordSource) -> int:
-    """Note the files that have arrived, where files are listed. Returns how many were noted."""
+    """Note the files that have arrived, if lakeloop lists the source's files itself. Returns how many were noted."""
     if not source.settings.is_files or uses_auto_loader(source.settings):
         return 0
     return _note(context, source, new_files(context, source))
@@ -100,7 +101,10 @@ def _note(context: Context, source: RecordSource, arrived: list[dict[str, Any]])
 
 
 def ingest(context: Context, source: RecordSource) -> Counts:
-    """Read what the source has now. A Delta table whose history is gone, or that is another one now, is read anew."""
+    """Append what the source has now. Returns the counts of `work`.
+
+    If the next versions of a Delta source are gone, or it is another table now, all of it is read.
+    """
     for attempt in (1, 2):
         batches = Batches(context, source)
         head = source_head(context, source) if source.settings.format == "delta" else None
@@ -123,14 +127,19 @@ def ingest(context: Context, source: RecordSource) -> Counts:
 def start(
     context: Context, source: RecordSource, batches: Callable[[Any, int], None], *, trigger: dict[str, Any]
 ) -> StreamingQuery:
-    """Start the source's stream into `batches`."""
+    """Start the source's stream, which calls `batches` with each batch."""
     frame, checkpoint = open_stream(context, source, fit=partial(_fitted, source))
     writer = frame.writeStream.foreachBatch(batches).option("checkpointLocation", str(checkpoint))
     return writer.queryName(f"{COMMAND} {source.name}").trigger(**trigger).start()
 
 
 class Batches:
-    """What a stream calls with each batch; `failure` is the error that ended it, `counts` the sum of all."""
+    """The function that a stream calls with each batch.
+
+    Attributes:
+        failure: the error of lakeloop that ended the stream, or None.
+        counts: the sums of the counts of all batches.
+    """
 
     def __init__(self, context: Context, source: RecordSource) -> None:
         self._context, self._source = context, source
@@ -143,7 +152,7 @@ class Batches:
                 self._context, self._source, batch, txn=(stream_id(self._context, self._source), batch_id)
             )
         except LakeloopError as error:
-            # The stream would tell of it in an error of its own kind.
+            # The stream would raise an error of its own class instead.
             self.failure = error
             raise
         for name, count in counts.items():
@@ -154,12 +163,12 @@ def append_batch(context: Context, source: RecordSource, batch: DataFrame, *, tx
     """Append one batch to the source's bronze table in one commit.
 
     Args:
-        batch: `path` of files (and `_ingested_at` and `modified_at`, by which they are ordered), rows of a change feed,
-            or Kafka messages, by the source's format.
-        txn: the stream and the number of the batch in it: the same twice is appended once. None: always appended.
+        batch: by the source's format: paths of files (`path`, and `_ingested_at` and `modified_at`, which order them),
+            rows of a change feed, or Kafka messages.
+        txn: the id of the stream and the number of the batch; the same `txn` is appended only once. None: always.
 
     Returns:
-        Counts: records (unreadable ones too), files, columns gained or widened.
+        Counts: records (unreadable ones too), files, columns (added or widened). Empty if a batch of files is empty.
     """
     lake = context.lake
     source = evolved(lake, source)
@@ -190,13 +199,13 @@ def append_batch(context: Context, source: RecordSource, batch: DataFrame, *, tx
 
 
 def _in_order(context: Context, source: RecordSource, batch: DataFrame) -> list[str]:
-    """The files of a batch in the order of their arrival: when they were noted, when they were written, by name."""
+    """The files of a batch, ordered by when they were noted, then by when they were modified, then by name."""
     from pyspark.sql import functions as F
 
     folder = str(context.settings.path(source.settings.location))
     known = [c for c in ("_ingested_at", "modified_at") if c in batch.columns]
     last: dict[str, tuple[int, ...]] = {}
-    # Not as Python's instants, which are those of this machine's zone.
+    # As numbers: Python's datetimes would be in this machine's time zone.
     for row in batch.select("path", *[F.coalesce(F.unix_micros(c), F.lit(0)) for c in known]).collect():
         path, order = below(folder, row[0]), tuple(row[1:])
         last[path] = max(last.get(path, order), order)
@@ -204,7 +213,10 @@ def _in_order(context: Context, source: RecordSource, batch: DataFrame) -> list[
 
 
 def _poisonous(context: Context, source: RecordSource, batch: DataFrame, paths: list[str]) -> dict[str, str]:
-    """Those of some files that stop a batch, and why; none where any record would. Reads each of them whole."""
+    """The files that make a batch fail: path → reason. Reads each file whole.
+
+    Empty if a record of no file fails as well: then the files are not at fault.
+    """
 
     def fault(read: Callable[[], list[Part]]) -> str | None:
         try:
@@ -230,7 +242,7 @@ def _read_and_append(
     without: Mapping[str, str] | None = None,
     may_go: bool = False,
 ) -> int:
-    """Append a batch, files in `without` as unreadable for the reasons there. Returns how many columns changed."""
+    """Append a batch; files in `without` (path → reason) become unreadable rows. Returns how many columns changed."""
     parts = _parts(source, batch, context, paths=paths, without=without or ())
     admitted, gained = admit(context, source, parts)
     parts = [*parts, *([unreadable(context.lake.spark, without)] if without else [])]
@@ -241,20 +253,22 @@ def _read_and_append(
 def _parts(
     source: RecordSource, batch: DataFrame, context: Context, *, paths: list[str], without: Collection[str] = ()
 ) -> list[Part]:
-    of = source.settings
+    settings = source.settings
     wants_types = source.contract.evolution != "quarantine"
     names = names_of(source)
-    if of.format == "delta":
-        return [feed_part(batch, name=of.location)]
-    if of.format == "kafka":
+    if settings.format == "delta":
+        return [feed_part(batch, name=settings.location)]
+    if settings.format == "kafka":
         return [
-            message_part(batch, names=names, key=[of.columns[k].source or k for k in of.key], wants_types=wants_types)
+            message_part(
+                batch, names=names, key=[settings.columns[k].source or k for k in settings.key], wants_types=wants_types
+            )
         ]
     return file_parts(
         context.lake.spark,
-        context.settings.path(of.location),
+        context.settings.path(settings.location),
         paths,
-        source=of,
+        source=settings,
         names=names,
         wants_types=wants_types,
         most_mb=context.settings.ingest.max_file_mb,
@@ -292,14 +306,14 @@ def _fitted(source: RecordSource, part: Part) -> DataFrame:
     from pyspark.sql import functions as F
 
     op, rows = source.settings.op, part.rows
-    came = {name.lower(): name for name in part.arriving}
+    names = {name.lower(): name for name in part.arriving}
     if op is not None and part.arriving:
-        mine = came.get(op.column.lower())
-        if mine is None:
+        op_name = names.get(op.column.lower())
+        if op_name is None:
             why = f"the column {op.column!r}, which says what is deleted, is missing"
             rows = rows.withColumn("_unreadable", F.coalesce("_unreadable", F.lit(why)))
         else:
-            deletes = F.col("_record").getField(mine).cast("string").isin(*op.delete)
+            deletes = F.col("_record").getField(op_name).cast("string").isin(*op.delete)
             rows = rows.withColumn("_op", F.coalesce("_op", F.when(deletes, "delete")))
     changes = source.contract.compare(shown(source, part)) if part.tells_columns else []
     return fit(
@@ -314,7 +328,7 @@ def _fitted(source: RecordSource, part: Part) -> DataFrame:
 
 
 def _instant(context: Context, source: RecordSource) -> datetime:
-    """Now, and after the last commit of the table: arrivals are ordered by it, so it never goes back."""
+    """The time now, but later than the last commit of the table: it orders arrivals, so it must never go back."""
     last = max((commit["at"] for commit in context.lake.history(source.bronze)[:1]), default=None)
     now = context.now()
     return now if last is None else max(now, last.astimezone(timezone.utc) + timedelta(milliseconds=1))

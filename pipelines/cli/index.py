@@ -23,7 +23,7 @@ from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO, EXIT_SET_ASIDE
 
 
 def add_index_commands(app: typer.Typer) -> None:
-    """Add them to the command line, in the order in which an index lives."""
+    """Add the commands to the command line, in the order of an index's life."""
     app.command()(plan)
     app.command("sync-index")(sync_index)
     app.command()(verify)

@@ -1,6 +1,6 @@
-"""The command `lakeloop`: words in, one exit code out, and one JSON object on stdout with --json.
+"""The command line `lakeloop`: its commands, their exit codes, and how errors are shown.
 
-Heavy libraries are imported by the command that needs them: a run with nothing to do must end before they would load.
+Heavy libraries are imported by the command that needs them, so that a run with nothing to do ends without loading them.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def init(
         (landing or folder / "landing").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}. Choose a folder of your own.") from None
-    with suppress(ConfigurationError):  # then the folders below have to name it
+    with suppress(ConfigurationError):  # if it cannot be trusted, folders below must name the file with --config
         trust(path)
     say({"settings": str(path)}, f"wrote {path}. Put documents into the landing folder, then: lakeloop run", as_json)
 
@@ -219,7 +219,7 @@ def maintain(
     run_commands(["maintain"], config, overrides, None, force, detailed, as_json)
 
 
-# As the stages say themselves (a test compares): to ask them here would load all that they need.
+# Copies of the stages' own help (a test compares them): importing the stages here would load all that they need.
 _STAGE_HELP = {
     "refine-documents": "bronze.documents → silver.documents, its history and its quarantine.",
     "refine-records": "bronze.records_* → silver.records_*, their history and their quarantine.",
@@ -326,9 +326,9 @@ def _first_line(text: str, width: int = 110) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command. Raises SystemExit for any code but 0, so that Databricks, which calls this, sees a failure."""
+    """Run a command. Raises SystemExit for any exit code but 0: Databricks, which calls this, then sees a failure."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is written as an escape
+        if isinstance(stream, io.TextIOWrapper):  # characters that the terminal's encoding lacks become escapes
             stream.reconfigure(errors="backslashreplace")
     code = _guarded(lambda: app(arguments, prog_name="lakeloop"))
     if code:
@@ -338,7 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _guarded(command: Callable[[], Any]) -> int:
     try:
         command()
-    except SystemExit as ended:  # the command line's own end: 0, or 2 after it has said what was wrong with the words
+    except SystemExit as ended:  # typer's own end: 0, or 2 after it has printed what was wrong with the arguments
         code = ended.code if isinstance(ended.code, int) else 1
         if code == EXIT_INTERRUPTED:
             print("interrupted: run the same command again, it goes on from there", file=sys.stderr)
@@ -350,7 +350,7 @@ def _guarded(command: Callable[[], Any]) -> int:
         print(safe(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        _log_failure("the command failed", of=error)
+        _log_failure("the command failed", error=error)
         files = [h.baseFilename for h in logging.getLogger("pipelines").handlers if isinstance(h, logging.FileHandler)]
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
         where = f"\nThe whole story is in {files[0]}." if files else ""
@@ -359,10 +359,10 @@ def _guarded(command: Callable[[], Any]) -> int:
     return 0
 
 
-def _log_failure(text: str, *, of: Exception | None = None) -> None:
-    """To the log, where there is one already: without one Python would print the error a second time."""
+def _log_failure(text: str, *, error: Exception | None = None) -> None:
+    """Log a failure, if the log is open already: otherwise Python would print the error a second time."""
     if logging.getLogger("pipelines").handlers:
-        log.error("%s", text, exc_info=of)
+        log.error("%s", text, exc_info=error)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every command shares: its options, its settings, and how it says what it did."""
+"""What all commands share: their options, their settings, their log, and how they print results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO
 
 _NAMED_FILES = 3
 _OF_LIBRARIES = "lakeloop: what libraries tell"
-# JSON may hold them as they are, a terminal would obey them, and half surrogate pairs have no encoding.
+# Control characters, which JSON may contain but a terminal would obey, and lone surrogates, which cannot be encoded.
 _NOT_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ Detailed = Annotated[bool, typer.Option("--detailed-exitcode", help="Exit with 3
 
 
 class Finished(Exception):
-    """The command has done its work and ends with this code."""
+    """Ends a command that has done its work, with this exit code."""
 
     def __init__(self, code: int) -> None:
         self.code = code
 
 
 def settings_of(config: Path | None, overrides: list[str] | None, landing: Path | None = None) -> Settings:
-    """The command's settings; from here on it writes its log."""
+    """Load the command's settings, and open its log."""
     extra = [f"landing={json.dumps(str(landing.absolute()))}"] if landing else []
     settings = load_settings(config, overrides=[*(overrides or []), *extra])
     log_to(settings)
@@ -51,14 +51,14 @@ def settings_of(config: Path | None, overrides: list[str] | None, landing: Path 
 
 
 def log_to(settings: Settings) -> None:
-    """INFO to the workspace's log file; warnings to the terminal, everything to a job's stderr."""
+    """Log INFO to the workspace's log file, and warnings to the terminal (INFO too, if stderr is no terminal)."""
     stderr = logging.StreamHandler(sys.stderr)
     stderr.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
     handlers: list[logging.Handler] = [stderr]
     try:
         settings.log_path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(settings.log_path, encoding="utf-8"))
-        # `main` prints an error itself, in one line; its story goes to the file.
+        # `main` prints an error itself, in one line; the traceback goes to the file.
         stderr.addFilter(lambda record: record.levelno < logging.ERROR)
     except OSError:
         stderr.setLevel(logging.INFO)
@@ -72,8 +72,8 @@ def log_to(settings: Settings) -> None:
         logger.setLevel(logging.INFO)
         logger.handlers = handlers
         logger.propagate = False
-    # What libraries tell, such as the bridge to Java of a call that Ctrl-C broke off, is a story for the file. Without
-    # any handler here they would make one that prints.
+    # Messages of libraries, such as that of the bridge to Java after Ctrl-C, go to the file only. Without a handler
+    # here, Python would print them.
     root = logging.getLogger()
     for earlier in [handler for handler in root.handlers if handler.name == _OF_LIBRARIES]:
         root.removeHandler(earlier)
@@ -83,12 +83,12 @@ def log_to(settings: Settings) -> None:
 
 
 def say(facts: Mapping[str, Any], text: str, as_json: bool) -> None:
-    """One JSON object on stdout, or the text; neither tells secrets, nor steers the terminal."""
+    """Print one JSON object, or the text, without secrets and without control characters for the terminal."""
     print(_as_json(facts) if as_json else safe(text))
 
 
 def _as_json(facts: Mapping[str, Any]) -> str:
-    """Text that any JSON reader takes, in the letters that stdout's encoding has."""
+    """JSON for any reader, in which characters that stdout's encoding lacks are escapes."""
     is_utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
     text = redacted(json.dumps(facts, default=str, ensure_ascii=not is_utf8))
     return _NOT_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -128,7 +128,7 @@ def watch_commands(
     detailed: bool,
     as_json: bool,
 ) -> NoReturn:
-    """Run the commands again and again; the exit code is that of the last run that did something."""
+    """Run the commands after each change, until a signal; exit as the last run that did something or failed."""
     from pipelines.conductor.run import new_context
     from pipelines.conductor.stages import stage_named
     from pipelines.conductor.watch import Round, watch, watched_folders
@@ -151,7 +151,7 @@ def watch_commands(
 
 
 def round_line(files: Sequence[str], outcome: Outcome) -> str:
-    """What one run of a watch did, in a line: the files that began it, then each stage's counts."""
+    """One line for one run of a watch: the files that started it, then each stage's counts."""
     named = ", ".join(files[:_NAMED_FILES]) + (
         f" and {len(files) - _NAMED_FILES} more" if len(files) > _NAMED_FILES else ""
     )
@@ -161,7 +161,7 @@ def round_line(files: Sequence[str], outcome: Outcome) -> str:
 
 
 def lines_of(outcome: Outcome) -> str:
-    """What a run did, a line a stage."""
+    """What a run did, one line for each stage."""
     lines = [f"{s.stage:<18} {_counted(s.counts)}  ({s.seconds:.1f} s)" for s in outcome.stages]
     if not outcome.failures:
         lines.append(f"done in {outcome.seconds:.1f} s" if outcome.stages else "nothing has changed: nothing to do")

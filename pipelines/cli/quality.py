@@ -1,4 +1,4 @@
-"""The commands about rules: what they said last, a validation of whole tables, and what was set aside for them."""
+"""The commands about rules: their last results, a validation of whole tables, and what was set aside."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def quarantine(
         "set_aside": [one.to_json() for one in found[:limit]],
         "passed_over": [{"kind": k, "files": n, "first": first} for k, (n, first) in kinds.items()],
     }
-    lines = [line for one in found[:limit] for line in _told(one)] or ["nothing is set aside"]
+    lines = [line for one in found[:limit] for line in _lines_of(one)] or ["nothing is set aside"]
     if len(found) > limit:
         lines.append(f"and {len(found) - limit} more: --limit {len(found)}")
     if kinds:
-        told = ", ".join(printable_line(f"{n} {k} (as {first})", width=160) for k, (n, first) in kinds.items())
-        lines.append(f"passed over, for no pattern of ingest.include names their kind: {told}")
+        kinds_text = ", ".join(printable_line(f"{n} {k} (as {first})", width=160) for k, (n, first) in kinds.items())
+        lines.append(f"passed over, for no pattern of ingest.include names their kind: {kinds_text}")
     say(facts, "\n".join(lines), as_json)
 
 
-def _told(one: SetAside) -> list[str]:
-    """A line for the row, and one for the next step; whatever a document wrote into them does nothing."""
+def _lines_of(one: SetAside) -> list[str]:
+    """Four lines about one row that was set aside, without control characters, which a document may contain."""
     since = f"since {one.since:%Y-%m-%d %H:%M:%S} UTC" if one.since else "since an unknown time"
     rules = f"[{', '.join(one.rules)}] " if one.rules else ""
     return [

@@ -1,4 +1,4 @@
-"""The commands of records: ingest them once, or until told to stop."""
+"""The command ingest-records: once, or (with --continuous) until it is stopped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def add_record_commands(app: typer.Typer) -> None:
         from pipelines.conductor.run import new_context
 
         counts = ingest_until_stopped(new_context(settings_of(config, overrides)), seconds=seconds)
-        told = (
-            ", ".join(f"{of['records']} records from {name}" for name, of in counts.items()) or "no sources of records"
+        sources_text = (
+            ", ".join(f"{count['records']} records from {name}" for name, count in counts.items())
+            or "no sources of records"
         )
-        say({"stopped": True, "sources": counts}, f"stopped after {told}", as_json)
+        say({"stopped": True, "sources": counts}, f"stopped after {sources_text}", as_json)

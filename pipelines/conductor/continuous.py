@@ -1,4 +1,4 @@
-"""Sources of records in; their streams kept running, and their arrivals refined, until the process is told to stop."""
+"""Runs the streams of all record sources without end, and refines what arrives, until the process is told to stop."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ log = logging.getLogger(__name__)
 
 
 def ingest_until_stopped(context: Context, *, seconds: float, stop: threading.Event | None = None) -> dict[str, Counts]:
-    """Run every source's stream with a trigger each `seconds`, and refine what came, as the workspace's only writer.
+    """Run every source's stream, and refine what arrived every `seconds`, as the only writer of the workspace.
 
     Args:
-        stop: ends it when set; SIGINT and SIGTERM set it. A batch under way is finished first, or else done again by
-            the next run.
+        seconds: the interval of the streams' triggers, of looking for files, and of refining.
+        stop: ends it when set; SIGINT and SIGTERM set it. A batch that is running is finished, or else the next run
+            does it again.
 
     Returns:
-        What each source brought.
+        The counts of each source, by its name.
 
     Raises:
         ConfigurationError: there are no sources.
-        Exception: what a source failed with, as a run would raise it; once the others are told to stop, or all failed.
+        RefusedError: another process is writing to the workspace.
+        Exception: the error of a source, as a run would raise it. It is raised at the end: after `stop` is set, or when
+            all sources have failed.
     """
     if not context.settings.records:
         raise ConfigurationError("ingest-records --continuous: no sources. Name them under `records` in lakeloop.yml.")
@@ -69,7 +72,7 @@ def ingest_until_stopped(context: Context, *, seconds: float, stop: threading.Ev
                         failed(stream.context, error)
                 broken = {failure.subject.name for failure in failures if failure.subject}
                 outcome = run_under_lock(context, stages=[stage_named("refine-records")], without=broken)
-                for failure in outcome.failures:  # the run has told of them
+                for failure in outcome.failures:  # the run has logged them
                     drop(failure)
                 if has_ended:
                     Outcome(context.run_id, (), 0.0, tuple(failures)).check()
@@ -81,7 +84,7 @@ def ingest_until_stopped(context: Context, *, seconds: float, stop: threading.Ev
 
 @dataclass(frozen=True)
 class Running:
-    """One source's stream."""
+    """The running stream of one source."""
 
     context: Context
     source: RecordSource
@@ -98,7 +101,11 @@ class Running:
         return cls(context, source, batches, query)
 
     def go_on(self, *, has_ended: bool) -> None:
-        """Look for what arrived, or stop. Raises what the stream failed with."""
+        """Look for new files; or stop the stream, if `has_ended`.
+
+        Raises:
+            Exception: the error with which the stream failed.
+        """
         failure = self.batches.failure or self.query.exception()
         if failure is not None:
             raise failure

@@ -1,7 +1,7 @@
-"""The run: stages in the order of the data flow, those whose sources have moved, and no other.
+"""The run: executes those stages whose sources have changed, in the order of the data flow.
 
-A stage that fails stops what reads its tables, and nothing else: a source whose folder is gone keeps no other source,
-and no document, from its way. The run ends with the error all the same, once the rest is done.
+If a stage fails, the stages that read its tables do not run; all others do. For example, a missing folder of one source
+stops neither the other sources nor the documents. When the rest is done, the run ends with the error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def new_context(settings: Settings, *, progress: Progress | None = None, force: bool = False) -> Context:
-    """A context with an id of its own for one run. Nothing is opened yet."""
+    """A context with a new run id, for one run. No table and no session is opened yet."""
     lake = open_lakehouse(settings, spark=lambda: get_spark(settings))
     for name in settings.records:
         declare(lake, record_source(settings, name))
@@ -39,7 +39,7 @@ def new_context(settings: Settings, *, progress: Progress | None = None, force: 
 
 
 def new_run_id() -> str:
-    """Sorts by time, and is nobody else's."""
+    """A new run id: unique, and sorted by time (to the second)."""
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + uuid.uuid4().hex[:8]
 
 
@@ -47,8 +47,8 @@ def run_stages(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome
     """Run each of `stages` that is due, in order, as the only writer of the workspace.
 
     Raises:
-        RefusedError: another run is going on in this workspace.
-        Exception: what a stage failed with. All that does not read its table was run.
+        RefusedError: another process is writing to this workspace.
+        Exception: the error of a failed stage. All stages that do not read its tables were run.
     """
     outcome = run_to_end(context, stages=stages)
     outcome.check()
@@ -56,7 +56,7 @@ def run_stages(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome
 
 
 def run_to_end(context: Context, *, stages: Sequence[Stage] = STAGES) -> Outcome:
-    """`run_stages`, with what failed in the outcome: nothing is raised for it."""
+    """`run_stages`, but failures of stages are in the outcome and are not raised."""
     with only_writer(context.settings):
         return run_under_lock(context, stages=stages)
 
@@ -72,7 +72,7 @@ def run_under_lock(context: Context, *, stages: Sequence[Stage], without: Collec
     """`run_to_end` for a caller that holds the workspace's lock already.
 
     Args:
-        without: names of subjects that are left out.
+        without: names of subjects for which no stage is run.
     """
     start = time.monotonic()
     context.states.reload()
@@ -83,7 +83,7 @@ def run_under_lock(context: Context, *, stages: Sequence[Stage], without: Collec
     failures: list[Failure] = []
     behind: list[
         tuple[str, Subject | None]
-    ] = []  # tables that are not what they should be after this run, and for whom
+    ] = []  # tables that this run could not bring up to date, and for which subject
 
     def failed(stage: Stage, each: Context, error: Exception | None) -> None:
         failures.append(Failure(stage.command, error, each.subject))
@@ -116,7 +116,9 @@ def run_under_lock(context: Context, *, stages: Sequence[Stage], without: Collec
 
 
 def _reads_what_is_behind(stage: Stage, context: Context, behind: Sequence[tuple[str, Subject | None]]) -> bool:
-    """Whether a source was not brought up to date. What one model lacks keeps no index of another from its way."""
+    """Whether a source of the stage was not brought up to date, for its subject: an index does not wait for a failed
+    embedding of another model.
+    """
     sources, own = stage.sources_of(context), context.subject
 
     def concerns(subject: Subject | None) -> bool:
@@ -131,7 +133,7 @@ def _run_if_due(stage: Stage, context: Context) -> StageOutcome | None:
 
 
 def _is_without_java(error: BaseException | None) -> bool:
-    """Whether Spark's JVM is gone: whatever else needs it would fail in the same way."""
+    """Whether an error says that Spark's JVM is gone: every other stage that needs it would fail too."""
     while error is not None:
         if type(error).__name__ == "Py4JNetworkError":
             return True
@@ -140,10 +142,12 @@ def _is_without_java(error: BaseException | None) -> bool:
 
 
 def run_stage(stage: Stage, context: Context, work: Work) -> StageOutcome:
-    """Do the work that a look found, then record how far the stage came.
+    """Do the work that `look` found, and record how far the stage has come.
+
+    If versions that it would read are gone, everything is read and compared instead.
 
     Raises:
-        DamagedTableError: it failed, and files of a table of its own, or of one that it read, are missing or broken.
+        DamagedTableError: it failed, and files of one of its sources or targets are missing or broken.
     """
     for table, versions in zip(stage.sources_of(context), work.versions, strict=False):
         log.info("%s: versions (%s, %s] of %s", stage.command, versions.since, versions.until, table)
@@ -171,7 +175,7 @@ def _run_stage(stage: Stage, context: Context, work: Work) -> StageOutcome:
         work = everything(stage, context)
         counts = _worked(stage, context, work)
     seconds = time.monotonic() - start
-    if STAGE_RUNS not in stage.sources:  # recording what reads the records would make it due for ever
+    if STAGE_RUNS not in stage.sources:  # a record of a stage that reads ops.stage_runs would make it due again
         record(stage, context, work, counts=counts, started_at=started_at, seconds=seconds)
     return StageOutcome(stage.command, counts, seconds, context.subject)
 
@@ -185,9 +189,10 @@ def _worked(stage: Stage, context: Context, work: Work) -> Counts:
 
 
 def record(stage: Stage, context: Context, work: Work, *, counts: Counts, started_at: datetime, seconds: float) -> None:
-    """A row of the log of runs, then how far the stage came and what its targets are now.
+    """Append a row to ops.stage_runs; then write to ops.stage_state how far the stage came, and what its targets are.
 
-    A run that is killed in between is in the log twice, and has done its work once.
+    If the process is killed between the two, the next run repeats the work, which then changes nothing, and logs it a
+    second time.
     """
     lake, definition = context.lake, stage.definition(context)
     subject = context.subject.key if context.subject else ""
@@ -220,7 +225,7 @@ def record(stage: Stage, context: Context, work: Work, *, counts: Counts, starte
 
 
 def _mark_of(lake: Lakehouse, table: str, versions: Versions) -> TableMark:
-    """How far a source was read; one that nobody had made is what the work made of it."""
+    """How far a source was read. A source that did not exist when `look` ran has the id that it has now."""
     if not table:
         return TableMark(table, versions.table_id, versions.until, None)
     head = None if versions.table_id else lake.head(table)

@@ -1,4 +1,4 @@
-"""The stages in the order of the data flow. A new one is added here, and declares everything else in its own module."""
+"""The list of all stages, in the order of the data flow. A new stage is added here; all else is in its own module."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ STAGES: tuple[Stage, ...] = tuple(
         report,
     )
 )
-# What a document goes through until the index serves it.
+# The stages that a document goes through until an index serves it.
 DOCUMENT_STAGES: tuple[Stage, ...] = tuple(
     module.STAGE for module in (ingest_documents, refine_documents, chunk_documents, embed_chunks, sync_index)
 )
 
 
 def stage_named(command: str) -> Stage:
-    """The stage of that command.
+    """The stage with that command.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is no such stage.
     """
     by_command = {stage.command: stage for stage in STAGES}
     if command not in by_command:

@@ -1,7 +1,7 @@
-"""A workspace that is kept up to date: what changes in its folders is brought in as it comes, until told to stop.
+"""Keeps a workspace up to date: watches its folders and runs the stages after each change, until told to stop.
 
-The session, the models and what was read of the logs stay in memory from one run to the next, so that a change costs
-its own work alone.
+The Spark session, the models and the opened tables stay in memory between runs, so that a change costs only its own
+work.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, MissingDependencyError, RefusedError
 
 log = logging.getLogger(__name__)
-# A file is often written in pieces: so long nothing may follow before the pieces are taken for a whole.
+# A file is often written in pieces: a run begins only after this long without another change.
 _QUIET_MILLISECONDS = 100
-# Of a stream of changes that never rests, what came so far is brought in after so long.
+# If changes never stop, a run begins after this long all the same.
 _LONGEST_MILLISECONDS = 1600
 _BUSY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Round:
-    """One run of the watch: the files whose change began it (none: the time had come), and what it did."""
+    """One run of the watch: the changed files that started it (none: the time was over), and its outcome."""
 
     files: tuple[str, ...]
     outcome: Outcome
@@ -57,11 +57,11 @@ def watch(
     """Run the stages that are due now, and again whenever a file of a landing folder changes.
 
     Args:
-        seconds: after so long without a change there is a run all the same: for what no file tells (a table, a topic, a
-            dead letter whose time has come), and for file systems that tell of no change.
-        on_round: called after each run that did something or failed. A failure ends the run, not the watch: the next
-            one goes on from there.
-        stop: ends the watch when set; SIGINT and SIGTERM set it. A run under way is finished first.
+        seconds: after this long without a change there is a run too: for changes that no file shows (of a table, a
+            topic, a dead letter that is due), and for file systems that do not report changes.
+        on_round: called after each run that did something or failed. A failure does not end the watch: the next run
+            goes on from there.
+        stop: ends the watch when set; SIGINT and SIGTERM set it. A run that has begun is finished first.
 
     Raises:
         ConfigurationError: a folder to watch does not exist.
@@ -81,7 +81,7 @@ def watch(
 
 
 def watched_folders(settings: Settings) -> list[Path]:
-    """The landing folder of documents, and the folders of record files.
+    """The landing folder of documents and the folders of record files, sorted, each once.
 
     Raises:
         ConfigurationError: one of them does not exist.
@@ -97,10 +97,10 @@ def watched_folders(settings: Settings) -> list[Path]:
 def _changes(
     settings: Settings, folders: Sequence[Path], *, seconds: float, stop: threading.Event
 ) -> Iterator[tuple[str, ...]]:
-    """Nothing at first; then the names of the files that changed, or none where the time has come."""
+    """First an empty tuple; then, for each run, the names of the changed files (none if `seconds` have passed)."""
     from watchfiles import watch as watch_files
 
-    # A landing folder may be the workspace itself, and what a run writes there is no arrival.
+    # The landing folder may be the workspace itself; what a run writes there must not start another run.
     own = [settings.path(settings.lakehouse), settings.log_path.parent, settings.path(settings.index.uri)]
 
     def name(path: str) -> str:
@@ -111,7 +111,7 @@ def _changes(
         is_hidden = any(part.startswith((".", "~$")) for part in Path(name(path)).parts)
         return not is_hidden and not any(Path(path).is_relative_to(folder) for folder in own)
 
-    # It looks on from here, so that a file that comes during a run begins the next one.
+    # The watch begins here and goes on during runs, so that a file that arrives during a run starts the next one.
     changes: Any = watch_files(
         *folders,
         debounce=_LONGEST_MILLISECONDS,
@@ -135,14 +135,14 @@ def _changes(
 
 
 def _run(context: Context, stages: Sequence[Stage], stop: threading.Event) -> Outcome | None:
-    """One run, with an id of its own, once nobody else writes; None where it was stopped before."""
-    is_logged = False
+    """One run with a new id, as soon as no other process writes; None if `stop` was set before that."""
+    has_warned = False
     while not stop.is_set():
         try:
             return run_to_end(replace(context, run_id=new_run_id(), persisted=[]), stages=stages)
         except RefusedError as error:  # another process is writing
-            if not is_logged:
+            if not has_warned:
                 log.warning("%s It is tried again until then.", error)
-                is_logged = True
+                has_warned = True
             stop.wait(_BUSY_SECONDS)
     return None

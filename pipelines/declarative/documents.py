@@ -1,11 +1,12 @@
-"""Documents as declared datasets: each arrival of bronze.documents parsed once, the valid ones and the refused ones.
+"""Declared datasets of documents: each arrival of bronze.documents parsed once, the valid ones, and the refused ones.
 
 This is the graph for Databricks' pipelines and for `spark-pipelines` of open-source Spark; docs/quality.md says how to
-run it. The datasets hold arrivals and only grow. Documents as they are now come from `lakeloop refine-documents`, which
-merges: a declared dataset cannot be merged into on both platforms.
+run it. The datasets hold arrivals and only grow. The documents as they are now come from `lakeloop refine-documents`,
+which merges: not both platforms can merge into a declared dataset.
 
-The configuration of the pipeline may say `lakeloop.bronze_documents`, the table of arrivals (bronze.documents), and
-`lakeloop.settings`, the lakeloop.yml whose limits, languages and personal data count; without one, the defaults do.
+The configuration of the pipeline may set `lakeloop.bronze_documents`, the table of arrivals (default:
+bronze.documents), and `lakeloop.settings`, the lakeloop.yml with the limits, languages and policy for personal data
+(default: the default settings).
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from pipelines.settings.sections import Settings
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    spark: SparkSession  # whoever executes this file puts it here
+    spark: SparkSession  # the pipeline that executes this file defines it
 
 PARSED, VALID, REFUSED = "documents_parsed", "documents_valid", "documents_refused"
 _FILE = spark.conf.get("lakeloop.settings", "") or ""
 _SETTINGS = load_settings(Path(_FILE)) if _FILE else Settings()
 _RULES = rules_of_documents(_SETTINGS.refine)
 _SOURCE = spark.conf.get("lakeloop.bronze_documents", "bronze.documents") or ""
-# Made outside of the definitions: inside, nothing may be asked of Spark, and mapInArrow asks for the columns.
-# What `lakeloop forget` deletes is no news.
+# Made outside of the definitions: inside, no call to Spark is allowed, and mapInArrow asks it for the columns.
+# skipChangeCommits: the deletions of `lakeloop forget` are not arrivals.
 _ARRIVALS = spark.readStream.option("skipChangeCommits", "true").table(_SOURCE).where("op <> 'delete'")
 _DESCRIBE = describe_batches(parse_batches(Limits.of(_SETTINGS.parse)), personal_data=PersonalData.of(_SETTINGS.refine))
 _MADE = _ARRIVALS.mapInArrow(_DESCRIBE, from_arrow_schema(DESCRIBED_SCHEMA))
-# Spark Connect types what Python returns as "string collate UTF8_BINARY", which delta-rs cannot read from a table.
+# Spark Connect gives strings from Python the type "string collate UTF8_BINARY", which delta-rs cannot read in a table.
 _PARSED = _MADE.selectExpr(*[f"CAST(`{name}` AS {of}) AS `{name}`" for name, of in _MADE.dtypes])
 check_rules(_PARSED, rules=_RULES, table=VALID)
 

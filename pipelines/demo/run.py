@@ -1,5 +1,6 @@
-"""Versions of a package in; their documentation delivered one after another, the loop run after each, questions
-answered, and summary.json and report.html out.
+"""The demo: delivers the documentation of several versions of a package, and runs the stages after each delivery.
+
+Then it answers questions, and writes summary.json and report.html.
 """
 
 from __future__ import annotations
@@ -49,16 +50,17 @@ _INFERENCE_STAGES = tuple(stage_named(command) for command in ("answer-questions
 def run_demo(
     folder: Path, package: str, *, versions: Sequence[str] | None, begin: Callable[[Settings], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Run the whole loop in a new workspace. Returns the summary, which is also its summary.json.
+    """Run the whole loop in a new workspace. Returns the summary, which is also written to its summary.json.
 
-    An earlier demo in `folder` is removed only when all that this one needs is there.
+    An earlier demo in `folder` is removed only after all that this one needs was fetched.
 
     Args:
+        versions: oldest first; None: those that lakeloop knows for the package.
         begin: called with the workspace's settings before the first delivery.
 
     Raises:
-        ConfigurationError: no versions are known for the package, its distribution holds no documentation, there is
-            no Java, the folder holds something else than an earlier demo, or the environment names other places.
+        ConfigurationError: no versions are known for the package, its distribution has no documentation, there is no
+            Java, the folder has something that no demo made, or environment variables name other places.
     """
     start = time.monotonic()
     versions = list(versions or _VERSIONS.get(package.lower()) or [])
@@ -96,14 +98,18 @@ def run_demo(
         "seconds": round(time.monotonic() - start, 1),
         "report": str(settings.path(settings.report)),
     }
-    # Once more, now that there is a summary: versions and verifications are in no table.
+    # Written with the summary, because no table has the versions and the verifications.
     write_report(new_context(settings), summary=summary)
     (settings.root / "summary.json").write_text(json.dumps(summary, indent=2, default=str) + "\n", encoding="utf-8")
     return summary
 
 
 def documentation(package: str, version: str, *, target: Path) -> Path:
-    """The documentation folder of a source distribution, fetched once and never built."""
+    """The documentation folder of a package's source distribution, which is fetched once and never built.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
     root = fetch_sdist(package, version, target=target / f"{package}-{version}")
     for name in _DOCUMENTATION_FOLDERS:
         if (root / name).is_dir():
@@ -115,7 +121,7 @@ def documentation(package: str, version: str, *, target: Path) -> Path:
 
 
 def deliver(source: Path, landing: Path) -> None:
-    """Make `landing` hold the files of `source`, as a publisher would: add, replace what differs, remove the rest."""
+    """Make `landing` have exactly the files of `source`: add new ones, replace those that differ, remove the rest."""
     wanted = {p.relative_to(source) for p in source.rglob("*") if p.is_file() and not p.is_symlink()}
     note_delivery(landing.parent, {path.as_posix(): source / path for path in wanted})
     for held in [p for p in landing.rglob("*") if p.is_file()]:
@@ -126,7 +132,7 @@ def deliver(source: Path, landing: Path) -> None:
         if to.is_file() and filecmp.cmp(source / path, to, shallow=False):
             continue
         to.parent.mkdir(parents=True, exist_ok=True)
-        # Not copy2: a file that arrives has the time of its arrival.
+        # Not copy2, so that the file has the time of its arrival.
         shutil.copyfile(source / path, to)
 
 
@@ -168,7 +174,7 @@ def _retrieval(settings: Settings) -> dict[str, Any]:
 
 
 def render(summary: dict[str, Any]) -> list[RenderableType]:
-    """What the terminal shows of a summary: a table of deliveries, the answers, and what to try next."""
+    """The summary for the terminal: a table of deliveries, the answers, and what to try next."""
     from rich.table import Table
 
     table = Table(title=f"{summary['package']}'s documentation, delivery by delivery", title_justify="left")
@@ -198,7 +204,7 @@ def render(summary: dict[str, Any]) -> list[RenderableType]:
         row(f"seconds {stage}", "seconds", stage)
     retrieval, answers = summary["retrieval"], summary["answers"]
     workspace = Path(summary["report"]).parent
-    # Without an activated environment the bare name would not be found.
+    # With its path if the name alone is not found, because the virtual environment is not activated.
     program = "lakeloop" if shutil.which("lakeloop") else shlex.quote(str(Path(sys.executable).with_name("lakeloop")))
     return [
         table,
@@ -214,8 +220,9 @@ def render(summary: dict[str, Any]) -> list[RenderableType]:
 
 
 class PeakMemory:
-    """The most memory that this process and all below it held at once, shared pages counted once where the system
-    tells them apart. Sampled twice a second.
+    """Measures the most memory that this process and all its descendants had at once, sampled twice a second.
+
+    Shared pages count once if the system reports them (PSS); else each process counts with its RSS.
     """
 
     def __init__(self) -> None:

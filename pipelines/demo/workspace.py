@@ -1,7 +1,7 @@
-"""A folder in; an empty workspace for the demo out, in the place of an earlier demo's and of nothing else.
+"""Makes an empty workspace for the demo. It may replace the folder of an earlier demo, and no other folder.
 
-The demo leaves a mark in what it makes: the hash of the settings that it wrote, and of each file that it delivered.
-What the mark does not account for is somebody's own, and a folder that holds such a thing is left alone.
+The demo writes a mark file into its folder: the hash of the settings that it wrote, and of each file that it delivered.
+If a folder has anything that the mark does not list, it belongs to somebody else, and is left alone.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from transformations.errors import ConfigurationError
 
 MARK = ".lakeloop-demo.json"
 LANDING = "landing"
-# Settings that say where something is read or written.
+# The settings that name a place which is read or written.
 _PLACES = (
     "catalog", "lakehouse", "landing", "checkpoints", "report", "quality", "records", "features", "index.uri",
     "mlflow.tracking_uri",
 )  # fmt: skip
-# What the loop makes in a workspace; any other name in its folder was put there by somebody.
+# The names that the loop makes in a workspace; anything else in the folder was put there by somebody.
 _MADE = frozenset(
     {
         MARK,
@@ -56,7 +56,11 @@ _MADE = frozenset(
 
 
 def check_environment(environ: Mapping[str, str]) -> None:
-    """Raises ConfigurationError where variables name another place than the demo's folder: somebody's own tables."""
+    """Check that no environment variable names another place than the demo's folder, such as somebody's own tables.
+
+    Raises:
+        ConfigurationError: one does.
+    """
     names = sorted(name for name, value in environ.items() if _names_a_place(from_environment({name: value})))
     if names:
         raise ConfigurationError(
@@ -72,7 +76,11 @@ def _names_a_place(given: Mapping[str, Any]) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ConfigurationError where `folder` holds, or is, anything that an earlier demo did not make."""
+    """Check that `folder` is empty, does not exist, or has only what an earlier demo made.
+
+    Raises:
+        ConfigurationError: it has something else, or is a file or a link.
+    """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ConfigurationError(f"demo: {folder} is no folder of its own; it is left alone. Name another --folder.")
     if not folder.exists() or not any(folder.iterdir()):
@@ -86,40 +94,40 @@ def check_folder(folder: Path) -> None:
 
 
 def make_workspace(folder: Path) -> Settings:
-    """An empty workspace in `folder`, in the place of an earlier demo's.
+    """Make an empty workspace in `folder`; an earlier demo there is removed. Returns its settings.
 
     Raises:
-        ConfigurationError: the folder holds something else than an earlier demo, or the environment names other
-            places. Nothing was removed.
-        RefusedError: a run is going on there. Nothing was removed.
+        ConfigurationError: the folder has something that no demo made, or environment variables name other places.
+            Nothing was removed.
+        RefusedError: another process is writing there. Nothing was removed.
     """
     check_environment(os.environ)
     check_folder(folder)
     if folder.exists():
         with only_writer(Settings(root=folder.absolute())):
-            check_folder(folder)  # once more, now that nobody else writes
+            check_folder(folder)  # once more, now that no other process can write
             _empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Sphinx projects keep templates and change fragments beside their documents.
+    # Only documents: Sphinx projects have templates and change fragments beside them.
     text = _with_patterns(settings_template())
-    # The mark first: a kill between the two leaves a folder that the next demo may take.
+    # The mark is written first, so that after a kill between the two writes the next demo may still use the folder.
     _write_mark(folder, {"settings": _hash(text.encode()), "landing": {}})
     (folder / FILE_NAME).write_text(text, encoding="utf-8")
-    with suppress(ConfigurationError):  # then the folders below have to name it
+    with suppress(ConfigurationError):  # if it cannot be trusted, folders below must name the file with --config
         trust(folder / FILE_NAME)
     (folder / LANDING).mkdir()
     return load_settings(folder / FILE_NAME)
 
 
 def note_delivery(folder: Path, files: Mapping[str, Path]) -> None:
-    """Say in the mark, before they are copied, which files (path in the landing folder → source) the demo delivers."""
+    """Add the files of a delivery (path in the landing folder → source) to the mark. Call this before copying them."""
     mark = _read_mark(folder) or {}
     landing = {path: sorted({*mark["landing"].get(path, []), _hash_of(file)}) for path, file in files.items()}
     _write_mark(folder, {**mark, "landing": {**mark["landing"], **landing}})
 
 
 def _foreign(folder: Path) -> str:
-    """What of `folder` its mark does not account for, in words; "" where the demo made all of it."""
+    """What the mark of `folder` does not list, in words; "" if the demo made everything in it."""
     mark = _read_mark(folder)
     if mark is None:
         return f"there is no {MARK}"
@@ -140,14 +148,14 @@ def _foreign(folder: Path) -> str:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    """Everything below `folder` but its folders; links are not followed."""
+    """All files and links below `folder`; links are not followed."""
     for parent, folders, names in os.walk(folder):
         yield from (Path(parent) / name for name in names)
         yield from (path for name in folders if (path := Path(parent) / name).is_symlink())
 
 
 def _empty(folder: Path) -> None:
-    """Remove what a demo made, the mark last: after a kill in between the next demo goes on from there."""
+    """Remove everything in `folder` but the mark and the lock, so that after a kill the next demo knows the folder."""
     for entry in folder.iterdir():
         if entry.name in (MARK, ".lakeloop.lock"):
             continue

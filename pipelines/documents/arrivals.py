@@ -1,6 +1,6 @@
-"""The arrivals that some versions of bronze.documents brought, and what each of them says of its document.
+"""The arrivals in some versions of bronze.documents, and the versions of documents that follow from them.
 
-Their bytes stay where they are: an arrival is its row without `content`.
+An arrival here is its row without `content`: the bytes are read only where they are parsed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _OF_ARRIVAL = ("document_id", "path", "source", "size", "modified_at", "_ingeste
 
 
 def arrivals_of(context: Context, versions: Versions, *, again: Sequence[str]) -> Rows:
-    """The arrivals of these versions, and all arrivals of the documents that are tried `again`.
+    """The arrivals of these versions, and all arrivals of the documents in `again`, which are tried again.
 
-    Grain: one a document and instant, with `_is_last` (of its document, among them) and `_first_at`: when the same
-    document first arrived with the same content.
+    Grain: one row per document and instant. Added columns: `_is_last`, whether it is the document's last one among
+    these rows; `_first_at`, when the document first arrived with the same content among these rows.
     """
     columns = [c for c in context.lake.spec(SOURCE).columns if c != "content"]
     if versions.since is not None and not again:
         feed = context.lake.few_changes(SOURCE, after=versions.since, until=versions.until, columns=columns)
         if feed is not None:
-            # A row that `forget` removed is in the feed as well, and is no arrival.
+            # The feed also has the rows that `forget` deleted, which are not arrivals.
             return _ordered(feed.filter(pc.equal(feed["_change_type"], "insert")).select(columns))
 
     from pyspark.sql import Window
@@ -59,7 +59,7 @@ def arrivals_of(context: Context, versions: Versions, *, again: Sequence[str]) -
 
 
 def _ordered(rows: pa.Table) -> pa.Table:
-    """The same of rows in memory."""
+    """The result of `arrivals_of`, for rows in memory."""
     names = ["document_id", "_ingested_at", "content_hash", "_rescued", "path"]
     found = rows.select(names).to_pylist()
 
@@ -72,11 +72,11 @@ def _ordered(rows: pa.Table) -> pa.Table:
     for place in sorted(range(len(found)), key=rank, reverse=True):
         document, at = found[place]["document_id"], found[place]["_ingested_at"]
         if document in next_of and next_of[document] <= at:
-            continue  # the same instant
+            continue  # another arrival at the same instant was taken already
         places.append(place)
         is_last.append(document not in next_of)
         next_of[document] = at
-        first_at[_content(found[place])] = at  # the last one to be met is the first
+        first_at[_content(found[place])] = at  # newest first, so the earliest one is written last
     at_type = rows.schema.field("_ingested_at").type
     first = pa.array([first_at[_content(found[place])] for place in places], at_type)
     rows = rows.take(pa.array(places, pa.int64()))
@@ -88,7 +88,7 @@ def _content(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def first_of_content(arrivals: Rows) -> Rows:
-    """Those that brought another content: the same one again is not parsed a second time."""
+    """The first arrival of each content of a document, without deletes: a content is parsed only once."""
     names = ("op", "_is_last", "_first_at")
     if isinstance(arrivals, pa.Table):
         is_first = pc.equal(arrivals["_ingested_at"], arrivals["_first_at"])
@@ -97,7 +97,10 @@ def first_of_content(arrivals: Rows) -> Rows:
 
 
 def of_last_arrivals(context: Context, refused: Rows, arrivals: Rows) -> Rows:
-    """Those refused contents that their documents still have: the others have been repaired, or are gone."""
+    """The refused contents that are still the last ones of their documents; the others were repaired, or are gone.
+
+    `_ingested_at` of the result is that of the last arrival, not of the first one with this content.
+    """
     if isinstance(arrivals, pa.Table) and isinstance(refused, pa.Table):
         rows = arrivals.filter(pc.and_(arrivals["_is_last"], pc.not_equal(arrivals["op"], "delete")))
         last_of = dict(zip(_pairs(rows, "_first_at"), rows["_ingested_at"].to_pylist(), strict=True))
@@ -115,23 +118,25 @@ def of_last_arrivals(context: Context, refused: Rows, arrivals: Rows) -> Rows:
 
 
 def versions_said(context: Context, arrivals: Rows, valid: Rows) -> Rows:
-    """What each arrival says of its document: a version, or that it has none from here on.
+    """One row per arrival for the history: with `_op` "upsert" a version of the document, with "delete" its end.
+
+    An arrival without a valid content (a deletion, or a refused file) ends the document's version.
 
     Args:
-        valid: the contents that were parsed and are valid, by the instant when they first arrived.
+        valid: the valid parsed contents; their `_ingested_at` is when the content first arrived.
     """
     schema = context.lake.spec(HISTORY).schema
     columns = [c for c in schema.names if c not in (*VALIDITY, "_run_id")]
     if isinstance(arrivals, pa.Table) and isinstance(valid, pa.Table):
         known = {pair: place for place, pair in enumerate(_pairs(valid, "_ingested_at"))}
         places = pa.array([known.get(pair) for pair in _pairs(arrivals, "_first_at")], pa.int64())
-        said = pa.table(
+        versions_table = pa.table(
             [(arrivals[c] if c in _OF_ARRIVAL else valid[c].take(places)).cast(schema.field(c).type) for c in columns],
             schema=pa.schema([schema.field(c) for c in columns]),
         )
-        run_ids = pa.array([context.run_id] * said.num_rows, pa.string())
+        run_ids = pa.array([context.run_id] * versions_table.num_rows, pa.string())
         op = pc.if_else(pc.is_null(places), "delete", "upsert").cast(pa.string())
-        return said.append_column("_run_id", run_ids).append_column("_op", op)
+        return versions_table.append_column("_run_id", run_ids).append_column("_op", op)
 
     from pyspark.sql import functions as F
 
@@ -148,12 +153,12 @@ def _pairs(rows: pa.Table, at: str) -> list[tuple[Any, ...]]:
 
 
 def contents_of(context: Context, versions: Versions, *, again: Sequence[str]) -> DataFrame:
-    """The bytes of the arrived files, where Spark alone can read the table: a big row is in no sort and no cache."""
+    """The bytes of the arrived files, read by Spark. They are joined late, so that no sort or cache holds them."""
     return _rows(context, versions, columns=[*KEY, "content"], again=again)
 
 
 def _rows(context: Context, versions: Versions, *, columns: list[str], again: Sequence[str]) -> DataFrame:
-    """The rows of these versions, and all rows of the documents that are tried again."""
+    """The rows that these versions added, and all rows of the documents in `again`."""
     lake = context.lake
     if versions.since is None:
         return lake.read(SOURCE, version=versions.until).select(*columns)
@@ -165,7 +170,7 @@ def _rows(context: Context, versions: Versions, *, columns: list[str], again: Se
     rows = rows.select(*columns)
     if not again:
         return rows
-    # Spark's functions come after the first reading: a session that nobody has needed so far begins with it.
+    # Spark's functions need a session; the read above has started it.
     from pyspark.sql import functions as F
 
     is_again = F.col("document_id").isin(list(again))

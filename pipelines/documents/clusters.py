@@ -1,8 +1,8 @@
-"""Gives documents their clusters of near-duplicates, and finds the others whose cluster changes with them.
+"""Computes the clusters of near-duplicates for changed documents, and for others whose cluster changes with them.
 
-A document's cluster depends on others: one that comes can join two, one that goes can part them. What decides is kept
-in each row of silver.documents (`_text_hash`, `_near_keys`, `cluster_id`), written together with its text, so that no
-crash can part them; the texts are read of those alone whose cluster may change.
+A document's cluster depends on other documents: a new one can join two clusters, and a deleted one can split a cluster.
+The columns that decide this (`_text_hash`, `_near_keys`, `cluster_id`) are in the row of silver.documents that has the
+text, so that a crash cannot leave them different. Texts are read only of documents whose cluster may change.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ COLUMNS = ("cluster_id", "is_representative", "_text_hash", "_near_keys")
 def with_clusters(
     context: Context, current: Rows, desired: Rows, *, keys: Rows, versions: Versions
 ) -> tuple[Rows, Rows]:
-    """Give `desired` its clusters, and put beside it the other documents whose cluster may have changed.
+    """Add `COLUMNS` to `desired`, and add the other documents whose cluster may have changed.
 
     Args:
-        current: the rows that the table has of `keys`; all its rows where the versions are everything.
-        desired: the rows that it should have of them, without `COLUMNS`.
-        keys: `document_id` of every document that came, changed or went.
+        current: the rows that the table has for `keys`; all its rows if `versions.since` is None.
+        desired: the rows that it should have for them, without `COLUMNS`.
+        keys: `document_id` of every new, changed or deleted document.
 
     Returns:
-        Both, ready to be compared. The newest document of a cluster represents it. Where near-duplicates are
-        off nothing was looked for: `COLUMNS` are null.
+        `current` and `desired`, ready to be compared. The newest document of a cluster is its representative. If
+        near-duplicates are off, `COLUMNS` are null.
     """
     if isinstance(current, pa.Table) and isinstance(desired, pa.Table):
         few = _with_few_clusters(context, current, desired, keys=keys)
@@ -83,7 +83,8 @@ def with_clusters(
     found = found.select(
         "document_id", "cluster_id", F.col("text_hash").alias("_text_hash"), F.col("keys").alias("_near_keys")
     )
-    # All of a cluster is here. What was written last is what holds; the id decides only where nothing else does.
+    # All documents of a cluster are here. The file modified last is the newest, then the last arrived; the id breaks
+    # ties.
     newest = Rows.partitionBy("cluster_id").orderBy(F.desc("modified_at"), F.desc("_ingested_at"), "document_id")
     desired = desired.join(found, "document_id")
     return current, desired.withColumn("is_representative", F.row_number().over(newest) == 1)
@@ -91,11 +92,11 @@ def with_clusters(
 
 @dataclass(frozen=True)
 class FewClusters:
-    """What a few changed documents do to clusters.
+    """The clusters that a few changed documents belong to.
 
     Attributes:
-        found: `SIGNATURE_SCHEMA` and `cluster_id` of the changed documents that are there, and of `others`.
-        others: ids of the documents that did not change, and whose cluster may have.
+        found: `SIGNATURE_SCHEMA` and `cluster_id`, one row a document: the changed ones that exist, and `others`.
+        others: ids of unchanged documents whose cluster may have changed.
     """
 
     found: pa.Table
@@ -105,13 +106,16 @@ class FewClusters:
 def few_clusters(
     context: Context, documents: Rows, signed: pa.Table, *, changed: Collection[str], most: int | None = FEW_ROWS
 ) -> FewClusters | None:
-    """The clusters of changed documents, and of those that they concern, found in memory and without Spark.
+    """Find the clusters of changed documents, and of the documents that they affect, in memory and without Spark.
 
     Args:
-        documents: `document_id` and `text` of the changed documents that are there.
+        documents: `document_id` and `text` of the new and changed documents.
         signed: their signatures.
-        changed: ids of all documents that came, changed or went.
-        most: where more documents than these are concerned, or their texts are too much, Spark is to do it.
+        changed: ids of all new, changed and deleted documents.
+        most: the largest number of affected documents that is worked in memory.
+
+    Returns:
+        None if more documents are affected, or if their texts are too large to hold: Spark has to do it.
     """
     stored = context.lake.read_arrow(TABLE, columns=["document_id", "cluster_id", "_text_hash", "_near_keys"])
     stored = stored.rename_columns(["document_id", "cluster_id", "text_hash", "keys"])
@@ -138,7 +142,7 @@ def few_clusters(
 def _with_few_clusters(
     context: Context, current: pa.Table, desired: pa.Table, *, keys: Rows
 ) -> tuple[pa.Table, pa.Table] | None:
-    """`with_clusters`, of few documents that concern few others; None where Spark is to do it."""
+    """`with_clusters` for few documents that affect few others; None if Spark has to do it."""
     refine, schema = context.settings.refine, context.lake.spec(TABLE).schema
     if refine.near_duplicates == "off":
         for name in COLUMNS:
@@ -157,10 +161,10 @@ def _with_few_clusters(
 
 
 def clustered(documents: pa.Table, found: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Documents with `COLUMNS`, by what `few_clusters` found of them. All documents of their clusters are here.
+    """Add `COLUMNS` to documents, from the clusters that `few_clusters` found for them.
 
-    The newest of a cluster represents it: by `modified_at`, then by `_ingested_at`; the smallest id decides only where
-    nothing else does.
+    `documents` holds all documents of these clusters. The newest of a cluster is its representative: the file modified
+    last, then the last arrived; the smallest id breaks ties.
     """
     found = found.take(pc.index_in(documents["document_id"], found["document_id"].combine_chunks()))
     rows = documents.select(["document_id", "modified_at", "_ingested_at"])
@@ -181,7 +185,7 @@ def clustered(documents: pa.Table, found: pa.Table, schema: pa.Schema) -> pa.Tab
 def _few_clusters_of_frames(
     context: Context, documents: DataFrame, signed: DataFrame, *, keys: DataFrame
 ) -> FewClusters | None:
-    """`few_clusters`, of frames; None where they are many, or in no folder."""
+    """`few_clusters` for frames; None if they are not few, or if the tables are in a catalog."""
     if not context.lake.is_local:
         return None
     changed = keys.select("document_id").limit(FEW_ROWS + 1).toArrow()["document_id"].to_pylist()
@@ -198,7 +202,7 @@ def _signatures(documents: DataFrame) -> DataFrame:
 
 
 def _kept(context: Context, rows: DataFrame) -> DataFrame:
-    """Computed once; it goes with the stage."""
+    """The same rows, persisted until the stage ends."""
     rows = rows.persist()
     context.persisted.append(rows)
     return rows

@@ -1,8 +1,8 @@
 """Reads the bytes of arrived files, one at a time, for rows that name them.
 
-The bytes of documents never go through the JVM where tables are folders: Spark hands over names, and the Python worker
-that parses reads each file's bytes from the table's own Parquet files, when it is that file's turn. So what a run needs
-of memory follows the largest file times the workers, and neither the number of files nor what Spark may use.
+If tables are folders, the bytes of documents never go through the JVM: Spark passes on only the keys of rows, and the
+Python worker that parses reads each document's bytes from the table's Parquet files when it comes to it. So the memory
+of a run depends on the largest file and the number of workers, not on the number of files or on Spark's memory.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from transformations.errors import LakeloopError
 
-# One row of these columns is one arrival.
+# The columns that identify an arrival.
 KEY = ("document_id", "_ingested_at", "content_hash")
 _READ_BYTES = 1 << 20
 Row = Mapping[str, Any]
 
 
 def of_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Row, bytes | None]]:
-    """Each row of batches that have the bytes themselves, in the column `content`."""
+    """Each row of the batches with its bytes, which the batches have in the column `content`; null: None."""
     for batch in batches:
         content = batch.column("content")
         named = batch.select([name for name in batch.schema.names if name != "content"])
@@ -31,9 +31,10 @@ def of_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Row, bytes | No
 
 
 def of_files(batches: Iterable[pa.RecordBatch], files: Sequence[str]) -> Iterator[tuple[Row, bytes | None]]:
-    """Each row of `batches`, its bytes looked for in Parquet files of bronze.documents; none for what was set aside.
+    """Each row of the batches with its bytes, which are read from Parquet files of bronze.documents.
 
-    A row that is in none of the files was forgotten since it arrived, and is left out.
+    A row that was set aside on arrival (`_rescued`) has None. A row that none of the files has was forgotten since it
+    arrived, and is left out. Rows come in the order of the files.
 
     Raises:
         LakeloopError: a file cannot be read.
@@ -51,7 +52,7 @@ def of_files(batches: Iterable[pa.RecordBatch], files: Sequence[str]) -> Iterato
 
 
 def _found(file: str, wanted: dict[tuple[Any, ...], Row]) -> Iterator[tuple[Row, bytes]]:
-    """The rows of one file that are wanted, which then are wanted no longer."""
+    """The wanted rows that one file has, with their bytes; they are removed from `wanted`."""
     import pyarrow.parquet as pq
 
     try:

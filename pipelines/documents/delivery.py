@@ -1,8 +1,8 @@
-"""The landing folder against the last arrivals: what of it is new, changed or gone.
+"""Compares the landing folder with the last arrivals, and finds the files that are new, changed or gone.
 
-A file is read only when its size or time has moved, or when its time is so close to the last look that an edit could
-hide behind it; it arrives only when its bytes differ. Where they do not, ops.file_looks remembers the look, so that a
-file which was only touched is read once and not at each run. Needs no JVM where tables are folders.
+A file is read only if its size or time has changed, or if its time is so close to the last look at it that a later edit
+could have the same time. It arrives only if its bytes differ. If they do not, ops.file_looks remembers this look, so
+that a file which was only touched is read once and not in each run. Needs no JVM if tables are folders.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from transformations.errors import ConfigurationError, RefusedError
 
 log = logging.getLogger(__name__)
 TABLE, LOOKS = "bronze.documents", "ops.file_looks"
-# An edit so soon after the last look could leave no trace in the file's time. File systems keep times as coarse as 2 s;
-# one that tells fractions of a second is off by a tick of the kernel's clock.
+# An edit within this time after the last look may not change the file's time. Some file systems keep times in steps of
+# 2 s; one that keeps fractions of a second may be late by a tick of the kernel's clock.
 _COARSEST_CLOCK, _FINE_CLOCK = timedelta(seconds=2), timedelta(milliseconds=50)
-# Below so many documents, deleting many of them is an ordinary edit.
+# Up to this many deleted documents are an ordinary edit, whatever their share is, unless the folder is empty.
 _FEW_DOCUMENTS = 10
 _NEVER = datetime.fromtimestamp(0, timezone.utc)
 
 
 @dataclass(frozen=True)
 class Known:
-    """The last arrival of a path; size and time are those of the last look, which found the bytes of that arrival."""
+    """The last arrival of a path; `size` and `modified_at` are those of the last look that found the same bytes."""
 
     document_id: str
     path: str
@@ -51,13 +51,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Delivery:
-    """The folder now, beside what is known of it.
+    """The files that the folder has now, and the last arrivals.
 
     Attributes:
-        known: by path, the last arrivals of the source that the settings name.
-        elsewhere: documents of another source: `ingest.source` has changed, and they are gone with it.
-        last_at: when anything arrived last.
-        looks: collects the rows of files that were read for nothing.
+        found: the files of the folder, sorted by path.
+        known: path → last arrival, for the source that the settings name.
+        elsewhere: documents of other sources: `ingest.source` was changed, so they count as gone.
+        last_at: when the last row of all arrived.
+        looks: collects rows for ops.file_looks: files that were read and have the same bytes.
     """
 
     found: list[Found]
@@ -68,18 +69,18 @@ class Delivery:
 
     @property
     def alive(self) -> int:
-        """How many documents there are now."""
+        """How many documents there are by the last arrivals."""
         return sum(last.op != "delete" for last in self.known.values()) + len(self.elsewhere)
 
     @property
     def gone(self) -> list[Known]:
-        """The documents whose file is there no longer, by path."""
+        """The documents whose file is no longer there, sorted by path."""
         present = {f.path for f in self.found}
         gone = [last for path, last in self.known.items() if last.op != "delete" and path not in present]
         return sorted([*gone, *self.elsewhere], key=lambda last: (last.path, last.source))
 
     def moved(self) -> int:
-        """How many of the gone documents are there under another name, or source: a file of the same bytes is new."""
+        """How many of the gone documents were only renamed (or have another source): a new file has the same bytes."""
         held = {path for path, last in self.known.items() if last.op != "delete"}
         new: Counter[str] = Counter()
         for found in self.found:
@@ -107,8 +108,9 @@ def delivery_of(context: Context) -> Delivery:
 
 
 def _without_twins(found: list[Found], known: Mapping[str, Known]) -> list[Found]:
-    """Of names that differ only in their Unicode form, all but one are refused: the one that is a document already
-    stays, else the composed form is taken, else the first.
+    """Refuse all but one of the files whose names differ only in their Unicode form.
+
+    The one that is already a document stays; else the one in the composed form (NFC); else the first.
     """
 
     def rank(file: Found) -> tuple[bool, bool, str]:
@@ -131,19 +133,19 @@ def _without_twins(found: list[Found], known: Mapping[str, Known]) -> list[Found
 
 
 def _last_arrivals(context: Context) -> Delivery:
-    """What arrived last of each path; nothing is found yet."""
+    """A delivery with the last arrival of each path, and without files yet."""
     columns = ["document_id", "path", "source", "op", "size", "modified_at", "content_hash", "_rescued", "_ingested_at"]
     last_of: dict[tuple[str, str], Known] = {}
     rows = context.lake.read_arrow(TABLE, columns=columns)
-    # By column: a dictionary a row would take longer than the listing.
+    # By column: a dictionary for each row would take longer than the listing.
     for values in zip(*(rows[name].to_pylist() for name in columns), strict=True):
         arrival = Known(*[*values, values[-1]])
         key = (arrival.source, arrival.path)
         if key not in last_of or last_of[key].ingested_at < arrival.ingested_at:
             last_of[key] = arrival
     source = context.settings.ingest.source
-    known = {path: last for (of, path), last in last_of.items() if of == source}
-    elsewhere = [last for (of, _), last in last_of.items() if of != source and last.op != "delete"]
+    known = {path: last for (origin, path), last in last_of.items() if origin == source}
+    elsewhere = [last for (origin, _), last in last_of.items() if origin != source and last.op != "delete"]
     for seen in context.lake.read_arrow(LOOKS, where={"source": source}).to_pylist():
         path = seen["path"]
         before = known.get(path)
@@ -157,7 +159,7 @@ def _last_arrivals(context: Context) -> Delivery:
 def arrivals(
     delivery: Delivery, ingest: IngestSettings, *, now: Callable[[], datetime]
 ) -> Iterator[dict[str, Any] | None]:
-    """For each found file, in order, its row, or None where it is as it was."""
+    """For each found file, in order: its row for bronze.documents, or None if it is unchanged."""
     for found in delivery.found:
         yield _arrival(found, delivery, ingest, looked_at=now())
 
@@ -192,7 +194,7 @@ def _arrival(found: Found, delivery: Delivery, ingest: IngestSettings, *, looked
     if known is None or known.op == "delete":
         return row | {"document_id": document_id(ingest.source, found.path)}
     if (known.content_hash, known.rescued) == (row.get("content_hash"), row["_rescued"]):
-        if "content_hash" in row and changed_at < looked_at:  # else a later look must tell
+        if "content_hash" in row and changed_at < looked_at:  # else a later look must read it again
             seen = {name: row[name] for name in ("path", "size", "modified_at", "content_hash")}
             delivery.looks.append({**seen, "source": ingest.source, "looked_at": looked_at})
         return None
@@ -209,7 +211,7 @@ def _is_untouched(row: dict[str, Any], known: Known, *, changed_at: datetime) ->
 
 
 def _changed_at(stat: os.stat_result, *, now: datetime) -> datetime:
-    """The last instant at which the file may have changed. A time of modification in the future tells nothing."""
+    """The last instant at which the file may have changed. A modification time in the future is ignored."""
     has_fractions = stat.st_mtime_ns % 1_000_000_000 and stat.st_ctime_ns % 1_000_000_000
     modified, changed = (datetime.fromtimestamp(at, timezone.utc) for at in (stat.st_mtime, stat.st_ctime))
     last = max(modified, changed) if modified <= now else changed
@@ -217,14 +219,18 @@ def _changed_at(stat: os.stat_result, *, now: datetime) -> datetime:
 
 
 def refuse_mass_delete(context: Context, delivery: Delivery) -> None:
-    """Raises RefusedError where too large a share of the documents is gone, renamed ones not counted."""
+    """Refuse a delivery in which too large a share of the documents is gone; renamed ones do not count as gone.
+
+    Raises:
+        RefusedError: the share is larger than `ingest.max_delete_ratio`, and `force` is not set.
+    """
     limit, alive, found = context.settings.ingest.max_delete_ratio, delivery.alive, len(delivery.found)
 
     def is_allowed(gone: int) -> bool:
         return gone <= limit * alive or bool(found and gone <= _FEW_DOCUMENTS)
 
     gone = len(delivery.gone)
-    # New files are read to be compared only where the limit would refuse.
+    # To find renamed files, all new files are read; only if the limit would refuse the delivery otherwise.
     if context.force or is_allowed(gone) or is_allowed(gone := gone - delivery.moved()):
         return
     raise RefusedError(

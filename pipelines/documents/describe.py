@@ -1,4 +1,4 @@
-"""Adds to parsed documents their language and the personal data in them, which may be masked; and their rules."""
+"""Adds the language and the places of personal data to parsed documents, masks personal data, and gives their rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DESCRIBED_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class PersonalData:
-    """What to look for in a text, and what to do with it."""
+    """The kinds of personal data to look for in texts, and what to do with them."""
 
     policy: PersonalDataPolicy
     kinds: tuple[str, ...]
@@ -33,10 +33,10 @@ class PersonalData:
 
     @classmethod
     def of(cls, settings: RefineSettings) -> PersonalData:
-        """The settings' own.
+        """What the settings say.
 
         Raises:
-            MissingDependencyError: personal data is to be looked for, and Presidio is not installed.
+            MissingDependencyError: `refine.pii` is not "off", and Presidio is not installed.
         """
         if settings.pii != "off" and find_spec("presidio_analyzer") is None:
             raise MissingDependencyError.for_extra("presidio_analyzer", "pii")
@@ -44,7 +44,7 @@ class PersonalData:
 
 
 def rules_of_documents(refine: RefineSettings) -> tuple[Rule, ...]:
-    """What must be true of a document, as the settings want it."""
+    """The rules for documents, with the settings' languages and policy for personal data."""
     return document_rules(
         languages=refine.languages,
         language_level=refine.other_languages,
@@ -53,7 +53,7 @@ def rules_of_documents(refine: RefineSettings) -> tuple[Rule, ...]:
 
 
 def describe_batches(parse: Batches, *, personal_data: PersonalData) -> Batches:
-    """A function for `mapInArrow`: what `parse` gives → the columns of `DESCRIBED_SCHEMA`, row by row."""
+    """A function for `mapInArrow`: the input of `parse` → the columns of `DESCRIBED_SCHEMA`, row by row."""
 
     def describe(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from transformations.text.language import with_language
@@ -65,10 +65,11 @@ def describe_batches(parse: Batches, *, personal_data: PersonalData) -> Batches:
 
 
 def searched(row: dict[str, Any], personal_data: PersonalData) -> dict[str, Any]:
-    """A row with `title`, `text` and `metadata` → the same with `pii_spans`; null where nobody looked.
+    """A row with `title`, `text` and `metadata` → the same row with `pii_spans`.
 
-    Spans are characters of the text that is stored: where it is masked, of the `<KIND>` that stands there now. A mask
-    is put into title and metadata, too; their spans are not told.
+    Spans are positions in the text that is stored: in a masked text, those of the `<KIND>` that replaces the data. Only
+    spans of `text` are returned, although `title` and `metadata` are masked too. `pii_spans` is null if the policy is
+    "off" or there is no text.
     """
     if personal_data.policy == "off" or row["text"] is None:
         return row | {"pii_spans": None}

@@ -1,6 +1,7 @@
-"""Lists the landing folder: each file below it, and whether it is to be read.
+"""Lists the landing folder: each file below it, and whether it is to be ingested.
 
-Ingest takes the files that are to be read, and what is told of the others is of the same walk.
+`files_below` is the only walk of the folder, so that ingest-documents and the commands that report on it see the same
+files.
 """
 
 from __future__ import annotations
@@ -22,32 +23,32 @@ Kind = Literal["included", "other", "special"]
 
 
 def files_below(folder: Path, ingest: IngestSettings, *, is_strict: bool = True) -> Iterator[tuple[str, Kind]]:
-    """(file, kind) below `folder`, in no order. A folder that is not there has none.
+    """(file, kind) for each file below `folder`, in no order; nothing if the folder does not exist.
 
-    "included" is a file that a pattern of `ingest.include` names, "other" one that none does. "special" is never read:
-    links are not followed (they loop, and they lead outside), and pipes and devices block. Names that begin with a dot
-    or `~$` are left out.
+    "included": a pattern of `ingest.include` matches its name; "other": none does. "special" files are never read:
+    links could loop or lead outside, and pipes and devices would block. Names that begin with a dot or `~$` are left
+    out.
 
     Args:
-        is_strict: a folder that may not be listed is an error; else it is left out.
+        is_strict: raise an error if a folder cannot be listed; else leave that folder out.
 
     Raises:
-        OSError: a folder cannot be listed.
+        OSError: a folder cannot be listed, and `is_strict`.
     """
-    # "(?!)" matches nothing, as no pattern does.
+    # "(?!)" matches nothing, if there are no patterns.
     is_included = re.compile("|".join(translate(pattern.lower()) for pattern in ingest.include) or "(?!)").match
     folders = [str(folder)]
     while folders:
         try:
             entries = sorted(os.scandir(folders.pop()), key=lambda e: os.fsencode(e.name))
         except FileNotFoundError:
-            continue  # it was there a moment ago: its files are gone
+            continue  # it was deleted after it was found: its files are gone
         except OSError:
             if is_strict:
                 raise
             continue
         for entry in entries:
-            if entry.name.startswith((".", "~$")):  # an Office program's mark that it holds a file open
+            if entry.name.startswith((".", "~$")):  # ~$: the lock file of an Office program that has a file open
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
@@ -59,7 +60,7 @@ def files_below(folder: Path, ingest: IngestSettings, *, is_strict: bool = True)
 
 @dataclass(frozen=True)
 class Found:
-    """A file of the listing; `rescued` is why its content cannot be taken."""
+    """A file of the listing; `rescued` is the reason why its content cannot be taken, or None."""
 
     path: str
     file: str
@@ -75,7 +76,7 @@ class Found:
 
 
 def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
-    """The documents below `folder`, sorted by path; see `files_below` for what is none."""
+    """The "included" files below `folder` (see `files_below`), sorted by path. A warning counts the special ones."""
     files = list(files_below(folder, ingest))
     special = sum(kind == "special" for _, kind in files)
     if special:
@@ -85,7 +86,7 @@ def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
 
 
 def document_id(source: str, path: str) -> str:
-    """32 hexadecimal digits for one path of one source."""
+    """The id of the document at a path of a source: 32 hexadecimal digits."""
     return hashlib.sha256(f"{source}\0{path}".encode()).hexdigest()[:32]
 
 

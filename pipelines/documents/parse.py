@@ -1,4 +1,4 @@
-"""Parses arrivals: rows of bronze.documents get a title, a text and metadata, or the reason of a refusal."""
+"""Parses arrivals: rows of bronze.documents get a title, a text and metadata, or the reason why they are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARSED_SCHEMA = pa.schema(
         ("reason", STRING),
     ]
 )
-# What is handed back at once: so many rows at most, and texts of so many characters or one longer one.
+# A batch of results ends at this many rows, or when its texts have this many characters.
 _BATCH_ROWS, _BATCH_CHARACTERS = 1000, 4_000_000
 
 
@@ -34,13 +34,13 @@ def parse_batches(
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function for `mapInArrow`: rows of bronze.documents → the columns of `PARSED_SCHEMA`, row by row.
 
-    Each task has one process that parses, started with its first document and gone with the task. What it holds is one
-    document, and the texts of a batch.
+    Each Spark task has one parser process, which starts with the first document and ends with the task. The task holds
+    one document and the texts of one batch in memory.
 
     Args:
-        limits: for each document; beyond them its `reason` begins `timed_out`, `out_of_memory`, `crashed` or
-            `too_large`.
-        files: the Parquet files that have the bytes; None where each row has its own in `content`.
+        limits: for each document; if it exceeds them, its `reason` begins with `timed_out`, `out_of_memory`, `crashed`
+            or `too_large`.
+        files: the Parquet files that have the bytes; None if each row has its own in `content`.
         parser: see `ParserProcess`.
     """
 

@@ -1,9 +1,9 @@
-"""Documents on standard input in, what a parser made of each on standard output out: the process that may be killed.
+"""The process that parses documents, and that may be killed: it reads them from standard input and replies on output.
 
-Run by `ParserProcess` as `python -m pipelines.documents.parse_worker MEMORY_MB TIMEOUT_SECONDS MODULE:FUNCTION`. A
-request is two lengths, a path and the bytes of a file. The reply is one byte, once the parser is loaded and the clock
-may start, then a length and JSON: never pickle, so that a document which takes over this process can send nothing but
-text.
+`ParserProcess` runs it as `python -m pipelines.documents.parse_worker MEMORY_MB TIMEOUT_SECONDS MODULE:FUNCTION`. A
+request is two lengths, a path, and the bytes of a file. The reply is one byte when the parser is loaded (the clock then
+starts), and after it a length and JSON. It is never pickle, so that a document which takes over this process can send
+nothing but text.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from transformations.errors import MissingDependencyError
 REQUEST = struct.Struct("!IQ")
 REPLY = struct.Struct("!Q")
 READY, NOT_READY = b"r", b"n"
-# The parent kills at the limit. If it is gone, the kernel does, so much later.
+# The parent kills this process at the limit. If the parent is gone, a timer of the kernel does it this much later.
 _GRACE_SECONDS = 5
 
 
 def main(memory_mb: int, timeout_seconds: float, parser: str) -> None:
     """Answer requests until standard input ends."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no reply
+    os.dup2(2, 1)  # so that nothing that a library prints is taken for a reply
     _limit_memory(memory_mb * 1024 * 1024)
     module, _, function = parser.partition(":")
     parse: Callable[..., ParsedDocument] = getattr(import_module(module), function)
@@ -60,7 +60,7 @@ def _send(replies: BinaryIO, mark: bytes, reply: object) -> None:
 
 
 def _limit_memory(size: int) -> None:
-    """Private writable memory, of this process and each that it starts. Not every system keeps the limit (macOS)."""
+    """Limit the private writable memory of this process and of each that it starts. macOS does not keep the limit."""
     import resource
 
     with suppress(ValueError, OSError):

@@ -1,7 +1,7 @@
-"""The bytes of a file in, a parsed document out, by a process that has so much time and memory and may be killed.
+"""`ParserProcess`: parses documents in a separate process with limits of time and memory, which can be killed.
 
-Parsers meet hostile files: some never end, some want all memory, some end the process that they run in. Here that
-costs one document, which comes back with the reason, and the start of another process.
+Some files make a parser run for ever, take all memory, or crash the process that it runs in. Here such a file costs one
+document, which is refused with the reason, and the start of another process.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from transformations.errors import ConfigurationError, LakeloopError, MissingDep
 PARSER = "transformations.documents:parse_document"
 _START_SECONDS = 300
 _MB = 1024 * 1024
-# What JSON escapes of a text takes up to six times its bytes; beside it stand title, metadata and names of fields.
+# Escapes of JSON make a text up to six times as long; the rest is for the title, the metadata and the field names.
 _MAX_GROWTH, _REST_OF_REPLY = 6, _MB
 _END_SECONDS = 5
-# What the process needs of its environment; secrets are not among it.
+# The environment variables that the process gets. It gets no others, so no secrets.
 _ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the parsing of one document may take.
+    """The limits for parsing one document.
 
     Attributes:
-        timeout_seconds: wall-clock time, from when its parser is loaded.
-        memory_mb: memory of the process, the parsers' libraries included.
-        max_text_mb: the text that it gives, in UTF-8.
+        timeout_seconds: wall-clock time after the parser is loaded.
+        memory_mb: memory of the process, including the parser's libraries.
+        max_text_mb: size of the resulting text in UTF-8.
     """
 
     timeout_seconds: float
@@ -52,34 +52,34 @@ class Limits:
         return cls(settings.timeout_seconds, settings.memory_mb, settings.max_text_mb)
 
     def allow_more_than(self, reason: str) -> bool:
-        """Whether a document that was refused for `reason` met a limit that is higher now, so that it may do better."""
+        """Whether `reason`, for which a document was refused, names a limit that is higher now."""
         now = {"timeout_seconds": self.timeout_seconds, "memory_mb": self.memory_mb, "max_text_mb": self.max_text_mb}
         if not reason.startswith(_REASONS_OF_LIMITS):
             return False
         return any(now[name] > float(value) for name, value in _LIMIT.findall(reason))
 
 
-# A refusal for a limit ends with the limits that it was given: "(parse.timeout_seconds 60)".
+# The reason of a refusal for a limit ends with the limits that the document had: "(parse.timeout_seconds 60)".
 _REASONS_OF_LIMITS = ("timed_out", "out_of_memory", "crashed", "too_large")
 _LIMIT = re.compile(r"parse\.(timeout_seconds|memory_mb|max_text_mb) ([0-9.]+(?:e[+-]?[0-9]+)?)")
 
 
 class _Silent(Exception):
-    """Nothing came within the time limit."""
+    """The process sent nothing within the time limit."""
 
 
 class _Ended(Exception):
-    """The process is no more."""
+    """The process has ended."""
 
 
 class _TooLarge(Exception):
-    """The reply is of more bytes than are taken."""
+    """The reply is larger than the limit allows."""
 
 
 class ParserProcess:
-    """A process that parses, started with the first document and again after each that ended it.
+    """A process that parses documents, one at a time. It starts with the first, and again after one that ended it.
 
-    Use it in a `with`; it takes one document at a time.
+    Use it in a `with` statement.
 
     Args:
         limits: for each document.
@@ -100,9 +100,9 @@ class ParserProcess:
         self.close()
 
     def parse(self, content: bytes, *, path: str) -> ParsedDocument:
-        """`parse_document` within the limits.
+        """Parse one document within the limits.
 
-        Beyond them the error begins `timed_out`, `out_of_memory`, `crashed` or `too_large`.
+        If it exceeds them, `error` of the result begins with `timed_out`, `out_of_memory`, `crashed` or `too_large`.
 
         Raises:
             MissingDependencyError: the parser's library is not installed.
@@ -131,17 +131,17 @@ class ParserProcess:
         if size > self._limits.max_text_mb * _MB:
             return self._refused(path, f"too_large: it has {size} bytes of text", "max_text_mb")
         if (document.error or "").startswith("out_of_memory"):
-            self.close()  # what is left of its memory is in pieces
+            self.close()  # its memory is fragmented, so a next document would have less
             return self._refused(path, "out_of_memory: the parser wanted more than it may have", "memory_mb")
         return document
 
     def _refused(self, path: str, reason: str, *limits: str) -> ParsedDocument:
-        """A refusal with the limits that the document was given: where they are raised, it is tried again."""
-        said = ", ".join(f"parse.{name} {getattr(self._limits, name):g}" for name in limits)
-        return ParsedDocument.refused(path, f"{reason} ({said})")
+        """A refusal that names the limits which the document had: if they are raised, the document is tried again."""
+        limits_text = ", ".join(f"parse.{name} {getattr(self._limits, name):g}" for name in limits)
+        return ParsedDocument.refused(path, f"{reason} ({limits_text})")
 
     def close(self) -> None:
-        """Kill the process, and what it started. Called again, it does nothing."""
+        """Kill the process and all processes that it started. A second call does nothing."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -154,7 +154,7 @@ class ParserProcess:
                     stream.close()
 
     def _sent(self, content: bytes, path: str) -> subprocess.Popen[bytes]:
-        """The process that has been given the document: a new one where the old one had ended meanwhile."""
+        """Send the document to the process, or to a new one if that has ended meanwhile. Returns the process."""
         name = path.encode("utf-8", "backslashreplace")
         for _ in range(2):
             process = self._process = self._process or self._start()
@@ -170,14 +170,14 @@ class ParserProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        # What this process can import, that one must: Spark extends the path of a worker while it runs.
+        # The process must be able to import what this one can: Spark extends the path of a worker while it runs.
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         return subprocess.Popen(
             self._command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
-            start_new_session=True,  # so that it is killed with what it started
+            start_new_session=True,  # so that `close` also kills what it started
         )
 
     def _command(self) -> list[str]:
@@ -190,7 +190,7 @@ class ParserProcess:
             if self._receive(process, 1, deadline) != NOT_READY:
                 return
             (size,) = REPLY.unpack(self._receive(process, REPLY.size, deadline))
-            said = json.loads(self._receive(process, size, deadline))
+            failure = json.loads(self._receive(process, size, deadline))
         except (_Silent, _Ended) as error:
             how = f"was not ready after {_START_SECONDS} s" if isinstance(error, _Silent) else "ended"
             self.close()
@@ -198,11 +198,11 @@ class ParserProcess:
                 f"refine-documents: the process that parses {how} before it was given {path!r}. "
                 f"Its own message is in the log; or try: {' '.join(self._command())}"
             ) from None
-        if said["kind"] == "MissingDependencyError":
-            raise MissingDependencyError(said["message"])
+        if failure["kind"] == "MissingDependencyError":
+            raise MissingDependencyError(failure["message"])
         raise ConfigurationError(
             f"refine-documents: the parser for {path!r} cannot be loaded within parse.memory_mb "
-            f"{self._limits.memory_mb} ({said['kind']}: {said['message']}). Raise it in lakeloop.yml."
+            f"{self._limits.memory_mb} ({failure['kind']}: {failure['message']}). Raise it in lakeloop.yml."
         )
 
     def _receive(self, process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:
@@ -221,7 +221,7 @@ class ParserProcess:
         return bytes(received)
 
     def _how_it_ended(self) -> str:
-        """In words, once the process has closed its side."""
+        """How the process ended, in words: the name of a signal, or its exit status. Its output must have ended."""
         process = self._process
         if process is None:
             return "exit status 0"

@@ -1,4 +1,4 @@
-"""The feature tables that the settings name: their definitions, and the columns of the tables they become."""
+"""The feature tables of the settings: their definitions, and the columns and properties of their Delta tables."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def feature_table(name: str) -> FeatureTable:
-    """The definition that `package.module:NAME` names.
+    """Import the definition that `package.module:NAME` names.
 
     Raises:
-        ConfigurationError: it cannot be imported, or is no FeatureTable.
+        ConfigurationError: it cannot be imported, or is not a FeatureTable.
     """
     module, _, attribute = name.partition(":")
     try:
@@ -38,12 +38,12 @@ def feature_table(name: str) -> FeatureTable:
     return found
 
 
-# The property of a feature table that says for how many seconds a row may be used after its event_at.
+# The table property with the number of seconds after its event_at for which a row may be used; "": no limit.
 MAX_AGE = "lakeloop.maxAgeSeconds"
 
 
 def properties_of(table: FeatureTable) -> dict[str, str]:
-    """What the feature table says of itself."""
+    """The properties of the Delta table, which contain its key, its time column and its maximum age."""
     age = "" if table.max_age is None else repr(table.max_age.total_seconds())
     return {
         "delta.enableDeletionVectors": "true",
@@ -58,7 +58,11 @@ def target_of(table: FeatureTable) -> str:
 
 
 def declare(lake: Lakehouse, table: FeatureTable) -> bool:
-    """Tell the lakehouse of the feature table and of its source. Returns whether there is a source yet."""
+    """Declare the feature table and its source to the lakehouse. Returns False if the source does not exist yet.
+
+    Raises:
+        ConfigurationError: the source lacks a column, or its type cannot be aggregated as defined.
+    """
     source = source_schema(lake, table.source)
     if source is None:
         return False
@@ -67,9 +71,9 @@ def declare(lake: Lakehouse, table: FeatureTable) -> bool:
 
 
 def source_schema(lake: Lakehouse, table: str) -> pa.Schema | None:
-    """The columns of any table of the lakehouse, also one that lakeloop did not make; None where there is none.
+    """The columns of any table of the lakehouse, also one that lakeloop did not make; None if it does not exist.
 
-    From here on the lakehouse knows it.
+    A table that exists is declared to the lakehouse, so that it can be read.
     """
     schema = lake.columns(table)
     if schema is not None and not lake.is_declared(table):
@@ -78,10 +82,13 @@ def source_schema(lake: Lakehouse, table: str) -> pa.Schema | None:
 
 
 def table_spec_of(table: FeatureTable, source: pa.Schema) -> TableSpec:
-    """The columns of gold.features_NAME: entity and event_at (its key, never null), known_at, the aggregates, whence.
+    """The spec of gold.features_NAME.
+
+    Columns: the entity and event_at (the key, never null), known_at, the aggregates, and the run and the version of the
+    source that a row was computed from.
 
     Raises:
-        ConfigurationError: the source lacks a column, or has it in a type that cannot be aggregated so.
+        ConfigurationError: the source lacks a column, or its type cannot be aggregated as defined.
     """
     types = {field.name: _spark_type(field.type) for field in source}
     check_columns(table, types)
@@ -102,29 +109,29 @@ def table_spec_of(table: FeatureTable, source: pa.Schema) -> TableSpec:
     )
 
 
-def _type(of: Aggregate, source: pa.Schema) -> pa.DataType:
-    if of.column is None:
+def _type(aggregate: Aggregate, source: pa.Schema) -> pa.DataType:
+    if aggregate.column is None:
         return LONG
-    field = source.field(of.column)
-    if of.function in ("min", "max"):
+    field = source.field(aggregate.column)
+    if aggregate.function in ("min", "max"):
         return field.type
-    told = result_type(of, _spark_type(field.type))
-    assert told is not None, "check_columns lets no other through"
-    return arrow_type(told)
+    type_name = result_type(aggregate, _spark_type(field.type))
+    assert type_name is not None, "check_columns lets no other through"
+    return arrow_type(type_name)
 
 
-def _spark_type(of: pa.DataType) -> str:
-    """The canonical name of a type, that of a nested one without what is inside."""
-    if pa.types.is_nested(of):
+def _spark_type(data_type: pa.DataType) -> str:
+    """The canonical name of a type; "struct<>" for every nested type, "void" for an unknown one."""
+    if pa.types.is_nested(data_type):
         return "struct<>"
-    if pa.types.is_timestamp(of):
-        return "timestamp" if of.tz else "timestamp_ntz"
-    if pa.types.is_decimal(of):
-        return f"decimal({of.precision},{of.scale})"
-    return next((name for name, kind in _PLAIN.items() if kind(of)), "void")
+    if pa.types.is_timestamp(data_type):
+        return "timestamp" if data_type.tz else "timestamp_ntz"
+    if pa.types.is_decimal(data_type):
+        return f"decimal({data_type.precision},{data_type.scale})"
+    return next((name for name, kind in _PLAIN.items() if kind(data_type)), "void")
 
 
-# Engines give texts and bytes in forms of their own.
+# Canonical name → check of the Arrow type. Engines return texts and bytes in different Arrow types.
 _PLAIN = {
     "tinyint": pa.types.is_int8,
     "smallint": pa.types.is_int16,
@@ -140,7 +147,7 @@ _PLAIN = {
 
 
 def typed(rows: DataFrame, spec: TableSpec) -> DataFrame:
-    """`rows` with the table's columns and types; a value that does not fit is an error of Spark's."""
+    """`rows` with the columns and types of `spec`; for a value that does not fit, Spark raises an error."""
     from pyspark.sql import functions as F
     from pyspark.sql.pandas.types import from_arrow_schema
 

@@ -1,8 +1,8 @@
-"""Cuts training sets: labels and features joined as of the past, with the Delta versions that they were cut from.
+"""Cuts training sets: joins labels with the features that were known at the time of each label.
 
-A training set is not stored: ops.training_sets says which tables, at which versions, were joined how, and the number
-and the fingerprint of the rows. `recut` joins the same versions in the same way and gives the same rows, or says what
-is no longer there.
+The rows of a training set are not stored. ops.training_sets records which tables were joined, at which Delta versions
+and how, and the number and the fingerprint of the rows. `recut` joins the same versions in the same way, and gives the
+same rows or an error.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 TABLE = "ops.training_sets"
-# Up to so many bytes (of Parquet) a feature table goes to the workers, instead of being sorted with the labels.
+# A feature table of up to this many bytes (of Parquet) is broadcast; a larger one is sorted with the labels.
 BROADCAST_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """What to bring over from one feature table; see `Features`. `max_age` is in seconds, None: what the table says."""
+    """The columns to join from one feature table; see `Features`. `max_age`: seconds; None: that of the table."""
 
     table: str
     entity: tuple[str, ...]
@@ -42,7 +42,12 @@ class Lookup:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Its identity, and its rows: the labels' columns, then those of each lookup."""
+    """A training set.
+
+    Attributes:
+        rows: the columns of the labels, then those of each lookup; one row for each label.
+        versions: table → the Delta version that was joined.
+    """
 
     training_set_id: str
     rows: DataFrame
@@ -50,14 +55,15 @@ class TrainingSet:
 
 
 def cut(context: Context, *, name: str, labels: str, at: str, lookups: Sequence[Lookup]) -> TrainingSet:
-    """Join `labels`, as it is now, with what was known at each row's `at`, and record what that was.
+    """Join the current rows of `labels` with the features that were known at each row's `at`, and record the set.
 
     Args:
-        name: what the set is for; several may have the same.
-        labels: a table of the lakehouse, any grain; all its rows are kept.
+        name: what the set is for; several sets may have the same name.
+        labels: a table of the lakehouse, of any grain; all its rows are kept.
+        at: the column of `labels` with the instant as of which features are looked up.
 
     Raises:
-        ConfigurationError: a table or a column is not there, or in two tables.
+        ConfigurationError: a table or a column does not exist, or two tables have the same column.
     """
     lake, tables = context.lake, list(dict.fromkeys([labels, *(lookup.table for lookup in lookups)]))
     heads = {table: _head(lake, table) for table in tables}
@@ -87,11 +93,11 @@ def cut(context: Context, *, name: str, labels: str, at: str, lookups: Sequence[
 
 
 def recut(context: Context, training_set_id: str) -> TrainingSet:
-    """The same rows again.
+    """Join the rows of a recorded training set again.
 
     Raises:
-        ConfigurationError: no such training set.
-        ExpectationFailedError: a table was made anew since, or the rows are not those that were recorded.
+        ConfigurationError: there is no such training set, or no longer one of its tables.
+        ExpectationFailedError: a table was created again since then, or the rows are not those that were recorded.
     """
     lake = context.lake
     found = lake.read_arrow(TABLE, where={"training_set_id": training_set_id}).to_pylist()
@@ -108,7 +114,8 @@ def recut(context: Context, training_set_id: str) -> TrainingSet:
             )
     definition = json.loads(row["definition"])
     lookups = [
-        Lookup(of["table"], tuple(of["entity"]), tuple(of["columns"]), of["max_age"]) for of in definition["lookups"]
+        Lookup(lookup["table"], tuple(lookup["entity"]), tuple(lookup["columns"]), lookup["max_age"])
+        for lookup in definition["lookups"]
     ]
     rows = _joined(lake, labels=definition["labels"], at=definition["at"], lookups=lookups, versions=versions)
     count, fingerprint = _counted(rows)
@@ -142,13 +149,13 @@ def _joined(lake: Lakehouse, *, labels: str, at: str, lookups: Sequence[Lookup],
 
 
 def _max_age(lake: Lakehouse, lookup: Lookup) -> float | None:
-    """The lookup's own limit, else that of the table's definition."""
+    """The lookup's own limit in seconds, else that of the table's properties; None: no limit."""
     own = lake.properties(lookup.table).get(MAX_AGE)
     return lookup.max_age if lookup.max_age is not None or not own else float(own)
 
 
 def _counted(rows: DataFrame) -> tuple[int, str]:
-    """The number of rows and digits that any other bag of rows, or other columns, have not."""
+    """The number of rows, and a fingerprint of the rows (in any order) and of their columns and types."""
     from pyspark.sql import functions as F
 
     high, low = fingerprint_lanes(F.sha2(F.concat(F.lit(rows.schema.json()), values_hash(rows, rows.columns)), 256))

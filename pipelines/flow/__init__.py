@@ -1,1 +1,1 @@
-"""How stages run: the contract of a stage, what it has read, the run, and the lock."""
+"""How stages run: the contract of a stage, the state that it keeps, the outcome of a run, and the lock."""

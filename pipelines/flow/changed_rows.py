@@ -1,4 +1,4 @@
-"""What changed of a table: the rows that a stage is to look at, and the merge of what came out."""
+"""The changed rows of a table that a stage must look at, and the merge of its results into its target."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ def differences(
 
 
 def apply_changes(context: Context, table: str, changes: Rows, *, within: str = "TRUE") -> dict[str, int]:
-    """Merge net changes into `table`; no commit where there are none. Returns rows by operation.
+    """Merge net changes into `table`; if there are none, nothing is committed. Returns the number of rows by operation.
 
     Args:
-        within: what all keys fulfil, as SQL on `target`: other files are left unread.
+        within: a condition that holds for all keys, as SQL on `target`: files outside it are not read.
     """
     counts = {"insert": 0, "update": 0, "delete": 0}
     if isinstance(changes, pa.Table):
-        counts.update((of["values"], of["counts"]) for of in pc.value_counts(changes["_op"]).to_pylist())
+        counts.update(
+            (row_count["values"], row_count["counts"]) for row_count in pc.value_counts(changes["_op"]).to_pylist()
+        )
         context.lake.merge_arrow(table, changes)
         return counts
     from pyspark.sql import functions as F
@@ -57,10 +59,10 @@ def apply_changes(context: Context, table: str, changes: Rows, *, within: str = 
 def changed(
     context: Context, table: str, *, versions: Versions, key: str, also: Sequence[str] = ()
 ) -> tuple[Rows, Rows]:
-    """What versions of a keyed table say: the rows to apply, and the keys that are judged (the deleted ones, too).
+    """What changed in some versions of a keyed table: the rows to apply, and all their keys with the deleted ones.
 
     Args:
-        also: keys whose rows are wanted although nothing says that they changed.
+        also: keys whose rows are wanted although they may not have changed.
     """
     lake = context.lake
     if versions.since is None:
@@ -85,7 +87,7 @@ def changed(
 def _few_changed(
     context: Context, table: str, *, versions: Versions, key: str, also: Sequence[str]
 ) -> tuple[pa.Table, pa.Table] | None:
-    """What `changed` gives, where it is in memory; None where Spark is to read it."""
+    """What `changed` returns, read in memory; None if Spark must read it."""
     assert versions.since is not None
     again = context.lake.few_keys(table, key, also)
     feed = context.lake.few_changes(table, after=versions.since, until=versions.until)
@@ -99,17 +101,17 @@ def _few_changed(
 
 
 def stamped(context: Context, rows: Rows, *, versions: Versions) -> Rows:
-    """`rows` with the run that writes them and the version of the source that they were computed from."""
+    """`rows` with the id of the run that writes them and the version of the source that they were computed from."""
     return with_values(rows, _run_id=context.run_id, _source_version=versions.until)
 
 
 def held_if_few(context: Context, rows: DataFrame) -> DataFrame:
-    """`rows` as a frame that holds them, where they are few: each later step then costs nothing but its own work."""
+    """`rows`, held in memory if they are few and persisted if they are many: no later step computes them again."""
     from pyspark.sql import functions as F
 
     rows = rows.persist()
     first = rows.limit(FEW_ROWS + 1)
-    # Few rows may still be more than this process should hold: only what has long texts is asked for their size.
+    # A few rows may still be too large for this process. Their size is measured only if they have long texts.
     sized = first.agg(F.count("*"), _text_bytes(rows)).first() if "text" in rows.columns else None
     found = first.toArrow() if sized is None or (sized[0] <= FEW_ROWS and (sized[1] or 0) <= FEW_BYTES) else None
     if found is None or found.num_rows > FEW_ROWS:
@@ -120,7 +122,7 @@ def held_if_few(context: Context, rows: DataFrame) -> DataFrame:
 
 
 def _text_bytes(rows: DataFrame) -> Column:
-    """The bytes of all texts of some rows: what they weigh, where they weigh much."""
+    """The bytes of all texts and binary values of some rows: nearly all of their size, if they are large."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
@@ -130,7 +132,7 @@ def _text_bytes(rows: DataFrame) -> Column:
 
 
 def touched(context: Context, table: str, keys: Rows, *, versions: Versions, key: str) -> Rows:
-    """The rows of `table` whose `key` is in `keys`; all rows where the versions are everything."""
+    """The rows of `table` whose `key` is in `keys`; all rows if `versions.since` is None."""
     if versions.since is None:
         return context.lake.read(table)
     rows = few_of(context, table, keys, key=key)
@@ -142,7 +144,7 @@ def touched(context: Context, table: str, keys: Rows, *, versions: Versions, key
 
 
 def few_of(context: Context, table: str, keys: Rows, *, key: str) -> Rows:
-    """The rows of `table` whose `key` is in `keys` where those are few, else all rows: a filter worth its cost."""
+    """The rows of `table` whose `key` is in `keys`; all rows if `keys` is a frame of more than FEW_ROWS values."""
     if isinstance(keys, pa.Table):
         values = pc.unique(keys[key]).to_pylist()
         few = context.lake.few_keys(table, key, values)

@@ -14,7 +14,12 @@ from transformations.errors import ConfigurationError, RefusedError
 
 @contextmanager
 def only_writer(settings: Settings) -> Iterator[None]:
-    """Hold the workspace's lock. The kernel drops it with the process, however that ends."""
+    """Hold the workspace's lock. The kernel releases it when the process ends, also after a crash.
+
+    Raises:
+        RefusedError: another process holds it.
+        ConfigurationError: the workspace cannot be written.
+    """
     path = settings.root / ".lakeloop.lock"
     try:
         lock = path.open("a+")

@@ -1,4 +1,4 @@
-"""What a run did: each stage's counts or failure, and from these what the command prints and its exit code."""
+"""The outcome of a run: the counts or the failure of each stage, the JSON that a command prints, and its exit code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StageOutcome:
 
 @dataclass(frozen=True)
 class Failure:
-    """A stage that failed; `error` None: it did not run, since the stage that writes the table it reads failed."""
+    """A stage that failed, or (`error` is None) did not run because a stage that it depends on failed."""
 
     stage: str
     error: Exception | None
@@ -43,7 +43,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run did; no stages where nothing had moved."""
+    """What one run did; `stages` is empty if nothing had changed."""
 
     run_id: str
     stages: tuple[StageOutcome, ...]
@@ -51,7 +51,7 @@ class Outcome:
     failures: tuple[Failure, ...] = ()
 
     def check(self) -> None:
-        """Raise what a stage failed with, if one did; of several, one error that names them all."""
+        """Raise the error of a failed stage; if several failed, raise one `SeveralFailedError` that names them all."""
         errors = [failure.error for failure in self.failures if failure.error is not None]
         if len(errors) == 1:
             raise errors[0]
@@ -63,7 +63,7 @@ class Outcome:
             raise error
 
     def exit_code(self, *, detailed: bool = False) -> int:
-        """0 done or nothing to do (3 when `detailed`), 6 done with rows set aside by this run."""
+        """0: done, or nothing to do (3 if `detailed`); 6: done, and this run set rows aside."""
         if not self.stages:
             return EXIT_NOTHING_TO_DO if detailed else EXIT_DONE
         return EXIT_SET_ASIDE if any(s.counts.get("set_aside") for s in self.stages) else EXIT_DONE

@@ -1,7 +1,7 @@
-"""Rows: a frame of Spark, or a table in memory where they are few; and what a stage does with either.
+"""Operations on rows that work on a Spark frame and, if the rows are few, on an Arrow table in memory.
 
-A stage says once what it does, and a small change then needs no Spark. A function here gives a table for a table, and a
-frame for a frame.
+So a stage is written once, and a small change needs no Spark. A function that returns `Rows` returns a table for a
+table and a frame for a frame.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Rows: TypeAlias = Union["DataFrame", pa.Table]
 Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-# So many are done in this process while Spark would still be starting its Python workers.
+# Up to this many rows are done in this process before Spark would have started its Python workers.
 _HERE = 32
 _ARROW: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64()}
 _SPARK: dict[type, str] = {str: "string", int: "bigint"}
@@ -31,26 +31,27 @@ def as_frame(context: Context, rows: Rows) -> DataFrame:
 
 
 def as_table(rows: Rows) -> pa.Table:
-    """All of it in memory: for what is known to be few."""
+    """All rows in memory; only for rows that are known to be few."""
     return rows if isinstance(rows, pa.Table) else rows.toArrow()
 
 
 def row_count(rows: Rows) -> int:
-    """How many they are."""
+    """How many rows there are; a frame is computed for it."""
     return len(rows) if isinstance(rows, pa.Table) else rows.count()
 
 
 def kept(context: Context, rows: Rows) -> Rows:
-    """Computed once; a frame is let go when the stage ends."""
+    """The same rows, computed only once: a frame is persisted until the stage ends."""
     if not isinstance(rows, pa.Table):
         context.persisted.append(rows.persist())
     return rows
 
 
 def mapped(context: Context, rows: Rows, function: Batches, schema: pa.Schema) -> Rows:
-    """What a function for `mapInArrow` makes of the rows; its columns are those of `schema`.
+    """The result of a function for `mapInArrow` on the rows, with the columns of `schema`.
 
-    A few rows are given to it in this process, more of them to as many Python workers as may work at once.
+    A few rows in memory go to the function in this process; all others go to Spark's Python workers, as many as may
+    work at once.
     """
     if isinstance(rows, pa.Table) and rows.num_rows <= _HERE:
         made = [pa.table(batch).select(schema.names).cast(schema) for batch in function(iter(rows.to_batches()))]
@@ -62,24 +63,24 @@ def mapped(context: Context, rows: Rows, function: Batches, schema: pa.Schema) -
 
 
 def partitions(rows: DataFrame) -> DataFrame:
-    """`rows` spread over as many partitions as may work at once: a small table is one file, so one partition."""
+    """`rows` in as many partitions as may work at once: a small table is one file, and would be one partition."""
     return rows.repartition(parallelism(rows.sparkSession))
 
 
 def selected(rows: Rows, columns: Sequence[str]) -> Rows:
-    """These columns alone."""
+    """The rows with these columns only."""
     return rows.select(list(columns))
 
 
 def without(rows: Rows, columns: Collection[str]) -> Rows:
-    """All columns but these, where they are there."""
+    """The rows without these columns; names that they do not have are ignored."""
     if isinstance(rows, pa.Table):
         return rows.select([name for name in rows.column_names if name not in columns])
     return rows.drop(*columns)
 
 
 def with_values(rows: Rows, **values: str | int) -> Rows:
-    """With columns that have one value each, a string or a long."""
+    """The rows with columns that have one value each, a string or a long; a column of the same name is replaced."""
     if isinstance(rows, pa.Table):
         table = as_table(without(rows, values))
         for name, value in values.items():
@@ -98,16 +99,16 @@ def where_in(rows: Rows, column: str, values: Collection[Any]) -> Rows:
 
 
 def where_null(rows: Rows, column: str) -> Rows:
-    """The rows whose `column` has no value."""
+    """The rows whose `column` is null."""
     return rows.filter(pc.is_null(rows[column])) if isinstance(rows, pa.Table) else rows.where(f"{column} IS NULL")
 
 
 def where_some(rows: Rows, column: str) -> Rows:
-    """The rows whose `column` has a value."""
+    """The rows whose `column` is not null."""
     return rows.filter(pc.is_valid(rows[column])) if isinstance(rows, pa.Table) else rows.where(f"{column} IS NOT NULL")
 
 
 def to_pylist(rows: Rows) -> list[dict[str, Any]]:
-    """Few rows, in any case, as dictionaries."""
+    """The rows as dictionaries, all in memory; only for rows that are known to be few."""
     found: list[dict[str, Any]] = as_table(rows).to_pylist()
     return found

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, for what goes on until it is told to stop."""
+"""SIGINT and SIGTERM, for commands that run until they are told to stop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stopped_by_signals(stop: threading.Event) -> Iterator[threading.Event]:
-    """The first SIGINT or SIGTERM sets `stop`, the second acts as ever; only where this is the main thread."""
+    """The first SIGINT or SIGTERM sets `stop`, a second acts as before. Outside the main thread nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

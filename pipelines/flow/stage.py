@@ -31,11 +31,11 @@ class Subject:
     """What one of several instances of a stage is for: a record source, an embedding model, a feature table.
 
     Attributes:
-        kind: the word for it in what commands print, as in "source".
-        name: stands for `*` in the tables that the stage declares.
-        of: the thing itself.
-        key: what the state of the stage is kept by; two subjects of one stage never share it.
-        reads: the table that it is computed from, where its own definition says so; stands for `?` in the sources.
+        kind: the word for it in what commands print, such as "source".
+        name: replaces `*` in the tables that the stage declares.
+        of: the source, model or feature table itself.
+        key: identifies it in ops.stage_state; two subjects of one stage never share a key. Default: the name.
+        reads: the table that it is computed from, if its own definition names one; replaces `?` in the sources.
     """
 
     kind: str
@@ -53,14 +53,14 @@ class Context:
     """One run: the settings, the tables, an id that every written row carries, and where progress is shown.
 
     Attributes:
-        force: do what a limit would refuse.
-        retry: try dead letters now, before their next time has come.
-        take_over: the workspace whose index is to become this one's.
+        force: do it although a limit would refuse it.
+        retry: try dead letters now, before their next attempt is due.
+        take_over: the workspace whose index this workspace is to take over.
         anew: this is a rebuild, which may replace a table.
-        subject: what the stage at hand runs for; None for a stage of one instance.
-        clock: gives the time now, with its zone.
-        persisted: frames that the stage at hand computes once; they are let go when it ends.
-        states: how far each stage has come, read once a run.
+        subject: what the current stage runs for; None for a stage with one instance.
+        clock: returns the time now, with its zone.
+        persisted: frames that the current stage persisted; they are released when it ends.
+        states: how far each stage has come, read once per run.
     """
 
     settings: Settings
@@ -93,10 +93,10 @@ class Context:
         return each
 
     def about(self, kind: type[T]) -> T:
-        """What the stage at hand runs for.
+        """The thing that the current stage runs for (`subject.of`), which must be a `kind`.
 
         Raises:
-            TypeError: it runs for something else; a stage was called without its subject.
+            TypeError: it is something else, or the stage was called without a subject.
         """
         found = self.subject.of if self.subject else None
         if not isinstance(found, kind):
@@ -109,7 +109,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Versions:
-    """Versions (since, until] of a table; `since` None: everything, to be compared with all that the target has."""
+    """Versions (since, until] of a table; `since` None: all rows at `until`, to be compared with the whole target."""
 
     since: int | None
     until: int
@@ -118,11 +118,11 @@ class Versions:
 
 @dataclass(frozen=True)
 class Work:
-    """What a look found to do.
+    """The work that `Stage.look` found.
 
     Attributes:
-        versions: those of each source, in the order of the stage's `sources`.
-        found: what the look hands on, so that the work neither lists nor reads it again.
+        versions: the versions to read of each source, in the order of the stage's `sources`.
+        found: what the look passes on, so that the work does not list or read it again.
     """
 
     versions: tuple[Versions, ...] = ()
@@ -130,7 +130,7 @@ class Work:
 
     @property
     def first(self) -> Versions:
-        """The versions of the source that drives the stage."""
+        """The versions of the stage's first source, the one that drives it."""
         return self.versions[0]
 
 
@@ -141,15 +141,16 @@ class Stage:
     Attributes:
         command: its name on the command line; the module and the task key are the same words.
         help: one line for the command line and the docs.
-        look: what there is to do for the context's subject, or None; needs no JVM where tables are folders.
+        look: finds what is to be done for the context's subject, or None; needs no JVM if the tables are folders.
         work: does it, and returns counts of what it did.
-        sources: the tables whose versions drive it, the most telling one first; none where its source is no table.
-        targets: the tables that it writes; the first is the one that it keeps equal.
-        code_version: raise it when the same input gives other output: everything is then computed and compared again.
-        decided_by: what else decides its output; where that says something else, everything is computed again.
-        subjects: its instances, where there may be several.
-        check: what must hold before any stage of a run begins; raises what is wrong.
-        records: why its targets cannot be computed again, where they record what happened.
+        sources: the tables whose versions drive it, the main one first; empty if its source is not a table.
+        targets: the tables that it writes; the first is the one that it keeps equal to a build from scratch.
+        code_version: increase it if the same input now gives other output; everything is then computed and compared
+            again.
+        decided_by: a text of the settings that decide its output; if it changes, everything is computed again.
+        subjects: lists its instances, if there may be several.
+        check: checks what must hold before any stage of a run begins, and raises an error if it does not.
+        records: why its targets cannot be computed again, if they record what happened; else "".
         names: further names by which `rebuild` knows it.
     """
 
@@ -181,11 +182,11 @@ class Stage:
         return tuple(_table(pattern, context.subject) for pattern in self.targets)
 
     def definition(self, context: Context) -> str:
-        """What decides the output beside the sources: the version of the code, and something of the settings."""
+        """What decides the output besides the sources: the version of the code, and the settings of `decided_by`."""
         return f"{self.code_version} {self.decided_by(context)}".rstrip()
 
     def state(self, context: Context) -> State | None:
-        """How far the context's instance came; None before its first run."""
+        """How far the context's instance has come; None before its first run."""
         return context.states.get(self.command, context.subject.key if context.subject else "")
 
 
@@ -194,10 +195,11 @@ def _table(pattern: str, subject: Subject | None) -> str:
 
 
 def moved(stage: Stage, context: Context) -> Work | None:
-    """What the stage has not read of its sources, or None where it is up to date. Needs no JVM for folders.
+    """What the stage has not yet read of its sources, or None if it is up to date. Needs no JVM if tables are folders.
 
-    Everything is to be read where the stage is defined otherwise now, or where a source or target was put back, from a
-    copy or by RESTORE: the same versions are other commits then.
+    Everything is read if the definition of the stage has changed, or its target is missing or was put back (from a
+    copy, or by RESTORE). All of a source is read if that source was put back: its version numbers are then other
+    commits.
     """
     lake, sources, targets = context.lake, stage.sources_of(context), stage.targets_of(context)
     heads = [lake.head(table) for table in sources]
@@ -212,7 +214,7 @@ def moved(stage: Stage, context: Context) -> Work | None:
     versions = tuple(_lacking(lake, t, head, read.get(t)) for t, head in zip(sources, heads, strict=True))
     if any(each.since != each.until for each in versions):
         return Work(versions)
-    # Nothing will be read, so that nobody would meet what is missing.
+    # Nothing will be read, so nothing else would notice missing files.
     damage = lake.damage([sources[0], *targets[:1]], deeply=False)
     if damage is not None:
         raise damage
@@ -220,18 +222,18 @@ def moved(stage: Stage, context: Context) -> Work | None:
 
 
 def everything(stage: Stage, context: Context) -> Work:
-    """All that the stage's sources have now, to be compared with all that its targets have."""
+    """All rows that the stage's sources have now, to be compared with all rows of its targets."""
     heads = [context.lake.head(table) for table in stage.sources_of(context)]
     return Work(tuple(Versions(None, head.version, head.table_id) if head else _NOT_THERE for head in heads))
 
 
 def nothing_new(stage: Stage, context: Context) -> Work:
-    """No version of any source: work for what failed before, and may succeed by now."""
+    """Work without a new version of any source: what failed before is tried again."""
     heads = [context.lake.ensure(table) for table in stage.sources_of(context)]
     return Work(tuple(Versions(head.version, head.version, head.table_id) for head in heads))
 
 
-# A second source that nobody has made yet; making it empty changes nothing.
+# The versions of a further source that does not exist yet. If it is created empty later, nothing changes.
 _NOT_THERE = Versions(None, 0, "")
 
 
@@ -246,7 +248,7 @@ def _lacking(lake: Lakehouse, table: str, head: Head | None, read: TableMark | N
 
 
 def _are_as_they_were(lake: Lakehouse, marks: Sequence[TableMark]) -> bool:
-    """Whether these tables are what a run left, with nothing but further commits."""
+    """Whether each table still has the commit that a run noted, and only ordinary commits after it."""
     for mark in marks:
         head = lake.head(mark.table)
         if head is None or mark.version is None or head.table_id != mark.table_id:

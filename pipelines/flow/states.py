@@ -1,6 +1,7 @@
-"""How far each stage has come: one row of ops.stage_state for each instance of each stage, read once a run.
+"""How far each stage has come: ops.stage_state, one row for each instance of each stage, read once per run.
 
-ops.stage_runs, the log of what ran, is beside it and decides nothing: no run reads what all runs before it recorded.
+ops.stage_runs is only the log of what ran. It does not decide what is due, so that an idle run takes as long after
+many runs as after one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _TRIES = 20
 
 @dataclass(frozen=True)
 class TableMark:
-    """What a table was at a moment: a version, and the commit that it was then (see `table_log.commit_id`)."""
+    """What a table was at a moment: its version, and the id of that version's commit (see `table_log.commit_id`)."""
 
     table: str
     table_id: str | None
@@ -30,10 +31,10 @@ class TableMark:
 
 @dataclass(frozen=True)
 class State:
-    """What the last run of a stage, for one subject, had read and left behind.
+    """What the last run of a stage for one subject had read, and what it left in its targets.
 
     Attributes:
-        definition: what decided its output beside its sources.
+        definition: what decided its output besides its sources (`Stage.definition`).
         sources: how far each source was read.
         targets: what each target was when the run ended.
     """
@@ -49,7 +50,7 @@ class State:
 
 
 class StageStates:
-    """All rows of ops.stage_state, read when the first is asked for."""
+    """All rows of ops.stage_state, read when the first one is asked for."""
 
     def __init__(self, lake: Lakehouse) -> None:
         self._lake = lake
@@ -60,20 +61,24 @@ class StageStates:
         return self._all().get((stage, subject))
 
     def of_stage(self, stage: str) -> list[State]:
-        """The states of all instances of a stage, the one that ran last at the end."""
+        """The states of all instances of a stage, ordered by the start of their last run."""
         found = [state for state in self._all().values() if state.stage == stage]
         return sorted(found, key=lambda state: state.started_at)
 
     def put(self, state: State) -> None:
-        """Write one state in the place of the one before."""
+        """Write one state; it replaces the earlier one of the same stage and subject.
+
+        Raises:
+            RefusedError: other processes changed the table in each of 20 attempts; so for `forget`.
+        """
         self._change({(state.stage, state.subject): state}, gone=())
 
     def forget(self, stage: str, subjects: Collection[str]) -> None:
-        """Nothing is left of what a stage did for these subjects: it begins anew."""
+        """Delete the states of a stage for these subjects: its next run reads everything."""
         self._change({}, gone=[(stage, subject) for subject in subjects])
 
     def reload(self) -> None:
-        """Read the table again when a state is asked for next: another process may have written it."""
+        """Let the next call read the table again: another process may have written it."""
         self._rows = None
 
     def _all(self) -> dict[tuple[str, str], State]:
@@ -98,7 +103,7 @@ class StageStates:
 
 
 def mark_now(lake: Lakehouse, table: str) -> TableMark | None:
-    """What a table is now; None where it does not exist."""
+    """The mark of a table as it is now; None if it does not exist."""
     head = lake.head(table)
     return None if head is None else TableMark(table, head.table_id, head.version, commit_id(lake, table, head.version))
 

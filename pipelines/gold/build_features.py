@@ -1,8 +1,8 @@
-"""build-features: the changes of a source are merged into gold.features_NAME, which equals one built from scratch.
+"""The stage build-features: merges the changes of a source into gold.features_NAME, as if it were built from scratch.
 
-A change of a source row reaches the feature rows of its entity whose windows it is in, and no others: those are
-computed anew from the source's rows of these entities and times, and what differs is merged. The tables keep deletion
-vectors, so that a merge writes the rows that changed and not every file that holds one of them.
+A change of a source row can affect only the feature rows of its entity whose windows include it. Those are computed
+again from the source's rows of these entities and times, and the differences are merged. The tables use deletion
+vectors, so that a merge writes only the changed rows and does not rewrite every file that has one.
 """
 
 from __future__ import annotations
@@ -28,24 +28,28 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def subjects(context: Context) -> list[Subject]:
-    """The feature tables of the settings."""
+    """The feature tables of the settings, as subjects of the stage."""
     tables = [feature_table(name) for name in context.settings.features]
     return [Subject("features", table.name, table, reads=table.source) for table in tables]
 
 
 def look(context: Context) -> Work | None:
-    """What of its source the feature table has not seen; None while there is no source."""
+    """The versions of the source that were not read yet; None while the source does not exist."""
     return moved(STAGE, context) if declare(context.lake, context.about(FeatureTable)) else None
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Counts: rows insert, update, delete of gold.features_NAME; left_out, rows of the source that count nowhere."""
+    """Update one feature table. Counts: its rows insert, update, delete; left_out: source rows in no feature row.
+
+    Raises:
+        ConfigurationError: the table has other columns than its definition now gives.
+    """
     table, versions = context.about(FeatureTable), due.first
     lake, target = context.lake, target_of(table)
     declare(lake, table)
     _ensure(lake, table, may_replace=context.anew)
     is_empty = lake.read(target).isEmpty()
-    if is_empty:  # perhaps for other columns, by a run that did not come to fill it
+    if is_empty:  # perhaps emptied for other columns, by a run that ended before it was filled
         versions = replace(versions, since=None)
     source = lake.read(table.source, version=versions.until)
     left_out = {"left_out": _left_out(context, table, versions, source)}
@@ -54,7 +58,7 @@ def work(context: Context, due: Work) -> Counts:
         desired = _typed(context, source, table, versions)
         if is_empty:
             before = lake.ensure(target).version
-            # By time, so that each file is of some days only: what is late reaches back some days too.
+            # Sorted by time, so that each file has only some days: late rows then affect few files.
             lake.append(target, desired.sortWithinPartitions("event_at"))
             return {"insert": _written(lake, target, after=before), "update": 0, "delete": 0, **left_out}
         current = lake.read(target)
@@ -74,7 +78,7 @@ def work(context: Context, due: Work) -> Counts:
 
 
 def _left_out(context: Context, table: FeatureTable, versions: Versions, source: DataFrame) -> int:
-    """How many rows of these versions count in no feature row: no entity, no time, or an instant out of range."""
+    """How many rows of these versions are in no feature row: a null entity or time, or an instant out of range."""
     if versions.since is not None:
         source = context.lake.read_changes(table.source, after=versions.since, until=versions.until)
         source = source.where("_change_type IN ('insert', 'update_postimage')")
@@ -97,7 +101,7 @@ def _typed(context: Context, source: DataFrame, table: FeatureTable, versions: V
 
 
 def _bounds(reached: DataFrame) -> tuple[int, int] | None:
-    """The first and the last step of all entities: a filter by which files are left unread."""
+    """The first and last step (microseconds since 1970) of all entities, to skip files; None if nothing changed."""
     from pyspark.sql import functions as F
 
     row = reached.agg(F.min("_first"), F.max("_last")).first()
@@ -105,12 +109,12 @@ def _bounds(reached: DataFrame) -> tuple[int, int] | None:
 
 
 def _within(column: str, bounds: tuple[int, int]) -> str:
-    """As a condition of SQL, since it is one of a MERGE too."""
+    """The condition that `column` is within the bounds, as SQL because a MERGE needs it as text."""
     return f"{column} BETWEEN timestamp_micros({bounds[0]}) AND timestamp_micros({bounds[1]})"
 
 
 def _inputs(source: DataFrame, table: FeatureTable, reached: DataFrame, bounds: tuple[int, int]) -> DataFrame:
-    """The source's rows that any of the reached feature rows takes."""
+    """The rows of the source that the affected feature rows are computed from."""
     from pyspark.sql import functions as F
 
     longest = table.longest // _MICROSECOND
@@ -121,7 +125,7 @@ def _inputs(source: DataFrame, table: FeatureTable, reached: DataFrame, bounds: 
 
 
 def _reached(rows: DataFrame, table: FeatureTable, reached: DataFrame, bounds: tuple[int, int]) -> DataFrame:
-    """The feature rows that a change can have reached."""
+    """The feature rows that a change can affect: of its entity, between its first and last step."""
     from pyspark.sql import functions as F
 
     rows = rows.where(_within("`event_at`", bounds)).join(F.broadcast(reached), list(table.entity))
@@ -129,10 +133,13 @@ def _reached(rows: DataFrame, table: FeatureTable, reached: DataFrame, bounds: t
 
 
 def _ensure(lake: Lakehouse, table: FeatureTable, *, may_replace: bool) -> None:
-    """Make the table where there is none, and have it say of itself what its definition does.
+    """Create the table if it does not exist, and write its definition into its properties.
+
+    A table with the same columns in other types is emptied, to be filled again; so is one with other columns if
+    `may_replace`.
 
     Raises:
-        ConfigurationError: it is there with other columns.
+        ConfigurationError: the table has other columns, and not `may_replace`.
     """
     from pyspark.sql.pandas.types import from_arrow_schema
 
@@ -147,8 +154,8 @@ def _ensure(lake: Lakehouse, table: FeatureTable, *, may_replace: bool) -> None:
         )
     wanted = from_arrow_schema(spec.schema)
     if [(f.name, f.dataType) for f in rows.schema] != [(f.name, f.dataType) for f in wanted]:
-        # Of other types, as where a column of the source became wider, or of another definition: in one commit empty,
-        # and filled anew by `run`.
+        # The types differ (a column of the source became wider) or the columns do: emptied in one commit, and filled
+        # again by `work`.
         lake.replace(target, lake.spark.createDataFrame([], wanted))
     if "lakeloop.primaryKey" not in lake.properties(target):
         lake.add_time_key(target, entity=table.entity, time="event_at")
@@ -156,7 +163,7 @@ def _ensure(lake: Lakehouse, table: FeatureTable, *, may_replace: bool) -> None:
 
 
 def _written(lake: Lakehouse, target: str, *, after: int) -> int:
-    """Rows that the append after version `after` added, as its commit says."""
+    """How many rows the append after version `after` added, from the metrics of its commit."""
     metrics = next(c["metrics"] for c in lake.history(target) if c["version"] > after)
     return int(metrics.get("numOutputRows", 0))
 

@@ -1,8 +1,8 @@
-"""embed-chunks: each new text gets a vector in gold.embeddings, and each chunk its row to serve in gold.chunk_index.
+"""The stage embed-chunks: embeds each new text into gold.embeddings, and writes each chunk's row of gold.chunk_index.
 
-gold.embeddings is a cache by text: what was embedded once is never embedded again, wherever the text moves. It is
-committed every `embedding.commit_seconds`, before anything else is written, so that a kill costs at most that.
-A text that the model refuses becomes a dead letter; the rest goes on.
+gold.embeddings is a cache by text: a text that was embedded once is never embedded again, even if it moves to another
+chunk or document. It is committed about every `embedding.commit_seconds`, before anything else is written, so that a
+kill costs no more work of the model than that. A text that the model refuses becomes a dead letter; the others go on.
 """
 
 from __future__ import annotations
@@ -45,24 +45,32 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 COMMAND, SOURCE, CACHE, TARGET = "embed-chunks", "silver.chunks", "gold.embeddings", "gold.chunk_index"
-# So many texts refused in a row, and none accepted in between: it is not the texts.
+# If the model refuses this many texts in a row, the fault is not in the texts: the stage fails.
 _POISON_IN_A_ROW = 8
-# A model sorts the texts of a call by length; a text that it refuses costs the others of its call a second time.
+# Texts per call of the model. More are faster, since it sorts them by length; but if one is refused, the others are
+# embedded a second time.
 _TEXTS_PER_CALL = 256
-# Portions are of so many calls, or some times that: the first as if the model were slow, a later one as the pace was.
+# The texts are embedded in portions, whose unit is this many model batches (of `embedding.batch_size` texts). The first
+# portion assumes this slow model; a later one follows the pace measured before, and is at most this factor larger.
 _CALLS_AT_ONCE, _SLOW_TEXTS_PER_SECOND, _FASTER = 8, 25, 16
-# What the hash of a text and what stands beside it weigh.
+# Bytes of an embedded row besides its vector.
 _BYTES_BESIDE = 200
 
 
 def look(context: Context) -> Work | None:
-    """The chunks that changed since, and the texts that the model refused once and that may be tried again by now."""
+    """The versions of silver.chunks that were not read yet, or no new version but dead letters to try again by now."""
     letters = open_letters(context.lake, stage=COMMAND, model=context.about(EmbeddingModel).label)
     return moved(STAGE, context) or (nothing_new(STAGE, context) if is_overdue(context, letters) else None)
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Counts: texts computed and cached (taken from the cache), set_aside, rows insert, update, delete."""
+    """Embed the changed chunks for one model.
+
+    Counts: texts computed and cached (found in the cache), chunks set_aside, rows insert, update, delete.
+
+    Raises:
+        RefusedError: more texts than `embedding.max_texts` would be embedded.
+    """
     lake, model, versions = context.lake, context.about(EmbeddingModel), due.first
     lake.ensure(CACHE)
     lake.ensure(TARGET)
@@ -92,7 +100,7 @@ def work(context: Context, due: Work) -> Counts:
     resolved: list[str] = []
     if letters:
         resolved = [row["chunk_id"] for row in letters]
-        if versions.since is not None:  # else everything was judged, also what is there no longer
+        if versions.since is not None:  # else all chunks were tried, and letters of deleted chunks are resolved too
             resolved = [row["chunk_id"] for row in to_pylist(where_in(keys, "chunk_id", resolved))]
     set_aside = report(context, failures, resolved=resolved, known=letters) if failures or letters else 0
     return {**counts, "set_aside": set_aside, **rows}
@@ -104,13 +112,16 @@ def _changes(context: Context, current: Rows, desired: Rows, *, model: Embedding
         current, desired = (as_frame(context, rows).withColumn("_said", row_hash()) for rows in (current, desired))
         compare += ["_said", "vector"]
     changes = differences(context, current, desired, key="chunk_id", compare=compare)
-    # What is deleted has its key alone; the table's key has the model, too.
+    # A delete has only `chunk_id`; the key of the table also has the model.
     columns = [*context.lake.spec(TARGET).columns, "_op"]
     return selected(with_values(without(changes, ["_said", "model"]), model=model.label), columns)
 
 
 def _served(context: Context, chunks: Rows, refused: Collection[str], *, model: EmbeddingModel) -> Rows:
-    """The chunks that have a vector, with it and their hash. An inner join would drop the others without a word."""
+    """The chunks whose text was not refused, with `vector` and `row_hash`.
+
+    A text that has no vector and was not refused is an error; an inner join would drop its chunks silently.
+    """
     if not isinstance(chunks, pa.Table):
         from pyspark.sql import functions as F
 
@@ -129,15 +140,15 @@ def _served(context: Context, chunks: Rows, refused: Collection[str], *, model: 
 
 
 def embed_missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tuple[dict[str, int], dict[str, str]]:
-    """Embed what the cache lacks of `texts` (text_hash, embed_text), on executors where they are many.
+    """Embed those of `texts` (text_hash, embed_text) that the cache lacks, on executors if they are many.
 
-    Each portion is committed, so that a kill costs at most some `embedding.commit_seconds` of the model's work.
+    Each portion is committed, so that a kill costs about `embedding.commit_seconds` of the model's work at most.
 
     Returns:
-        How many texts were computed and found in the cache, and the refused ones with their reason.
+        The counts `computed` and `cached`, and the refused texts: text_hash → reason.
 
     Raises:
-        RefusedError: more texts than `embedding.max_texts`.
+        RefusedError: the cache lacks more texts than `embedding.max_texts`, and `force` is not set.
     """
     settings = context.settings.embedding
     missing, computed, cached = _missing(context, texts, model=model)
@@ -155,7 +166,7 @@ def embed_missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tu
             start, stop = time.monotonic(), min(done + at_once, units)
             size = min(unit * (stop - done), computed)
             refused |= _embed(
-                context, _portion(missing, range(done, stop), of=units, unit=unit), model=model, size=size
+                context, _portion(missing, range(done, stop), units=units, unit_size=unit), model=model, size=size
             )
             step.advance(size)
             due = (stop - done) * settings.commit_seconds / (time.monotonic() - start)
@@ -163,17 +174,17 @@ def embed_missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tu
     return {"computed": computed - len(refused), "cached": cached}, refused
 
 
-def _portion(texts: Rows, which: range, *, of: int, unit: int) -> Rows:
-    """Some of the `of` units of the texts, each some `unit` of them."""
+def _portion(texts: Rows, which: range, *, units: int, unit_size: int) -> Rows:
+    """The units `which` (of `units`) of the texts; a unit has `unit_size` texts, in a frame only about that many."""
     if isinstance(texts, pa.Table):
-        return texts.slice(which.start * unit, len(which) * unit)
+        return texts.slice(which.start * unit_size, len(which) * unit_size)
     from pyspark.sql import functions as F
 
-    return texts.where(F.pmod(F.xxhash64("text_hash"), F.lit(of)).between(which.start, which.stop - 1))
+    return texts.where(F.pmod(F.xxhash64("text_hash"), F.lit(units)).between(which.start, which.stop - 1))
 
 
 def _missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tuple[Rows, int, int]:
-    """The texts that the cache lacks, each once; how many these are, and how many it has."""
+    """The texts that the cache lacks, without repetition; how many these are; and how many texts the cache has."""
     if isinstance(texts, pa.Table):
         held = _cached(context, texts, model=model, columns=["text_hash"])
         if isinstance(held, pa.Table):
@@ -195,11 +206,11 @@ _EMBEDDED = pa.schema([("text_hash", pa.string()), ("vector", pa.list_(pa.float3
 
 
 def _embed(context: Context, texts: Rows, *, model: EmbeddingModel, size: int) -> dict[str, str]:
-    """Embed and commit one portion of some `size` texts. Returns the refused ones with their reason."""
+    """Embed and commit one portion of about `size` texts. Returns the refused ones: text_hash → reason."""
     embedded = mapped(context, texts, embed_batches(model, batch_size=context.settings.embedding.batch_size), _EMBEDDED)
     if context.lake.is_local and size * (4 * model.dimension + _BYTES_BESIDE) <= FEW_BYTES:
-        embedded = as_table(embedded)  # appended without Spark: that takes seconds less
-    embedded = kept(context, embedded)  # written, then read for what was refused: not to be computed twice
+        embedded = as_table(embedded)  # an append without Spark takes seconds less
+    embedded = kept(context, embedded)  # used twice below: to write the vectors, and to find the refused texts
     rows = with_values(
         where_null(embedded, "error"),
         model=model.name,
@@ -217,7 +228,7 @@ def _embed(context: Context, texts: Rows, *, model: EmbeddingModel, size: int) -
 
 
 def _cached(context: Context, texts: Rows, *, model: EmbeddingModel, columns: list[str]) -> Rows:
-    """The cache's rows for `texts` (and others, where those are many)."""
+    """The cache's rows of this model for `texts`; with other texts too, if `texts` are many."""
     rows = few_of(context, CACHE, texts, key="text_hash")
     for name, value in (("model", model.name), ("revision", model.revision), ("instruction", model.instruction)):
         rows = where_in(rows, name, [value])
@@ -225,13 +236,13 @@ def _cached(context: Context, texts: Rows, *, model: EmbeddingModel, columns: li
 
 
 def _vectors(context: Context, texts: Rows, *, model: EmbeddingModel) -> Rows:
-    """text_hash → vector, each once: two runs that were killed and resumed could have appended a text twice."""
+    """text_hash and vector, one row per text: the cache may have a text twice, after runs that were killed."""
     cached = _cached(context, texts, model=model, columns=["text_hash", "vector"])
     if isinstance(cached, pa.Table) and len(pc.unique(cached["text_hash"])) == cached.num_rows:
         return cached
     from pyspark.sql import functions as F
 
-    # Always the same one of them.
+    # Of several vectors of a text, always the same one.
     first = F.min_by("vector", F.xxhash64("vector")).alias("vector")
     return as_frame(context, cached).groupBy("text_hash").agg(first)
 
@@ -239,7 +250,13 @@ def _vectors(context: Context, texts: Rows, *, model: EmbeddingModel) -> Rows:
 def embed_batches(
     model: EmbeddingModel, *, batch_size: int
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for `mapInArrow`: (text_hash, embed_text) → (text_hash, vector, error). One thread a worker."""
+    """A function for `mapInArrow`: (text_hash, embed_text) → (text_hash, vector, error), with one thread per worker.
+
+    Either `vector` or `error` is null. A vector with a norm that is zero or not finite is an error.
+
+    Raises:
+        Exception: the model's own, if it refuses 8 texts in a row.
+    """
 
     def embed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import numpy as np
@@ -278,9 +295,12 @@ def embed_batches(
 def embed_all(
     embedder: Embeds, texts: Sequence[str], *, batch_size: int, dimension: int
 ) -> Iterator[tuple[range, NDArray[np.float32] | Exception]]:
-    """The places of some texts with their vectors, or of one text with the error that it raises.
+    """Ranges of places in `texts`, each with the vectors of its texts, or for a single text with the error it raised.
 
-    What fails together is tried in halves, down to the one text that is to blame.
+    If a call fails, its texts are tried in halves, down to single texts.
+
+    Raises:
+        ConfigurationError: the model's vectors do not have the dimension `dimension`.
     """
     starts = range(0, len(texts), _TEXTS_PER_CALL)
     waiting = [range(start, min(start + _TEXTS_PER_CALL, len(texts))) for start in starts]

@@ -1,8 +1,8 @@
-"""answer-questions: every row of inference.requests is answered once, with its sources, in inference.inference_log.
+"""The stage answer-questions: answers every row of inference.requests once, and logs it to inference.inference_log.
 
-A request that has a row in the log is done, whenever a run was killed, unless its call failed for a reason that may
-pass (no answer in time, a busy server): then later runs ask again, and each try has its row. Rows are appended a few at
-a time, so a kill loses a few answers at most.
+A request that has a row in the log is done, unless its call failed for a reason that may pass (no answer in time, a
+busy server). Such a request is asked again by later runs, and each try has its row. Rows are appended 8 at a time, so a
+kill loses a few answers at most.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ LABELS = "inference.labels"
 _COMMIT_EVERY = 8
 _NAMESPACE = uuid.UUID("5b0a4a0e-6f0d-5a0b-9d0c-6c616b656c70")
 _STATUS_UNAVAILABLE = 503
-# No answer in time, too many calls, a server that restarts: the same call may succeed later.
+# Status codes of failures that may pass: no answer in time, too many calls, a server that restarts.
 _MAY_PASS = (408, 429, 502, 503, 504)
 _MOST_TRIES = 6
 _FIRST_PAUSE = timedelta(minutes=5)
 
 
 def add_questions(context: Context, rows: Sequence[Mapping[str, Any]], *, batch: str) -> int:
-    """Append the questions that `batch` does not have yet, and gold labels that are new or other than before.
+    """Append the questions that `batch` does not have yet, and gold labels that are new or have changed.
 
     Args:
-        context: of the run.
-        rows: as `read_questions` gives them.
-        batch: its name; a question is the same if batch and text are.
+        context: the run's context.
+        rows: rows as `read_questions` returns them.
+        batch: the name of the batch. Two questions are the same if batch and text are the same.
 
     Returns:
         How many questions were new.
@@ -73,7 +73,7 @@ def add_questions(context: Context, rows: Sequence[Mapping[str, Any]], *, batch:
                     "label_source": "gold",
                     "valid_from": now,
                 }
-    # Labels first: a run killed in between leaves labels that wait for their request, and the next one adds it.
+    # Labels first: if the run is killed in between, they wait for their request, and the next call adds it.
     if new_labels:
         lake.append_arrow(LABELS, list(new_labels.values()))
     if requests:
@@ -82,7 +82,7 @@ def add_questions(context: Context, rows: Sequence[Mapping[str, Any]], *, batch:
 
 
 def look(context: Context) -> Work | None:
-    """The requests that came since; and those that failed for a reason that may have passed by now."""
+    """The requests that were not read yet; or no new version, but failed requests that are to be asked again now."""
     return moved(STAGE, context) or (nothing_new(STAGE, context) if _has_overdue(context) else None)
 
 
@@ -94,13 +94,12 @@ def _has_overdue(context: Context) -> bool:
 def work(context: Context, due: Work | None, *, searcher: Search | None = None) -> Counts:
     """Answer every request that has no row in the log, or that failed there for a reason that may have passed.
 
-    Such a request is asked again by later runs, after 5 minutes, 10, 20 …, six times in all; each try is a call, and
-    has its row.
-    One failed call is logged with its error, and the rest goes on. Where a server is gone altogether, what was
-    answered so far is logged and the run ends with an error: the next one answers the rest.
+    Such a failed request is asked again by later runs, after 5 minutes, 10, 20 …, at most six times in all. Each try
+    has its row. A failed call is logged with its error, and the others go on. If a server cannot be reached at all, the
+    answers so far are logged and the run ends with an error; the next run answers the rest.
 
     Returns:
-        answered, of which grounded and quoted; failed.
+        Counts: answered; of these, grounded and quoted; and failed.
 
     Raises:
         ConfigurationError: there is no index, or one of another model.
@@ -142,14 +141,14 @@ def work(context: Context, due: Work | None, *, searcher: Search | None = None) 
                     context.lake.append_arrow(INFERENCE_LOG, batch)
                 step.advance()
         finally:
-            # Also after an error or an interrupt: what was answered is logged.
+            # Also after an error or an interrupt, so that every answer is logged.
             if rows:
                 context.lake.append_arrow(INFERENCE_LOG, rows)
     return counts
 
 
 def _drop_unlogged_traces(context: Context, waiting: Sequence[Mapping[str, Any]]) -> None:
-    """What a killed run traced and did not log is asked again, and traced again: its first trace goes."""
+    """Delete the traces of calls that a killed run traced but did not log: they are now asked and traced again."""
     logged = set(context.lake.read_arrow(INFERENCE_LOG, columns=["trace_id"])["trace_id"].to_pylist())
     now = context.now()
     dropped = drop_unlogged_traces(
@@ -164,7 +163,7 @@ def _drop_unlogged_traces(context: Context, waiting: Sequence[Mapping[str, Any]]
 
 
 def _waiting(context: Context) -> list[dict[str, Any]]:
-    """The requests without a row in the log, and those to ask again, oldest first; one of each id."""
+    """The requests to ask now: without a row in the log, or to be asked again; oldest first, each id once."""
     calls = context.lake.read_arrow(INFERENCE_LOG, columns=["request_id", "status_code", "request_time"]).to_pylist()
     failures: dict[str, list[datetime]] = {}
     for call in calls:
@@ -180,7 +179,7 @@ def _waiting(context: Context) -> list[dict[str, Any]]:
     columns = ["request_id", "client_request_id", "question", "requester", "requested_at"]
     requests = context.lake.read_arrow(REQUESTS, columns=columns).to_pylist()
     waiting = {r["request_id"]: r for r in requests if r["request_id"] not in done}
-    # Questions of one file arrive at one instant; their ids give them an order that is the same in every run.
+    # All questions of one file arrive at the same instant; ordered by id, they have the same order in every run.
     return sorted(waiting.values(), key=lambda r: (str(r["requested_at"] or ""), r["request_id"]))
 
 

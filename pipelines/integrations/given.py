@@ -1,4 +1,4 @@
-"""What users of LangChain and LlamaIndex pass, as our searcher and our filter; and a chunk's metadata for them."""
+"""Converts arguments of LangChain and LlamaIndex users into a searcher and a filter, and chunks into their metadata."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METADATA = ("document_id", "path", "title", "heading_path")
 
 
 def searcher_of(source: Settings | Searcher) -> Searcher:
-    """A searcher over the workspace's index, or the one that is given.
+    """A new searcher for settings; a searcher is returned as it is.
 
     Raises:
         ConfigurationError: there is no index yet.
@@ -26,14 +26,14 @@ def searcher_of(source: Settings | Searcher) -> Searcher:
 
 
 def filter_of(given: GivenFilter) -> Filter | None:
-    """The filter that is meant; None is none at all.
+    """The filter that `given` describes; None: no filter.
 
     >>> filter_of({"format": "rst"}) == filter_of("format = rst")
     True
 
     Raises:
-        ConfigurationError: its text cannot be read, it is empty, or it is of another kind. An empty one is as a rule a
-            permission that was not filled in: to pass everything then would show what it was to keep back.
+        ConfigurationError: its text cannot be read, it is empty, or it has another type. An empty filter is usually a
+            permission that was not filled in; to let everything pass would show what it should have hidden.
     """
     if given is None or isinstance(given, In | And | Or | Not):
         return given
@@ -47,5 +47,5 @@ def filter_of(given: GivenFilter) -> Filter | None:
 
 
 def metadata_of(chunk: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a chunk comes from, as plain values."""
+    """The columns `METADATA` of a chunk as plain values: its document, path, title and headings."""
     return {column: chunk[column] for column in METADATA} | {"heading_path": list(chunk["heading_path"])}

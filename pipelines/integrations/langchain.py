@@ -3,7 +3,7 @@
     store = LakeloopVectorStore(load_settings())
     retriever = store.as_retriever(search_kwargs={"k": 5, "filter": {"format": "rst"}})
 
-An index equals its table, so nothing is written through here: documents go into the landing folder.
+It is only for reading: an index equals its table, and documents are added through the landing folder.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class LakeloopVectorStore(VectorStore):
     """The index that a workspace serves, for reading.
 
     `filter` is a lakeloop filter, its text (`format = 'rst' and not source in ('a', 'b')`) or a dict of columns and
-    their values, over document_id, path, format and source. A document's id is its chunk's; its metadata holds
-    document_id, path, title and heading_path. However a chunk was found, it is the same document: what depends on the
-    query (the cosine similarity) is beside it, in `similarity_search_with_score`.
+    their values, over document_id, path, format and source. The id of a document is the chunk_id; its metadata has
+    document_id, path, title and heading_path. A chunk is always the same document, whatever the query was; the cosine
+    similarity to the query is only returned by `similarity_search_with_score`.
 
     Args:
         source: a workspace's settings, or a searcher that is open already.
@@ -65,7 +65,7 @@ class LakeloopVectorStore(VectorStore):
     def similarity_search_by_vector(
         self, embedding: Sequence[float], k: int = 4, filter: GivenFilter = None, **unknown: Any
     ) -> list[Document]:
-        """The documents nearest to a vector of the index's model: `embeddings` makes such."""
+        """The documents nearest to a vector of the index's model; `embeddings` makes such vectors."""
         _check(unknown)
         hits = self._searcher.search_vector(embedding, k=k, where=filter_of(filter))
         return [self._document(asdict(hit)) for hit in hits]
@@ -79,9 +79,9 @@ class LakeloopVectorStore(VectorStore):
         filter: GivenFilter = None,
         **unknown: Any,
     ) -> list[Document]:
-        """`k` of the `fetch_k` nearest, each like the query and unlike those before it.
+        """`k` of the `fetch_k` nearest documents, each chosen to be like the query and unlike those chosen before.
 
-        A store gives no vectors with what it finds, so those of the `fetch_k` are computed anew.
+        Stores return no vectors with their results, so those of the `fetch_k` documents are computed again.
         """
         _check(unknown)
         hits = self._searcher.search(query, k=fetch_k, where=filter_of(filter))
@@ -101,9 +101,9 @@ class LakeloopVectorStore(VectorStore):
         return self._diverse(hits, k=k, lambda_mult=lambda_mult)
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents of these ids, in their order, without those that are not there.
+        """The documents with these ids, in the order of the ids, each once; unknown ids are left out.
 
-        No store finds rows by id, so the index is read until all are found: for a few rows now and then.
+        Stores cannot find rows by id, so the index is read until all are found: only for a few ids now and then.
         """
         found: dict[str, Document] = {}
         missing = set(ids)
@@ -161,12 +161,12 @@ class LakeloopVectorStore(VectorStore):
         return [self._document(asdict(hits[place])) for place in chosen]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        # LangChain wants 0 to 1: what points away from the query is as irrelevant as what stands across it.
+        # LangChain wants 0 to 1: a chunk with a negative similarity is as irrelevant as one with 0.
         return lambda similarity: min(max(similarity, 0.0), 1.0)
 
 
 class IndexEmbeddings(Embeddings):
-    """The embedding model of the index that is served."""
+    """The embedding model of the served index, as LangChain's `Embeddings`."""
 
     def __init__(self, searcher: Searcher) -> None:
         self._searcher = searcher
@@ -180,12 +180,12 @@ class IndexEmbeddings(Embeddings):
 
 
 def embedded_text(hit: Hit) -> str:
-    """What was embedded of a chunk: its headings, then its text (transformations/text/chunks.py)."""
+    """The text that was embedded for a chunk: its headings, then its text (transformations/text/chunks.py)."""
     return "\n".join([" > ".join(hit.heading_path), hit.text]) if hit.heading_path else hit.text
 
 
 def _check(unknown: Mapping[str, Any]) -> None:
-    # An argument that is passed over in silence may be a filter.
+    # An unknown argument must not be ignored silently: it may be meant as a filter.
     for name in unknown:
         raise ConfigurationError.unknown_name("argument", name, ("k", "filter", "fetch_k", "lambda_mult"))
 

@@ -27,16 +27,16 @@ except ModuleNotFoundError:
 class LakeloopRetriever(BaseRetriever):
     """Finds chunks of the index that a workspace serves.
 
-    A node's id is its chunk's, its source is the document, its score the cosine similarity; its metadata holds
-    document_id, path, title and heading_path. A query that brings an embedding, or texts to embed in its place (as HyDE
-    does), is searched for by these.
+    The id of a node is the chunk_id, its source is the document, and its score is the cosine similarity; its metadata
+    has document_id, path, title and heading_path. If a query has an embedding, or texts to embed instead of it (as with
+    HyDE), the search uses these; of several texts, the mean of their vectors.
 
     Args:
         source: a workspace's settings, or a searcher that is open already.
         similarity_top_k: how many chunks.
         filter: a lakeloop filter, its text (`format = 'rst' and not source in ('a', 'b')`) or a dict of columns and
             their values, over document_id, path, format and source.
-        base: what LlamaIndex's own retrievers take, as `callback_manager`.
+        base: arguments of LlamaIndex's `BaseRetriever`, such as `callback_manager`.
 
     Raises:
         ConfigurationError: there is no index yet, or the filter cannot be read.
@@ -74,7 +74,7 @@ def _node(hit: Hit) -> TextNode:
         id_=hit.chunk_id,
         text=hit.text,
         metadata=metadata_of(asdict(hit)),
-        # It says nothing to a language model.
+        # It means nothing to a language model.
         excluded_llm_metadata_keys=["document_id"],
         relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=hit.document_id)},
     )

@@ -1,4 +1,4 @@
-"""Tables of a catalog, by their names in Spark SQL. Everything that is done to them needs a session."""
+"""`CatalogLakehouse`: tables of a catalog, addressed by their names in Spark SQL. Every operation needs a session."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CatalogLakehouse(Lakehouse):
 
     def __init__(self, settings: Settings, *, spark: Callable[[], SparkSession]) -> None:
         super().__init__(settings, spark=spark)
-        self._completed: set[str] = set()  # asked once
+        self._completed: set[str] = set()  # tables whose columns were checked in this process
 
     def identifier(self, table: str) -> str:
         schema, name = table.split(".")
@@ -40,15 +40,15 @@ class CatalogLakehouse(Lakehouse):
     def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
         from pyspark.sql.pandas.types import from_arrow_schema
 
-        # By SQL: the builder of delta.tables takes no name of three parts, and is not there in a Connect session.
+        # By SQL: the builder of delta.tables takes no name of three parts, and a Connect session does not have it.
         columns = ", ".join(
             f"{quoted(column.name)} {column.dataType.simpleString()}{'' if column.nullable else ' NOT NULL'}"
             for column in from_arrow_schema(spec.schema)
         )
         parts = f"PARTITIONED BY ({', '.join(map(quoted, spec.partition_by))})" if spec.partition_by else ""
-        told = ", ".join(f"{text(key)} = {text(value)}" for key, value in configuration.items())
+        properties = ", ".join(f"{text(key)} = {text(value)}" for key, value in configuration.items())
         made = f"CREATE TABLE IF NOT EXISTS {self.identifier(table)} ({columns}) USING delta"
-        self.spark.sql(f"{made} {parts} TBLPROPERTIES ({told})")
+        self.spark.sql(f"{made} {parts} TBLPROPERTIES ({properties})")
 
     def _complete(self, table: str) -> None:
         from pyspark.sql.pandas.types import from_arrow_schema
@@ -64,7 +64,7 @@ class CatalogLakehouse(Lakehouse):
         self._completed.add(table)
 
     def columns(self, table: str) -> pa.Schema | None:
-        # Not by pyspark's own conversion of a schema: it asks for a time zone, in each version by another argument.
+        # Not by pyspark's own conversion of a schema: its argument for the time zone differs between versions.
         return self.read(table).limit(0).toArrow().schema if self._exists(table) else None
 
     def history(self, table: str) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ class CatalogLakehouse(Lakehouse):
             return False
         arrow = pa.Table.from_pylist(rows, schema=self.spec(table).schema)
         try:
-            # Two overwrites remove the same files, which Delta takes as a conflict.
+            # A concurrent overwrite removes the same files, which Delta reports as a conflict.
             self._save(self.spark.createDataFrame(arrow).write.format("delta").mode("overwrite"), table)
         except DeltaConcurrentModificationException:
             return False
@@ -140,7 +140,7 @@ class CatalogLakehouse(Lakehouse):
         return int(row[0])
 
     def vacuum(self, table: str, *, days: int, keep: Sequence[int] = ()) -> int:
-        if not keep and self._exists(table):  # VACUUM knows no versions that are to stay
+        if not keep and self._exists(table):  # VACUUM cannot keep single versions
             self.spark.sql(f"VACUUM {self.identifier(table)} RETAIN {24 * days} HOURS")
         return 0
 
@@ -150,7 +150,7 @@ class CatalogLakehouse(Lakehouse):
 
 
 def named_head(spark: SparkSession, name: str) -> Head | None:
-    """The identity and version of any table of a catalog, by its name in Spark SQL; None where there is none."""
+    """The identity and version of any table of a catalog, by its name in Spark SQL; None if it does not exist."""
     if not spark.catalog.tableExists(name):
         return None
     (detail,) = spark.sql(f"DESCRIBE DETAIL {name}").select("id").collect()

@@ -1,7 +1,7 @@
-"""Finds files of a Delta folder that are missing or broken; says what is lost, and what brings it back.
+"""Finds missing and broken files of a Delta folder, and says what is lost and how to get it back.
 
-Looked at where something has failed, and, as far as names and sizes tell, where a run would say that there is nothing
-to do.
+A table is checked after an operation on it has failed. Before a run says that there is nothing to do, the names and
+sizes of the files are compared with the log.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(\..*)?\.parquet")
-# So many files are named; the others are counted.
+# How many files a message names; the others are counted.
 _SHOWN = 3
-# What is made of something else, and of what. Other tables are logs of what happened once.
+# Tables that can be computed again, and from what. The other tables record what happened once.
 _MADE_OF = {
     "bronze.documents": "the files of the landing folder, as far as they are still there",
     "silver.documents": "bronze.documents",
@@ -47,10 +47,10 @@ _MADE_OF = {
 
 
 def damaged(table: str, folder: Path, *, deeply: bool = True) -> DamagedTableError | None:
-    """What is wrong with a table, as an error that names it; None where nothing is found.
+    """What is wrong with a table, as an error that names it; None if nothing is found.
 
     Args:
-        deeply: files are read too; else only their names and sizes are compared with the log.
+        deeply: the files are read too; else only their names and sizes are compared with the log.
     """
     found = list(_broken_log(folder, deeply=deeply))
     lost: int | None = None
@@ -67,16 +67,18 @@ def damaged(table: str, folder: Path, *, deeply: bool = True) -> DamagedTableErr
 
 
 def is_named(folder: Path, text: str) -> bool:
-    """Whether an error names a file of the table in the folder; as an address, where Spark says it."""
+    """Whether the text of an error names a file in the folder. Spark writes paths as URLs."""
     return f"{folder}/" in unquote(text)
 
 
 def mend(folder: Path) -> str:
-    """Make a damaged table one that can be read again, of what is left of it. Nothing is deleted.
+    """Make a damaged table readable again, with the files that are left. Nothing is deleted.
+
+    Files that cannot be read are renamed and removed from the log. If the log itself cannot be read, the whole folder
+    is renamed, and the table begins empty.
 
     Returns:
-        What was done: files that cannot be read are renamed and taken out of the log; where the log itself cannot be
-        read, the whole folder is put beside its place, and the table begins anew.
+        What was done, as a text.
     """
     delta = None
     if not any(_broken_log(folder, deeply=True)):
@@ -85,7 +87,7 @@ def mend(folder: Path) -> str:
     if delta is None:
         return _set_aside(folder)
     names: list[str] = []
-    # Of files that cannot be read not all are found at a time.
+    # One pass does not always find all files that cannot be read.
     while broken := _broken_files(folder, deeply=True)[0]:
         for name in (text.partition(" ")[0] for text in broken):
             file = folder / unquote(name)
@@ -130,7 +132,7 @@ def _broken_log(folder: Path, *, deeply: bool) -> Iterator[str]:
         if folder.is_dir() and any(folder.glob("*.parquet")):
             yield "its log (_delta_log) is gone, its files are there"
         return
-    # What is of before the last checkpoint is not read.
+    # No reader needs the commits before the last checkpoint.
     first = max(checkpoints, default=-1)
     for version, name in commits.items():
         if version <= first:
@@ -164,13 +166,13 @@ def _broken_commit(path: Path) -> str | None:
 
 
 def _broken_files(folder: Path, *, deeply: bool) -> tuple[list[str], int | None]:
-    """What is wrong with the files of the newest version, and how many rows they held; None: not known."""
+    """What is wrong with files of the newest version, and how many rows those files held; None if that is unknown."""
     try:
         delta = delta_folder.open_folder(folder)
         if delta is None:
             return [], 0
         added = pa.table(delta.get_add_actions(flatten=True))
-    except Exception as error:  # delta-rs has one kind of error for all that a log can have
+    except Exception as error:  # delta-rs raises the same class of error for everything that is wrong with a log
         return ([f"its log cannot be read ({_first_line(error)})"], None) if deeply else ([], None)
     counts = added["num_records"].to_pylist() if "num_records" in added.column_names else [None] * added.num_rows
     rows = dict(zip(added["path"].to_pylist(), counts, strict=True))
@@ -191,7 +193,7 @@ def _other_size(file: Path, size: int) -> str | None:
 
 
 def _unreadable(delta: DeltaTable, folder: Path, paths: list[str]) -> dict[str, str]:
-    """The files that cannot be read, where delta-rs stops at one; it does not always say at which."""
+    """The files that cannot be read, each with what is wrong. delta-rs stops at the first, and may not name it."""
     try:
         for _ in delta_folder.scan(delta):
             pass
@@ -202,7 +204,7 @@ def _unreadable(delta: DeltaTable, folder: Path, paths: list[str]) -> dict[str, 
     return {}
 
 
-# A broken file can end the process that reads it. What is printed last says where.
+# A broken file can crash the process that reads it. The number of lines that it printed says which file it was.
 _READER = """
 import sys, pyarrow.parquet as parquet
 for line in sys.stdin.read().splitlines():
@@ -216,24 +218,24 @@ for line in sys.stdin.read().splitlines():
 
 
 def _stumbled_over(folder: Path, paths: list[str]) -> dict[str, str]:
-    """The files that a process of its own cannot read."""
+    """The files that cannot be read, found by reading each in a separate process, which a file may crash."""
     found: dict[str, str] = {}
     left = list(paths)
     while left:
         files = "\n".join(str(folder / unquote(path)) for path in left)
         done = subprocess.run([sys.executable, "-c", _READER], input=files, capture_output=True, text=True, check=False)
-        said = [line for line in done.stdout.splitlines() if line != "begin"]
-        for path, line in zip(left, said, strict=False):
+        results = [line for line in done.stdout.splitlines() if line != "begin"]
+        for path, line in zip(left, results, strict=False):
             if line.startswith("wrong"):
                 found[path] = f"cannot be read ({line.removeprefix('wrong ')})"
-        if len(said) < len(left):
-            found[left[len(said)]] = "ends the process that reads it"
-        left = left[len(said) + 1 :]
+        if len(results) < len(left):
+            found[left[len(results)]] = "ends the process that reads it"
+        left = left[len(results) + 1 :]
     return found
 
 
 def _broken_parquet(path: Path) -> str | None:
-    """Whether the end of a Parquet file is not that of one."""
+    """What is wrong with the beginning or the end of a Parquet file; None if both look right."""
     content = path.read_bytes()
     if len(content) < 12 or content[:4] != b"PAR1" or content[-4:] != b"PAR1":
         return "is cut short, or its bytes are not what was written"

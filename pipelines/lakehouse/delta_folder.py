@@ -1,8 +1,9 @@
-"""The folder of a Delta table in; its rows, and small changes of it, by delta-rs out: without a JVM, as Spark would.
+"""Reads Delta folders, and makes small changes in them, with delta-rs: without a JVM, and with the results of Spark.
 
-Spark writes the same tables. Where the two see one value differently, what is here gives way: instants.py says where
-delta-rs would take an instant for another one, `writing` keeps it from writing what Spark would skip, and what a merge
-of its would not match goes to Spark (`merges_as_spark`). tests/spark/test_engines.py compares the two over all types.
+Spark writes the same tables, and in some cases the two engines treat a value differently. Then this module follows
+Spark: instants.py finds the instants that delta-rs would misread, `writing` leaves out statistics for which Spark would
+skip files, and a merge whose keys delta-rs would not match is left to Spark (`merges_as_spark`).
+tests/spark/test_engines.py compares the two for all types.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from pipelines.lakehouse.predicates import all_in, name, same
 if TYPE_CHECKING:
     from deltalake import DeltaTable, WriterProperties
 
-# A merge rewrites each file that it changes a row of, so that large files make small edits dear.
+# A merge rewrites every file in which it changes a row, so large files make small edits expensive.
 _FILE_BYTES = 16 * 1024 * 1024
-# What a process holds of a table at once where its rows are few: up to here all is cheaper than as a Spark job.
+# "Few" rows: up to these limits a process holds them in memory, which is cheaper than a Spark job.
 FEW_ROWS = 2_000
 FEW_BYTES = 64 * 1024 * 1024
 _PAGE_BYTES = 1024 * 1024
@@ -36,7 +37,7 @@ CHANGE_SCHEMA = pa.schema(
 
 
 class OpenFolder:
-    """The Delta table of a folder, opened once for each state of its log: to open it takes 5 ms and more."""
+    """The Delta table of a folder, opened again only after its log has changed: opening takes 5 ms and more."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -45,7 +46,7 @@ class OpenFolder:
         self._table: DeltaTable | None = None
 
     def now(self) -> DeltaTable | None:
-        """The table as it is, or None where there is none.
+        """The table as it is now, or None if there is none.
 
         Raises:
             OSError: the log is gone, or a version of it is empty.
@@ -55,7 +56,7 @@ class OpenFolder:
 
         last = self._last_entry()
         table = self._table
-        # A table that wrote is at another version than the log was when it was opened.
+        # A table object that has written is at another version than the log was when it was opened.
         if table is not None and last is not None and last == self._last and table.version() == int(last[0][:20]):
             return table
         self._last = self._table = None
@@ -69,7 +70,7 @@ class OpenFolder:
         return None
 
     def _last_entry(self) -> tuple[str, int, int, int] | None:
-        """What tells the newest version of the log from another of the same number."""
+        """Identifies the newest commit file, also against another of the same number: name, inode, time in ns, size."""
         try:
             entries = list(os.scandir(self._log))
         except (FileNotFoundError, NotADirectoryError):
@@ -79,7 +80,7 @@ class OpenFolder:
             e for e in entries if e.name.endswith(".json") and e.name[:20].isdigit() and e.name[:20] >= read_from
         ]
         if any(e.name[:20] > read_from and e.stat().st_size == 0 for e in commits):
-            # delta-rs would pass over it, and what it added
+            # delta-rs would skip the empty commit, and the files that it had added
             raise OSError(f"a version of the log in {self._log} is empty")
         if not commits:
             return None
@@ -89,7 +90,7 @@ class OpenFolder:
 
 
 def open_folder(folder: Path, *, version: int | None = None) -> DeltaTable | None:
-    """The table in the folder, at `version` where given, or None where there is none."""
+    """The table in the folder, at `version` if given; None if there is none."""
     from deltalake import DeltaTable
 
     table = OpenFolder(folder).now()
@@ -97,7 +98,7 @@ def open_folder(folder: Path, *, version: int | None = None) -> DeltaTable | Non
 
 
 def create(folder: Path, schema: pa.Schema, partition_by: Sequence[str], configuration: Mapping[str, str]) -> None:
-    """Make an empty table, where there is none."""
+    """Create an empty table; if there is one already, change nothing."""
     from deltalake import DeltaTable
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def history(delta: DeltaTable) -> list[dict[str, Any]]:
     """The commits that the log still has, newest first: `version`, `at` (UTC), `operation`, delta-rs' own `metrics`."""
     return [
         {
-            # delta-rs numbers them in newer versions only.
+            # Only newer versions of delta-rs give the number.
             "version": commit.get("version", delta.version() - place),
             "at": datetime.fromtimestamp(commit["timestamp"] / 1000, timezone.utc),
             "operation": commit.get("operation", ""),
@@ -127,17 +128,22 @@ def history(delta: DeltaTable) -> list[dict[str, Any]]:
 def scan(
     delta: DeltaTable, *, columns: list[str] | None = None, where: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[pa.Table]:
-    """The rows whose columns each hold one of the texts of `where`."""
+    """The rows in which each column of `where` has one of its texts; all rows without `where`.
+
+    Args:
+        columns: those to read; names that the table does not have are left out.
+    """
     known = {field.name for field in delta.schema().fields}
     columns = [c for c in columns if c in known] if columns else columns
-    # Not through pyarrow's own reader: its threads can abort a process that ends soon after.
+    # Not by pyarrow's own reader: its threads can abort a process that ends soon afterwards.
     for batch in delta.scan(columns=columns, predicate=all_in(where) if where else None):
         yield pa.table(batch)
 
 
 def typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`rows` with the table's own types: engines give strings and instants in forms of their own. A column that an
-    older table lacks is null.
+    """`rows` with the columns and types of `schema`; a column that they do not have is null.
+
+    Engines return strings and instants in Arrow types of their own, and a table of an older lakeloop lacks columns.
     """
     for field in schema:
         if field.name not in rows.column_names:
@@ -146,7 +152,7 @@ def typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def complete(delta: DeltaTable, schema: pa.Schema) -> None:
-    """Add to an older table the columns that lakeloop has come to write since."""
+    """Add the columns of `schema` that the table, made by an older lakeloop, does not have."""
     known = {field.name for field in delta.schema().fields}
     lacking = [field for field in schema if field.name not in known]
     if lacking:
@@ -156,7 +162,7 @@ def complete(delta: DeltaTable, schema: pa.Schema) -> None:
 
 
 def few(delta: DeltaTable, *, where: Mapping[str, Sequence[str]]) -> list[pa.Table] | None:
-    """The same, all at once; None where they are more than a process should hold, however few the rows are."""
+    """The rows of `scan`, all in memory; None if they have more than FEW_BYTES, however few they are."""
     found: list[pa.Table] = []
     for rows in scan(delta, where=where):
         found.append(rows)
@@ -166,10 +172,10 @@ def few(delta: DeltaTable, *, where: Mapping[str, Sequence[str]]) -> list[pa.Tab
 
 
 def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[str] | None = None) -> pa.Table | None:
-    """The change feed of versions (after, until], all at once.
+    """The change feed of versions (after, until], all in memory.
 
-    None where Spark is to read it: its rows are many, delta-rs would take an instant for another one, or some of it
-    is gone, of which Spark's error says what.
+    None if Spark must read it: it has more than FEW_ROWS rows or FEW_BYTES, delta-rs would misread it (an instant, or
+    deletion vectors), or a part of it is gone; Spark's error then says which.
     """
     if has_deletion_vectors(delta):
         return None
@@ -192,19 +198,19 @@ def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[
             rows.append(batch)
             if sum(part.num_rows for part in rows) > FEW_ROWS or sum(part.nbytes for part in rows) > FEW_BYTES:
                 return None
-    except Exception:  # engines fail in many ways where something is missing; Spark's way is known
+    except Exception:  # delta-rs fails in many ways if something is missing; Spark's errors are known
         return None
     schema = pa.schema([*schema, *CHANGE_SCHEMA])
     return pa.concat_tables([schema.empty_table(), *(typed(pa.table(batch), schema) for batch in rows)])
 
 
 def has_deletion_vectors(delta: DeltaTable) -> bool:
-    """Whether rows may be marked as gone inside of files, which delta-rs cannot do, and reads in part."""
+    """Whether rows may be marked as deleted inside files: delta-rs cannot write such marks, and reads only some."""
     return bool(delta.metadata().configuration.get("delta.enableDeletionVectors") == "true")
 
 
 def _written_by(log: Path, version: int) -> Iterator[str]:
-    """The files that a commit added, with its rows or with what it changed of them."""
+    """The files that a commit added, as paths below the table's folder: those with rows, and those with changes."""
     with (log / f"{version:020}.json").open(encoding="utf-8") as lines:
         for line in lines:
             action = json.loads(line)
@@ -214,24 +220,24 @@ def _written_by(log: Path, version: int) -> Iterator[str]:
 
 
 def folder_of(delta: DeltaTable) -> Path:
-    """The folder of a table, as this machine names it: delta-rs writes it as an address, where a space is %20."""
+    """The folder of a table as a path of this machine: delta-rs gives a URL, in which a space is %20."""
     return Path(unquote(urlsplit(delta.table_uri).path))
 
 
 def files(delta: DeltaTable) -> list[str]:
-    """The Parquet files of the table, as this machine names them."""
+    """The Parquet files of the table, as paths of this machine."""
     folder = folder_of(delta)
     return [str(folder / unquote(path)) for path in pa.table(delta.get_add_actions())["path"].to_pylist()]
 
 
 def files_between(folder: Path, *, after: int | None, until: int) -> list[str]:
-    """The Parquet files at version `until`, without those that were there at `after`."""
+    """The Parquet files of version `until` that version `after` did not have; all, if `after` is None or is gone."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
     known: set[str] = set()
     if after is not None:
-        with suppress(DeltaError):  # the log forgets: then any file may be new
+        with suppress(DeltaError):  # the log has no longer this version: any file may be new
             known = set(files(DeltaTable(str(folder), version=after)))
     return [file for file in files(DeltaTable(str(folder), version=until)) if file not in known]
 
@@ -244,7 +250,7 @@ def append(folder: Path, rows: pa.Table) -> None:
 
 
 def replace(delta: DeltaTable, rows: pa.Table) -> bool:
-    """Replace all rows if nothing was committed since the table was opened. Returns whether they were."""
+    """Replace all rows if nothing was committed since `delta` was opened. Returns whether they were replaced."""
     from deltalake import CommitProperties, write_deltalake
     from deltalake.exceptions import CommitFailedError
 
@@ -263,44 +269,44 @@ def replace(delta: DeltaTable, rows: pa.Table) -> bool:
 
 
 def merge(delta: DeltaTable, changes: pa.Table, *, key: Sequence[str]) -> None:
-    """Apply net changes: the table's columns, and `_op`."""
+    """Apply net changes, which have the table's columns and `_op` (insert, update or delete)."""
     columns = [c for c in changes.column_names if c != "_op"]
     values = {name(c): f"changes.{name(c)}" for c in columns}
-    of = delta.merge(
+    merger = delta.merge(
         changes,
         predicate=" AND ".join(same(k, nulls=changes[k].null_count > 0) for k in key),
         source_alias="changes",
         target_alias="target",
         writer_properties=writing(changes.schema),
     )
-    of = of.when_matched_delete("changes._op = 'delete'").when_matched_update(values)
-    of.when_not_matched_insert(values, "changes._op <> 'delete'").execute()
+    merger = merger.when_matched_delete("changes._op = 'delete'").when_matched_update(values)
+    merger.when_not_matched_insert(values, "changes._op <> 'delete'").execute()
 
 
 def merges_as_spark(key: Sequence[str], schema: pa.Schema) -> bool:
-    """Whether a merge here matches the keys that Spark's does: to it the NaNs of other bits are other numbers.
+    """Whether a merge by delta-rs matches the same keys as Spark's: it takes NaNs of different bits for different.
 
-    Structs are left to Spark as well.
+    So false for keys with floating-point numbers; keys of nested types are left to Spark as well.
     """
     types = [schema.field(k).type for k in key]
-    return not any(pa.types.is_nested(of) or has_type(of, pa.types.is_floating) for of in types)
+    return not any(pa.types.is_nested(data_type) or has_type(data_type, pa.types.is_floating) for data_type in types)
 
 
 def delete(delta: DeltaTable, where: Mapping[str, Sequence[str]], schema: pa.Schema) -> int:
-    """Delete the rows whose columns each hold one of the texts. Returns how many."""
+    """Delete the rows in which each column of `where` has one of its texts. Returns how many."""
     return int(delta.delete(all_in(where), writer_properties=writing(schema))["num_deleted_rows"] or 0)
 
 
 def compact(delta: DeltaTable, schema: pa.Schema) -> int:
-    """Put small files together. Returns how many there were of them."""
+    """Put small files together. Returns how many small files were replaced."""
     done = delta.optimize.compact(max_concurrent_tasks=1, writer_properties=writing(schema))
     return int(done["numFilesRemoved"])
 
 
 def vacuum(delta: DeltaTable, *, hours: int, keep: Sequence[int] = ()) -> int:
-    """Remove the files of versions that were replaced so many hours ago, but for versions to keep. Returns how many."""
+    """Remove files that were replaced at least `hours` ago and that no version of `keep` needs. Returns how many."""
 
-    # What the log has forgotten can be read no longer, and delta-rs would refuse to keep it.
+    # A version that the log no longer has cannot be kept, and delta-rs would refuse to try.
     keep = [version for version in sorted(set(keep)) if _is_readable(delta, version)]
 
     def run(*, dry_run: bool) -> int:
@@ -313,7 +319,7 @@ def vacuum(delta: DeltaTable, *, hours: int, keep: Sequence[int] = ()) -> int:
         )
         return len(removed)
 
-    # It would commit also where there is nothing to remove.
+    # Without the dry run it would commit although there is nothing to remove.
     return run(dry_run=False) if run(dry_run=True) else 0
 
 
@@ -329,18 +335,19 @@ def _is_readable(delta: DeltaTable, version: int) -> bool:
 
 
 def writing(schema: pa.Schema) -> WriterProperties:
-    """No statistics where delta-rs would write others than Spark reads, which would pass over files for their sake.
+    """How delta-rs writes Parquet files: without the statistics that would make Spark skip files with wanted rows.
 
-    It leaves NaN out, to Spark the greatest number, and it tells decimals as doubles, or as the greatest 64-bit number.
+    delta-rs leaves NaN out of them, which is the greatest number for Spark, and writes those of decimals as doubles or
+    as the greatest 64-bit number.
     """
     from deltalake import ColumnProperties, WriterProperties
 
     if not any(has_type(field.type, _is_inexact) for field in schema):
         if any(pa.types.is_binary(field.type) for field in schema):
-            # Of a table of files each page is one large value: no reader holds thousands of them at once.
+            # Each page has one value, which may be a whole file: no reader holds thousands of them at once.
             return WriterProperties(compression="SNAPPY", write_batch_size=1, data_page_size_limit=_PAGE_BYTES)
         return WriterProperties(compression="SNAPPY")
-    # A path inside a struct cannot be named here.
+    # A field inside a struct cannot be named here, so nested columns get no statistics either.
     plain = [f.name for f in schema if not pa.types.is_nested(f.type) and not _is_inexact(f.type)]
     return WriterProperties(
         compression="SNAPPY",
@@ -349,5 +356,5 @@ def writing(schema: pa.Schema) -> WriterProperties:
     )
 
 
-def _is_inexact(of: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(of) or pa.types.is_decimal(of))
+def _is_inexact(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(data_type) or pa.types.is_decimal(data_type))

@@ -1,7 +1,7 @@
-"""Tables as Delta folders, which are read and appended to without a JVM (by delta-rs).
+"""`FolderLakehouse`: tables as Delta folders, which are read and appended to without a JVM (by delta-rs).
 
-That is what lets a run with nothing to do, a search or an answer take milliseconds. So are small changes of keyed
-tables merged; large ones take Spark.
+So a run with nothing to do, a search or an answer takes milliseconds. Small changes of keyed tables are merged in the
+same way; large ones are left to Spark.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _UNREADABLE = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]^|\\\x00-\x1f\x7f]")
 
 
 class FolderLakehouse(Lakehouse):
-    """The tables of a workspace below its folder `lakehouse`."""
+    """The tables of a workspace as Delta folders below the folder `lakehouse` of the settings."""
 
     is_local = True
 
@@ -134,8 +134,8 @@ class FolderLakehouse(Lakehouse):
         return delta_folder.merges_as_spark(spec.key, spec.schema) and not self._misreads(delta, table, spec.schema)
 
     def _misreads(self, delta: DeltaTable, table: str, schema: pa.Schema) -> bool:
-        """Whether delta-rs cannot tell the instants of these columns, so that Spark must."""
-        if table in TABLES:  # of its own tables, only files' times are not from this machine's clock
+        """Whether delta-rs would misread instants of these columns, so that Spark must read them."""
+        if table in TABLES:  # in lakeloop's own tables, only the times of files do not come from this machine's clock
             schema = pa.schema([field for field in schema if field.name == "modified_at"])
         return misread(delta_folder.files(delta), schema)
 
@@ -222,7 +222,7 @@ class FolderLakehouse(Lakehouse):
 
     @contextmanager
     def _watching(self, table: str) -> Iterator[None]:
-        """Say of an error inside that the table is damaged, where it is."""
+        """Replace an error of the block by `DamagedTableError`, if the table is damaged."""
         try:
             yield
         except LakeloopError:

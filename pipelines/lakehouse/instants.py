@@ -1,4 +1,4 @@
-"""Finds instants in Parquet files that delta-rs would read as other ones than Spark."""
+"""Finds instants in Parquet files that delta-rs would misread: it would return another instant than Spark."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# The instants that 64 bits of nanoseconds hold, as microseconds: 1677-09-21 to 2262-04-11.
+# The range of instants that fit into 64 bits as nanoseconds, in microseconds: 1677-09-21 to 2262-04-11.
 _FIRST, _LAST = -(2**63) // 1000 + 1, (2**63 - 1) // 1000
-# Files whose instants were looked at; a file of a table never changes.
+# Files (with columns) whose instants were checked and are right; a file of a table never changes.
 _sound: set[str] = set()
 
 
 def misread(files: Iterable[str], schema: pa.Schema) -> bool:
-    """Whether delta-rs would take an instant in these columns for another one.
+    """Whether delta-rs would misread an instant in these columns of these files.
 
-    Spark can write instants in an old form (INT96) that delta-rs reads as nanoseconds, of which 64 bits hold the years
-    1677 to 2262: 9999-12-31 becomes a day of 1816, and a merge writes it down. What lakeloop has Spark write is in
-    microseconds; tables of before, or written by another session, may have such files.
+    Spark can write instants in an old form (INT96) that delta-rs reads as 64 bits of nanoseconds, which hold only the
+    years 1677 to 2262: 9999-12-31 becomes a day of 1816, and a merge would store that. lakeloop makes Spark write
+    microseconds, but older tables, and tables written by another session, may have such files.
     """
     instants = [field.name for field in schema if has_type(field.type, pa.types.is_timestamp)]
     for path in files if instants else ():
@@ -38,11 +38,11 @@ def _beyond_nanoseconds(path: str, columns: Sequence[str]) -> bool:
     try:
         file = pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
     except (OSError, pa.ArrowInvalid):
-        return False  # whoever reads it says that it is missing or broken
+        return False  # the read that follows reports the missing or broken file
     with file:
         leaves = [file.metadata.schema.column(n) for n in range(file.metadata.num_columns)]
         old = {leaf.path.partition(".")[0] for leaf in leaves if leaf.physical_type == "INT96"}
-        # A column's name may hold dots itself: rather one too many.
+        # A column's name may contain dots itself, so this may select a column too many, never one too few.
         wanted = [c for c in columns if c.partition(".")[0] in old]
         for batch in file.iter_batches(columns=wanted) if wanted else ():
             if any(_is_beyond(column) for column in batch.columns):
@@ -63,7 +63,7 @@ def _is_beyond(values: pa.Array) -> bool:
 
 
 def has_type(of: pa.DataType, kind: Any) -> bool:
-    """Whether the type, or one inside it, is of a kind."""
+    """Whether `kind`, such as `pa.types.is_timestamp`, is true of the type or of a type inside it."""
     if pa.types.is_map(of):
         return has_type(of.key_type, kind) or has_type(of.item_type, kind)
     if pa.types.is_struct(of):

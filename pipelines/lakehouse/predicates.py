@@ -1,6 +1,6 @@
-"""SQL predicates for delta-rs. Names and values are quoted, never spliced as they are.
+"""SQL predicates for delta-rs, with all names and values quoted.
 
-Spark reads other texts: a backslash has a meaning in them. For Spark, build columns.
+Not for Spark, in whose texts a backslash has a meaning: for Spark, build columns.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from collections.abc import Mapping, Sequence
 
 
 def all_in(where: Mapping[str, Sequence[str]]) -> str:
-    """Rows whose columns each hold one of the texts; at least one text each."""
-    return " AND ".join(f"{name(column)} IN ({', '.join(map(literal, of))})" for column, of in where.items())
+    """True for rows in which each column has one of its texts. Each column needs at least one text."""
+    return " AND ".join(f"{name(column)} IN ({', '.join(map(literal, values))})" for column, values in where.items())
 
 
 def same(key: str, *, nulls: bool) -> str:
-    """The key of a change is that of a row; with `nulls`, null is null. A plain = leaves other files unread."""
-    # In brackets: IS NOT DISTINCT FROM would take in an AND that follows.
+    """True if a row (`target`) and a change (`changes`) have the same value of `key`.
+
+    With `nulls`, null equals null. Without, the comparison is a plain =, for which delta-rs can skip files.
+    """
+    # In brackets: without them IS NOT DISTINCT FROM would include an AND that follows.
     return f"(target.{name(key)} {'IS NOT DISTINCT FROM' if nulls else '='} changes.{name(key)})"
 
 
 def name(column: str) -> str:
-    """A column's name; without quotes it would be read in lower case."""
+    """The quoted name of a column; without quotes it would be read as lower case."""
     return "`" + column.replace("`", "``") + "`"
 
 
 def literal(value: str) -> str:
-    """A SQL text: only a quote has a meaning in one."""
+    """The value as a SQL text, in which only the quote needs to be escaped."""
     return "'" + value.replace("'", "''") + "'"

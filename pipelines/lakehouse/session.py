@@ -1,7 +1,7 @@
-"""Settings in; a Spark session with Delta out: the one that is given, or a quiet local one.
+"""The Spark session with Delta: the one that the surroundings give, or a new one for `settings.spark.master`.
 
-A local session starts from the cached jars (no resolution at each start), and everything that Java prints goes to the
-log file, so that the screen belongs to lakeloop.
+A new session starts from the cached jars (without resolving them at each start), and everything that Java prints goes
+to the log file instead of the screen.
 """
 
 from __future__ import annotations
@@ -25,53 +25,53 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 log = logging.getLogger(__name__)
-# What makes Spark write, and read the change feed of, tables that delta-rs reads and writes too: in every session.
+# For every session: with these, Spark and delta-rs see the same values in the same tables and change feeds.
 _SHARED_TABLES = {
-    # The default, INT96, is nanoseconds to others: 9999-12-31 would be a day of 1816 to them.
+    # Other readers take the default, INT96, as nanoseconds: 9999-12-31 would be a day of 1816 for them.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.parquet.datetimeRebaseModeInWrite": "CORRECTED",
     "spark.sql.parquet.datetimeRebaseModeInRead": "CORRECTED",
     "spark.sql.parquet.writeLegacyFormat": "false",
-    # A change feed passes through Java's objects; the old ones have no 5th to 14th of October 1582.
+    # A change feed passes through Java objects; those of the old API have no 5th to 14th of October 1582.
     "spark.sql.datetime.java8API.enabled": "true",
-    # In another zone the same text is another instant, and a day other hours.
+    # In another zone the same text would be another instant, and a day would have other hours.
     "spark.sql.session.timeZone": "UTC",
 }
-# Of every session that is made here, unless the settings say otherwise.
+# For every session that is made here, unless `spark.conf` says otherwise.
 _CONF = {
     **_SHARED_TABLES,
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
 }
-# Of a local one alone: what suits a laptop's data would make a cluster slow.
+# For local sessions only: what suits the data of a laptop would make a cluster slow.
 _LOCAL_CONF = {
     "spark.sql.shuffle.partitions": "2",
-    # Small files, since a merge rewrites each file that it changes a row of.
+    # Small files, because a merge rewrites every file in which it changes a row.
     "spark.sql.files.maxRecordsPerFile": "20000",
     # The default of 50 makes every read of a commit log cost 50 tasks.
     "spark.databricks.delta.snapshotPartitions": "1",
-    # On a laptop's data, compiling a query costs more than running it: without it an edit goes through all stages in
-    # 16 s instead of 25. For large local volumes set both back in `spark.conf`.
+    # On a laptop's data, compiling a query costs more than running it: without compiling, an edit goes through all
+    # stages in 16 s instead of 25. For large local data set both back in `spark.conf`.
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.ui.enabled": "false",
-    # Even without a page Spark keeps the plans of the last 1,000 queries for it: 100s of MB in a process that runs on.
+    # Even without its web page Spark keeps the plans of the last 1,000 queries: 100s of MB in a long-running process.
     "spark.sql.ui.retainedExecutions": "20",
     "spark.ui.retainedTasks": "1000",
     "spark.ui.showConsoleProgress": "false",
     "spark.driver.maxResultSize": "0",
-    # Rows are counted nowhere by their size, and a row may be a document: what goes to a Python worker at once, and
-    # what a scan decodes at once, are bounded.
+    # Spark's default batches are limited in rows, and a row may be a whole document. So what goes to a Python worker
+    # at once is limited in bytes, and a scan decodes fewer rows at once.
     "spark.sql.execution.arrow.maxBytesPerBatch": "16m",
     "spark.sql.parquet.columnarReaderBatchSize": "1024",
-    # What is held for a stage is held as it is: to compress it, Spark copies every text once more.
+    # Persisted frames are not compressed: for that, Spark would copy every text once more.
     "spark.sql.inMemoryColumnarStorage.compressed": "false",
 }
-# Where all of Spark is on this machine. Another machine's executors would look for the driver on their own.
+# Only if all of Spark is on this machine: executors on another machine would look for the driver on that machine.
 _ON_THIS_MACHINE = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
-# Short runs spend more on compiling hot code twice than the second compiler ever gives back: 74 against 39 CPU seconds
-# for a cold run of five stages.
+# In a short run Java's second compiler costs more than it gains: 74 CPU seconds with it, 39 without, for a cold run of
+# five stages.
 _LOCAL_JVM_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 _IN_PROPERTIES = {sign: f"\\{sign}" for sign in "\\:=#! "} | {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _LOG4J = """\
@@ -86,15 +86,15 @@ appender.stderr.layout.pattern = %d{yyyy-MM-dd HH:mm:ss} %p %c{1}: %m%n%ex
 
 
 def get_spark(settings: Settings) -> SparkSession:
-    """The session that is given, by whoever started this process, else a new one for `settings.spark.master`.
+    """The session that the surroundings of this process give, else a new one for `settings.spark.master`.
 
-    Given is, in this order: a session or a context that runs in this process (a notebook, a test, a job); Databricks';
-    the master that spark-submit was started with; SPARK_REMOTE. The settings of `spark.conf` are added where the new
-    session does not have them yet.
+    The first of these counts: a session or context that runs in this process (of a notebook, a test, a job); the
+    session of Databricks; the master that spark-submit was started with; SPARK_REMOTE. With spark-submit, `spark.conf`
+    adds settings that were not given there; with SPARK_REMOTE it is set as it is.
 
     Raises:
-        ConfigurationError: a local session is wanted, and Java or Delta's jars are missing; or what is given lacks
-            Delta.
+        ConfigurationError: a new session is needed, and Java or Delta's jars are missing; or spark-submit started a
+            Spark without Delta.
     """
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
@@ -110,7 +110,7 @@ def get_spark(settings: Settings) -> SparkSession:
     remote = os.environ.get("SPARK_REMOTE") or (wanted if wanted.startswith("sc://") else "")
     if not remote:
         return _start(settings, wanted)
-    _told("SPARK_REMOTE", remote, instead_of=wanted)
+    _warn_of_other_master("SPARK_REMOTE", remote, instead_of=wanted)
     builder = SparkSession.builder.remote(remote)
     for key, value in settings.spark.conf.items():
         if key != "spark.master":
@@ -119,14 +119,20 @@ def get_spark(settings: Settings) -> SparkSession:
 
 
 def _submitted(settings: Settings) -> SparkSession:
-    """The session of spark-submit: its master and its settings, with those of ours that it does not name."""
+    """The session of spark-submit: its master and its settings, and those of our settings that it does not set.
+
+    Raises:
+        ConfigurationError: that Spark has no Delta.
+    """
     from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
     SparkContext._ensure_initialized()
     given = SparkConf()
     master = given.get("spark.master") or ""
-    _told("spark-submit", master, instead_of=settings.spark.conf.get("spark.master", settings.spark.master))
+    _warn_of_other_master(
+        "spark-submit", master, instead_of=settings.spark.conf.get("spark.master", settings.spark.master)
+    )
     builder = SparkSession.builder
     for key, value in {**_CONF, **settings.spark.conf}.items():
         if not given.contains(key) and key != "spark.master":
@@ -139,7 +145,7 @@ def _check_delta(jvm: Any, extensions: str) -> None:
     loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
     try:
         jvm.java.lang.Class.forName(_CONF["spark.sql.extensions"], False, loader)
-    except Exception:  # Java's ClassNotFoundException, in an error of the gateway's
+    except Exception:  # Java's ClassNotFoundException, wrapped in an error of the gateway
         found = False
     else:
         found = _CONF["spark.sql.extensions"] in extensions
@@ -154,7 +160,7 @@ def _check_delta(jvm: Any, extensions: str) -> None:
         )
 
 
-def _told(what: str, given: str, *, instead_of: str) -> None:
+def _warn_of_other_master(what: str, given: str, *, instead_of: str) -> None:
     if instead_of not in (SparkSettings.model_fields["master"].default, given):
         log.warning("%s gives Spark at %s; the setting spark.master, %s, is passed over", what, given, instead_of)
 
@@ -168,16 +174,16 @@ def _is_on_this_machine(master: str) -> bool:
 
 
 def write_as_delta_rs_reads(spark: SparkSession, *, needed: bool) -> SparkSession:
-    """Set what a session needs whose tables delta-rs reads and writes too (`needed`): other values would be changed.
+    """Set `_SHARED_TABLES` in a session. They are `needed` if delta-rs reads and writes the same tables.
 
     Raises:
-        ConfigurationError: it is needed, and this session cannot be set so.
+        ConfigurationError: they are needed, and this session does not allow one of them.
     """
     for key, value in _SHARED_TABLES.items():
         try:
             if spark.conf.get(key, None) != value:
                 spark.conf.set(key, value)
-        except Exception as error:  # serverless sessions allow few settings, by errors of their own
+        except Exception as error:  # serverless sessions allow few settings, and raise errors of their own
             if needed:
                 raise ConfigurationError(
                     f"the Spark session does not let {key} be {value}, and without it Spark and delta-rs would see "
@@ -196,7 +202,7 @@ def _start(settings: Settings, master: str) -> SparkSession:
     os.environ["JAVA_HOME"] = str(find_java())
     if _is_on_this_machine(master):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        # Otherwise Spark resolves this machine's name, which takes seconds where there is no network.
+        # Otherwise Spark resolves this machine's name, which takes seconds if there is no network.
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     output = settings.log_path
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -212,8 +218,10 @@ def _start(settings: Settings, master: str) -> SparkSession:
 
 
 def _launch(conf: Mapping[str, str], *, output: Path) -> Any:
-    """Start Java. Its settings come in a file that this user alone may read, and that is gone once they are read: every
-    user of the machine sees the words of a command.
+    """Start Java, and return the gateway to it.
+
+    The settings, which may contain secrets, are passed in a file that only this user may read and that is deleted
+    afterwards: every user of a machine can see the arguments of a command.
     """
     from pyspark.java_gateway import launch_gateway
 
@@ -235,23 +243,23 @@ def _launch(conf: Mapping[str, str], *, output: Path) -> Any:
 
 @contextmanager
 def _interrupted_later() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block: a Java whose Python goes away while it starts would stay for ever."""
+    """Delay Ctrl-C until the end of the block: if Python ended while Java starts, Java would run on for ever."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    signals: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: signals.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if came:
+        if signals:
             raise KeyboardInterrupt
 
 
 @contextmanager
 def _own_handler_kept() -> Iterator[None]:
-    """Keep the handler of SIGINT that a caller set, which PySpark replaces by its own: a watch ends by it."""
+    """Restore a caller's handler of SIGINT, which PySpark replaces by its own: it ends a watch."""
     before = signal.getsignal(signal.SIGINT)
     yield
     is_own = before not in (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN, None)
@@ -260,12 +268,12 @@ def _own_handler_kept() -> Iterator[None]:
 
 
 def _property(text: str) -> str:
-    """A key or a value as Java's properties write it."""
+    """A key or a value, escaped for a properties file of Java."""
     return "".join(_IN_PROPERTIES.get(sign, sign) for sign in text)
 
 
 def configuration(settings: Settings, master: str, *, log4j: Path) -> dict[str, str]:
-    """All that a new session for `master` is started with; the settings' own `spark.conf` is the stronger."""
+    """The configuration of a new session for `master`; `spark.conf` of the settings overrides all but the master."""
     from pipelines.machine.assets import delta_jars, kafka_jars
 
     reads_kafka = any(source.format == "kafka" for source in settings.records.values())
@@ -290,6 +298,6 @@ def _file_url(path: Path) -> str:
 
 
 def parallelism(spark: SparkSession) -> int:
-    """The number of partitions after a shuffle: 2 on a laptop, the cluster's elsewhere ("auto" counts as 200)."""
+    """The number of partitions after a shuffle: 2 in a local session, else the cluster's ("auto" counts as 200)."""
     setting = spark.conf.get("spark.sql.shuffle.partitions") or ""
     return int(setting) if setting.isdigit() else 200

@@ -1,7 +1,7 @@
-"""Reads a table's log: which commit a version is, and whether a table only went on since. No JVM for folders.
+"""Reads a table's log: the identity of a commit, and whether only ordinary commits followed. No JVM for folders.
 
-A table that was put back from a copy, and then changed, comes to the numbers that it had by other commits. So whoever
-remembers a version remembers its commit too.
+If a table is put back from a copy and then changed, the same version numbers are other commits. So a reader that
+remembers a version must remember the id of its commit as well.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pipelines.lakehouse.tables import Lakehouse
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# What makes a table what it was at some time, or what is left of it: a change feed does not tell which rows went.
+# Operations that put a table back to an older state, or drop lost files: a change feed does not tell which rows went.
 _TAKES_BACK = frozenset({"RESTORE", "FSCK"})
-# What changes no row.
+# Operations that change no row.
 _UPKEEP = frozenset({"OPTIMIZE", "VACUUM START", "VACUUM END"})
 
 
 def commit_id(lake: Lakehouse, table: str, version: int) -> str | None:
-    """What tells this commit from another of the same number; None where the log has it no longer."""
+    """An id of this commit, which another commit of the same number does not have; None if the log has it no longer."""
     if (folder := lake.folder(table)) is not None:
         return folder_commit_id(folder, version)
     return named_commit_id(lake.spark, lake.identifier(table), version)
@@ -37,36 +37,36 @@ def folder_commit_id(folder: Path, version: int) -> str | None:
 
 def named_commit_id(spark: SparkSession, name: str, version: int) -> str | None:
     """`commit_id` of a Delta table of the catalog."""
-    # As a number: an instant is shown in the zone of whoever asks.
-    told = "unix_micros(timestamp), userId, operation, operationParameters, operationMetrics, engineInfo"
+    # The instant as a number: as a text it would depend on the session's time zone.
+    columns = "unix_micros(timestamp), userId, operation, operationParameters, operationMetrics, engineInfo"
     rows = spark.sql(f"DESCRIBE HISTORY {name}").where(f"version = {int(version)}")
-    row = rows.selectExpr(f"to_json(struct({told}))").first()
+    row = rows.selectExpr(f"to_json(struct({columns}))").first()
     return None if row is None else hashlib.sha256(row[0].encode()).hexdigest()[:32]
 
 
 def news_since(lake: Lakehouse, table: str, version: int) -> list[dict[str, Any]]:
-    """The commits after a version that the log still has, as `Lakehouse.history` gives them, without upkeep."""
+    """The commits after `version` that the log still has, as in `Lakehouse.history`, without upkeep."""
     return [c for c in lake.history(table) if c["version"] > version and c["operation"] not in _UPKEEP]
 
 
 def unread_from(lake: Lakehouse, table: str, *, version: int, commit: str | None, until: int) -> int | None:
-    """From which version on whoever has read `version` is to read up to `until`.
+    """The version after which a reader that has read up to `version` must read on, to be at `until`.
 
-    That is `version`, or `until` where all commits since were upkeep, which changes no row. None where the table did
-    not only go on (see `is_same_history`): then nothing tells what changed.
+    That is `version`; or `until` if all commits since were upkeep, which changes no row, so that nothing is to be read.
+    None if the history is not the same (see `is_same_history`): then everything must be read.
     """
     if not is_same_history(lake, table, version=version, commit=commit, until=until):
         return None
-    # By their number: a commit that the log has no longer may have been anything.
+    # Their number counts too: a commit that the log has no longer may have changed rows.
     done = operations(lake, table, after=version, until=until)
     return until if len(done) == until - version and _UPKEEP.issuperset(done) else version
 
 
 def is_same_history(lake: Lakehouse, table: str, *, version: int, commit: str | None, until: int) -> bool:
-    """Whether the table at version `until` came from its `version` by commits that only went on.
+    """Whether `version` is still the same commit, and no RESTORE or repair is among the commits from it to `until`.
 
     Args:
-        commit: the `commit_id` that `version` had; None where it was not noted.
+        commit: the `commit_id` that `version` had; None if it was not noted: then any commit counts as the same.
     """
     if version > until:
         return False
@@ -76,7 +76,7 @@ def is_same_history(lake: Lakehouse, table: str, *, version: int, commit: str | 
 
 
 def operations(lake: Lakehouse, table: str, *, after: int, until: int) -> list[str]:
-    """What the commits (after, until] did, such as MERGE or RESTORE, where the log still has them."""
+    """The operations of the commits (after, until], such as MERGE or RESTORE, of those that the log still has."""
     if after >= until:
         return []
     if (folder := lake.folder(table)) is None:
@@ -98,7 +98,7 @@ def _entry(folder: Path, version: int) -> bytes | None:
         return None
 
 
-# What Delta says where VACUUM, log retention or a re-created table took the versions away that a window names.
+# Delta's errors if VACUUM, log retention or a re-created table removed the versions that were to be read.
 _LOST_HISTORY = (
     "DELTA_CHANGE_DATA_FILE_NOT_FOUND",
     "DELTA_FILE_NOT_FOUND",
@@ -113,6 +113,6 @@ _LOST_HISTORY = (
 
 
 def is_lost_history(error: Exception) -> bool:
-    """Whether Delta says that versions which were to be read are gone."""
+    """Whether an error of Delta says that the versions to be read are gone."""
     text = str(error)
     return any(sign in text for sign in _LOST_HISTORY)

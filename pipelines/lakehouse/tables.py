@@ -1,8 +1,8 @@
-"""The tables of one workspace: their versions, rows and change feeds, and the two ways they are written.
+"""`Lakehouse`: the tables of one workspace, with their versions, rows, change feeds and writes.
 
-A table is `schema.table`, as in docs/tables.md. `Lakehouse` is what every stage sees. It is one of two: Delta folders
-(folders.py), or tables of a Unity Catalog catalog (catalog.py). Nothing outside this room knows which, but for what
-is quicker without a JVM.
+A table is named `schema.table`, as in docs/tables.md. Every stage uses this interface. It has two implementations:
+Delta folders (folders.py), and tables of a Unity Catalog catalog (catalog.py). Code outside this room asks which one it
+is only to save work that is quicker without a JVM.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, DataFrameReader, DataFrameWriter, SparkSession
     from pyspark.sql.streaming.readwriter import DataStreamReader
 
-# Whoever opens a table reads its log from the last checkpoint on.
+# Commits between two checkpoints of a log: to open a table, its log is read from the last checkpoint on.
 _CHECKPOINT_EVERY = 10
-# What Delta's change feed says beside the rows.
+# The columns that Delta's change feed has besides those of the table.
 CHANGE_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}\.[a-z][a-z0-9_]{0,120}")
 
 
 @dataclass(frozen=True)
 class Head:
-    """A table as it stands: its identity (a re-created table has another) and its version."""
+    """The current state of a table: its identity (a re-created table has another one) and its version."""
 
     table_id: str
     version: int
@@ -69,7 +69,11 @@ class Lakehouse(ABC):
     # -- what tables there are ------------------------------------------------------------------------------------
 
     def declare(self, table: str, spec: TableSpec) -> None:
-        """Tell of a table whose columns are the user's own (records, features); from here on it is as any other."""
+        """Add a table whose columns the user defines (records, features); it can then be used like any other.
+
+        Raises:
+            ConfigurationError: the name is not allowed, or is that of a table of lakeloop's own.
+        """
         if not self.is_name(table):
             raise ConfigurationError(
                 f"{table!r} cannot be the name of a table. Use a schema and a name of lower-case letters, digits "
@@ -83,17 +87,17 @@ class Lakehouse(ABC):
         return table in TABLES or table in self._declared
 
     def tables(self, *roles: Role) -> list[str]:
-        """The tables of these roles, or all, that lakeloop has or was told of: its own, then the others by name."""
+        """The known tables of these roles (all roles if none is given): lakeloop's own, then the declared, by name."""
         known = {**TABLES, **dict(sorted(self._declared.items()))}
         return [table for table, spec in known.items() if not roles or spec.role in roles]
 
     @staticmethod
     def is_name(table: str) -> bool:
-        """Whether a table could have this name: a schema and a name of lower-case letters, digits and _."""
+        """Whether this can be the name of a table: schema.name, of lower-case letters, digits and _."""
         return _TABLE_NAME.fullmatch(table) is not None
 
     def existing(self) -> list[str]:
-        """The tables that exist: those that lakeloop knows, and in folders any other."""
+        """The tables that exist: the known ones, and in folders also others that lie there."""
         return [table for table in self.tables() if self.head(table) is not None]
 
     def spec(self, table: str) -> TableSpec:
@@ -104,24 +108,24 @@ class Lakehouse(ABC):
 
     @abstractmethod
     def identifier(self, table: str) -> str:
-        """What Spark SQL calls the table."""
+        """The name of the table in Spark SQL."""
 
     def folder(self, table: str) -> Path | None:
-        """The folder that holds the table, whether it is there yet or not; None in a catalog."""
+        """The folder of the table, even if it does not exist yet; None in a catalog."""
         return None
 
     @abstractmethod
     def head(self, table: str) -> Head | None:
-        """The table's identity and version, or None where it does not exist."""
+        """The table's identity and version; None if it does not exist."""
 
     def ensure(self, table: str) -> Head:
-        """The table's head; it is created empty where it does not exist, and gets the columns that it lacks."""
+        """The table's head. If it does not exist, it is created empty; one of lakeloop's own gets missing columns."""
         if table in TABLES:
             self._complete(table)
         if (head := self.head(table)) is not None:
             return head
         spec = self.spec(table)
-        # Statistics would put the first characters of every column into the log, where no VACUUM removes them.
+        # Only of keys: statistics put the first characters of texts into the log, from which no VACUUM removes them.
         keys = [c for c in spec.key or spec.columns[:1] if not pa.types.is_struct(spec.schema.field(c).type)]
         configuration = {
             "delta.dataSkippingStatsColumns": ",".join(keys),
@@ -136,15 +140,15 @@ class Lakehouse(ABC):
 
     @abstractmethod
     def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
-        """Make an empty table, where there is none."""
+        """Create an empty table; if there is one already, change nothing."""
 
     @abstractmethod
     def _complete(self, table: str) -> None:
-        """Give a table of an older lakeloop the columns that it lacks."""
+        """Add the columns that a table of an older lakeloop does not have; does nothing if there is no table."""
 
     @abstractmethod
     def columns(self, table: str) -> pa.Schema | None:
-        """The columns that a table has, also one that nobody declared; None where there is none."""
+        """The columns that the table has, also if it was not declared; None if it does not exist."""
 
     @abstractmethod
     def history(self, table: str) -> list[dict[str, Any]]:
@@ -155,39 +159,36 @@ class Lakehouse(ABC):
         """The table's properties, such as delta.logRetentionDuration."""
 
     def set_properties(self, table: str, properties: Mapping[str, str]) -> None:
-        """Set properties of a table, where they are others; none that are not named."""
+        """Set these properties of a table, if one has another value; other properties stay as they are."""
         has = self.properties(table)
         if any(has.get(key) != value for key, value in properties.items()):
             pairs = ", ".join(f"{text(key)} = {text(value)}" for key, value in properties.items())
             self.spark.sql(f"ALTER TABLE {self.identifier(table)} SET TBLPROPERTIES ({pairs})")
 
     def add_columns(self, table: str, types: Mapping[str, str]) -> None:
-        """Add columns of Spark's types, in place."""
-        told = ", ".join(f"{quoted(name)} {of}" for name, of in types.items())
-        self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD COLUMNS ({told})")
+        """Add columns (name → Spark SQL type) to the table in place."""
+        columns = ", ".join(f"{quoted(name)} {type_name}" for name, type_name in types.items())
+        self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD COLUMNS ({columns})")
 
     @abstractmethod
     def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
-        """Tell the catalog that `entity` and `time` are the table's primary key, if it is one that makes use of it.
-
-        In Unity Catalog this makes it a feature table with a time key, on which point-in-time look-ups work.
-        """
+        """Make `entity` and `time` the table's key in Unity Catalog: point-in-time look-ups there need it."""
 
     def size(self, table: str) -> int:
-        """The bytes of the table's files now."""
+        """The size of the table's current files in bytes."""
         row: Any = self.spark.sql(f"DESCRIBE DETAIL {self.identifier(table)}").select("sizeInBytes").first()
         return int(row["sizeInBytes"])
 
     @abstractmethod
     def file_count(self, table: str) -> int:
-        """How many files the table lies in now; none where it does not exist."""
+        """How many files the table has now; 0 if it does not exist."""
 
     # -- rows in memory -------------------------------------------------------------------------------------------
 
     def read_arrow(
         self, table: str, *, columns: list[str] | None = None, where: Mapping[str, str] | None = None
     ) -> pa.Table:
-        """The rows of a table whose columns have the values of `where`; no rows where it does not exist."""
+        """The rows of a table whose columns have the values of `where`; no rows if it does not exist."""
         batches = self.read_batches(table, columns=columns, where=where)
         return pa.Table.from_batches(batches, schema=self._schema(table, columns))
 
@@ -204,7 +205,7 @@ class Lakehouse(ABC):
         where: Mapping[str, str] | None = None,
         version: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The same rows as a stream, as of `version` where given."""
+        """The rows of `read_arrow` in batches, at `version` if given."""
 
     def _batches_by_spark(
         self, table: str, schema: pa.Schema, where: Mapping[str, str] | None, version: int | None
@@ -218,7 +219,7 @@ class Lakehouse(ABC):
         yield from typed(frame.select(*map(_column, held)).toArrow(), schema).to_batches()
 
     def append_arrow(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
-        """Append rows in one commit. Lists of dicts take the table's own types; missing keys are null."""
+        """Append rows in one commit. In lists of dicts, values get the table's types and missing keys are null."""
         spec = self.spec(table)
         self.ensure(table)
         if isinstance(rows, list):
@@ -230,7 +231,7 @@ class Lakehouse(ABC):
     def _append_rows(self, table: str, rows: pa.Table) -> None: ...
 
     def merge_arrow(self, table: str, changes: pa.Table) -> None:
-        """Apply net changes that are in memory: the table's columns and `_op`. Needs no JVM for folders."""
+        """Apply net changes in memory, with the table's columns and `_op`. In folders, most merges need no JVM."""
         spec = self.spec(table)
         changes = changes.select([*spec.columns, "_op"]).cast(spec.schema.append(pa.field("_op", pa.string())))
         if changes.num_rows:
@@ -241,20 +242,20 @@ class Lakehouse(ABC):
         self.merge(table, self.frame(changes))
 
     def delete(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
-        """Delete the rows whose columns each hold one of the values. Returns how many; no commit where none do."""
+        """Delete the rows in which each column of `where` has one of its values. Returns how many; 0: no commit."""
         if self.head(table) is None or not all(where.values()):
             return 0
         return self._delete_rows(table, where)
 
     def _delete_rows(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
         condition = reduce(and_, [_column(column).isin(list(of)) for column, of in where.items()])
-        if rows := self.read(table).where(condition).count():  # what the delete itself returns was seen to be 0
+        if rows := self.read(table).where(condition).count():  # the count that the delete returns can be a wrong 0
             self._spark_table(table).delete(condition)
         return rows
 
     @abstractmethod
     def replace_if_unchanged(self, table: str, rows: list[dict[str, Any]], *, version: int) -> bool:
-        """Replace the whole (small) table if it is still at `version`: compare-and-set. Returns whether it was."""
+        """Replace all rows of a (small) table if it is still at `version`: compare-and-set. Returns whether it did."""
 
     # -- frames ---------------------------------------------------------------------------------------------------
 
@@ -265,7 +266,7 @@ class Lakehouse(ABC):
     def _save(self, writer: DataFrameWriter, table: str) -> None: ...
 
     def read(self, table: str, *, version: int | None = None) -> DataFrame:
-        """The table as a frame, at `version` where given. Create it first (`ensure`)."""
+        """The table as a frame, at `version` if given. The table must exist (`ensure`)."""
         reader = self.spark.read.format("delta")
         return self._load(reader if version is None else reader.option("versionAsOf", version), table)
 
@@ -274,11 +275,11 @@ class Lakehouse(ABC):
         return self.read(table).where(_column(key).isin(list(values)))
 
     def few_keys(self, table: str, key: str, values: Sequence[str]) -> pa.Table | None:
-        """The same rows in memory, read without Spark; None where they are not few, or lie in no folder."""
+        """The rows of `read_keys` in memory, read without Spark; None if Spark must read them or they are too large."""
         return None
 
     def read_stream(self, table: str) -> DataFrame:
-        """The rows that are appended to the table, as a stream."""
+        """The rows of the table, and those that are appended later, as a stream."""
         return self._load(self.spark.readStream.format("delta"), table)
 
     def frame(self, rows: pa.Table) -> DataFrame:
@@ -286,12 +287,12 @@ class Lakehouse(ABC):
         from pyspark.sql.pandas.types import from_arrow_schema
 
         if any(chunk.offset for column in rows.columns for chunk in column.chunks):
-            rows = rows.take(pa.array(range(rows.num_rows)))  # pyarrow casts, as Spark asks, no slice of a struct
-        # Spark takes an empty Arrow table with a list among its columns for an error.
+            rows = rows.take(pa.array(range(rows.num_rows)))  # pyarrow cannot cast, for Spark, a slice of a struct
+        # Spark fails on an empty Arrow table that has a list among its columns.
         return self.spark.createDataFrame(rows if rows.num_rows else [], from_arrow_schema(rows.schema))
 
     def read_changes(self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None) -> DataFrame:
-        """The change feed of versions (after, until], with `CHANGE_COLUMNS`."""
+        """The change feed of versions (after, until] as a frame; `CHANGE_COLUMNS` are added to `columns`."""
         few = self.few_changes(table, after=after, until=until, columns=columns)
         if few is not None:
             return self.frame(few)
@@ -302,11 +303,15 @@ class Lakehouse(ABC):
     def few_changes(
         self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None
     ) -> pa.Table | None:
-        """The same feed in memory, read without Spark; None where it is not few rows, or is in no folder."""
+        """The feed of `read_changes` in memory, read without Spark; None if Spark must read it, or it is too large."""
         return None
 
     def append(self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None) -> None:
-        """Append a frame with the table's columns; the same `txn` (a writer, its growing number) again does nothing."""
+        """Append a frame that has the table's columns.
+
+        Args:
+            txn: a writer and its growing number; a second append with the same `txn` does nothing.
+        """
         self.ensure(table)
         writer = rows.select(*map(_column, self.spec(table).columns)).write.format("delta").mode("append")
         if txn is not None:
@@ -314,16 +319,17 @@ class Lakehouse(ABC):
         self._save(writer, table)
 
     def replace(self, table: str, rows: DataFrame) -> None:
-        """Replace a table's rows and columns by those of a frame, in one commit."""
+        """Replace the rows and the columns of a table by those of a frame, in one commit."""
         self._save(rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true"), table)
 
     def merge(self, table: str, changes: DataFrame, *, rows: int | None = None, within: str = "TRUE") -> None:
-        """Apply net changes: rows of the table with `_op` insert, update or delete, at most one a key.
+        """Apply net changes: rows of the table with `_op` insert, update or delete, at most one per key.
 
-        Where `rows` says that they are few, a folder is merged without the JVM: that takes a tenth of Spark's time.
-        `within` is what all keys fulfil, as SQL on `target`: other files are left unread.
+        Args:
+            rows: how many there are, if known: a few are merged into a folder without the JVM, in a tenth of the time.
+            within: a condition that holds for all keys, as SQL on `target`: files outside it are not read.
         """
-        if self.file_count(table) == 0:  # seconds less than a MERGE
+        if self.file_count(table) == 0:  # an append takes seconds less than a MERGE
             self.append(table, changes.where("_op <> 'delete'"))
             return
         spec = self.spec(table)
@@ -346,43 +352,45 @@ class Lakehouse(ABC):
 
     @abstractmethod
     def compact(self, table: str) -> int:
-        """Put small files together, in a commit that changes no row. Returns how many files were put together."""
+        """Combine small files in a commit that changes no row. Returns how many files were combined."""
 
     @abstractmethod
     def vacuum(self, table: str, *, days: int, keep: Sequence[int] = ()) -> int:
-        """Remove the files of versions that were replaced so many days ago, but for the versions to keep.
+        """Remove files that were replaced at least `days` ago and that no version of `keep` needs.
 
-        Returns how many were removed, as far as the engine says.
+        Returns how many were removed; 0 also if the engine does not say. In a catalog nothing is removed if there are
+        versions to keep: VACUUM cannot spare them.
         """
 
     @abstractmethod
     def purge(self, table: str) -> str:
-        """Remove all files of older versions: what was deleted is no longer on disk. Returns what remains.
+        """Remove all files of older versions, so that deleted rows are gone from the disk. Returns what remains.
 
-        Whoever has not read the change feed up to now compares everything the next time.
+        A stage that has not read the change feed up to now will compare everything the next time. In a catalog nothing
+        is removed before VACUUM.
         """
 
     def damage(self, of: Sequence[str], *, deeply: bool = True, named_in: str = "") -> DamagedTableError | None:
-        """The first of some tables whose files are missing or broken, as an error that says what to do.
+        """The damage of the first of these tables that has missing or broken files, as an error that says what to do.
 
         Args:
             deeply: files are read; else only names and sizes are compared with the log, which takes a millisecond.
-            named_in: what an engine failed with; tables whose files it names are looked at too.
+            named_in: the text of an engine's error; tables whose files it names are checked too.
         """
         return None
 
     def mend(self, table: str) -> str | None:
-        """Make a damaged table one of what is left of it. Returns what was done, None where it is whole."""
+        """Make a damaged table readable again, with what is left of it. Returns what was done; None: no damage."""
         return None
 
 
 def text(value: str) -> str:
-    """A text as Spark SQL writes it."""
+    """A text as a quoted literal of Spark SQL."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def quoted(name: str) -> str:
-    """A name as Spark SQL writes it."""
+    """A quoted name of Spark SQL."""
     return "`" + name.replace("`", "``") + "`"
 
 

@@ -1,7 +1,7 @@
-"""monitor: the days of new calls and new labels get their profile, quality and retrieval metrics.
+"""The stage monitor: computes the profile, quality and retrieval metrics of days with new calls or new labels.
 
-A day is computed anew as a whole when its log has grown or a request of it was labelled; what comes out as it was is
-not written. Labels arrive late, so that the log and the labels are two sources, each read as far as it goes.
+If the log of a day has grown, or one of its requests was labelled, the whole day is computed again; only rows that
+differ are written. Labels arrive late, so the log and the labels are two sources, and each has its own version.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ LOG, LABELS, CHUNKS = "inference.inference_log", "inference.labels", "gold.chunk
 PROFILE = "monitoring.inference_log_profile_metrics"
 QUALITY, RETRIEVAL = "monitoring.llm_quality_metrics", "monitoring.retrieval_metrics"
 GRANULARITY = "1 day"
-# What says when and from which versions a row was computed does not make it another row.
+# Columns that say when and from which versions a row was computed; they are not compared.
 _PROVENANCE = ("computed_at", "logging_table_commit_version", "source_version_from", "source_version_to")
 
 
 def look(context: Context) -> Work | None:
-    """The calls and the labels that came since the last run."""
+    """The versions of the log and of the labels that were not read yet."""
     return moved(STAGE, context)
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Counts: windows computed, and rows written to each table."""
+    """Compute the days that changed. Counts: windows (days) computed, and rows written to each table."""
     versions, labels_read = due.versions
     lake = context.lake
     for table in (PROFILE, QUALITY, RETRIEVAL):
@@ -74,7 +74,7 @@ def work(context: Context, due: Work) -> Counts:
 
 
 def _touched_days(context: Context, versions: Versions, labels_read: Versions) -> list[date]:
-    """The UTC dates whose log has grown or whose requests were labelled since the last run; all of them at first."""
+    """The UTC dates whose log has grown or whose requests were labelled in these versions; in the first run, all."""
     from pyspark.sql import functions as F
 
     lake = context.lake
@@ -83,8 +83,8 @@ def _touched_days(context: Context, versions: Versions, labels_read: Versions) -
         return [row[0] for row in calls.select("request_date").distinct().sort("request_date").collect()]
     days: set[date] = set()
     if versions.since < versions.until:
-        # The log is only appended to, so a day has changed exactly where it has more rows. It is partitioned by day:
-        # this reads no column of it.
+        # Rows of the log are appended, and never changed, so a day has changed if its number of rows has. The log is
+        # partitioned by day, so no column needs to be read.
         now = calls.groupBy("request_date").count()
         before = lake.read(LOG, version=versions.since).groupBy("request_date").agg(F.count("*").alias("_before"))
         grown = now.join(before, "request_date", "left").where("_before IS NULL OR count <> _before")
@@ -99,10 +99,10 @@ def _touched_days(context: Context, versions: Versions, labels_read: Versions) -
 
 
 def _retrieved_chunks(context: Context, calls: DataFrame) -> DataFrame:
-    """chunk_id, path and heading_path of every chunk that was retrieved, also of those that were deleted since.
+    """chunk_id, path and heading_path of every chunk that was retrieved, also of chunks that were deleted since.
 
-    A chunk_id stands for the same document and text for ever, so that an old window can be scored against chunks that
-    only the change feed remembers. Where the feed is gone, these chunks stay unknown, and are scored as that.
+    A chunk_id always stands for the same document and text, so an old day can be scored with deleted chunks, which are
+    read from the change feed. If the feed is gone, these chunks are left out.
     """
     from pyspark.sql import functions as F
 
@@ -111,7 +111,7 @@ def _retrieved_chunks(context: Context, calls: DataFrame) -> DataFrame:
     columns = ["chunk_id", "path", "heading_path"]
     needed = calls.select(F.explode("retrieved.chunk_id").alias("chunk_id")).distinct()
     known = lake.read(CHUNKS, version=version).select(*columns)
-    # One small row a chunk: kept here, so that Spark does not look them up again at every use.
+    # One small row for each chunk, held in memory, so that Spark does not compute them again for each use.
     found = needed.join(known, "chunk_id", "left").toArrow()
     missing = found.filter(pc.is_null(found["path"]))
     if missing.num_rows:
@@ -119,15 +119,15 @@ def _retrieved_chunks(context: Context, calls: DataFrame) -> DataFrame:
             feed = lake.read_changes(CHUNKS, after=-1, until=version, columns=columns).select(*columns)
             gone = feed.join(lake.spark.createDataFrame(missing.select(["chunk_id"])), "chunk_id", "left_semi")
             found = pa.concat_tables([found, gone.dropDuplicates(["chunk_id"]).toArrow().cast(found.schema)])
-        except Exception as error:  # whatever the feed's files lack: a metric over fewer rows is better than none
+        except Exception as error:  # files of the feed are gone; a metric of fewer rows is better than none
             log.warning("monitor: the history of %s is gone; deleted chunks are not scored (%s)", CHUNKS, error)
-    # Rows, not Arrow: Spark refuses an Arrow table that has no rows.
+    # As rows, because Spark refuses an Arrow table without rows.
     rows = found.filter(pc.is_valid(found["path"])).to_pylist()
     return lake.spark.createDataFrame(rows, "chunk_id STRING, path STRING, heading_path ARRAY<STRING>")
 
 
 def _write(context: Context, table: str, rows: DataFrame, *, days: Sequence[date]) -> int:
-    """Make the rows of these days in `table` equal to `rows`. Returns how many rows that took."""
+    """Make the rows of these days in `table` equal to `rows`. Returns how many rows were changed."""
     from pyspark.sql import functions as F
 
     spec = context.lake.spec(table)

@@ -1,8 +1,8 @@
-"""report: the tables of a workspace become one HTML page: what came in, what it cost, what was answered.
+"""The stage report: writes one HTML page about a workspace: what arrived, how long it took, and what was answered.
 
-Needs no JVM and no network. Documents, questions and answers are data: the template escapes all of them. Whatever is
-missing (a table, a metric, a value) is shown as missing, and what cannot be read is named on the page: the page is
-there to tell how things are, so it comes out however they are.
+Needs no JVM if tables are folders, and no network. The template escapes all documents, questions and answers. A missing
+table, metric or value is shown as missing, and the page names what cannot be read; so the page is written whatever
+state the workspace is in.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TEMPLATE = "report.html.j2"
 INFERENCE_LOG = "inference.inference_log"
 STATUS_OK = 200
 _RUNS, _ANSWERS, _SOURCES, _REFUSED, _WINDOWS, _LABEL = 12, 40, 5, 100, 14, 60
-# Every window tells of each of these, measured or not: the page asks for no other.
+# The metrics that the page shows. Every window has each of them, with nulls if it was not measured.
 _METRICS = (
     *("hit_at_1", "hit_at_5", "hit_at_10", "mrr", "label_coverage"),
     *("grounded_ratio", "quoted_ratio", "failed_ratio", "input_tokens_mean", "output_tokens_mean"),
@@ -51,7 +51,7 @@ Row = dict[str, Any]
 
 
 def look(context: Context) -> Work | None:
-    """The runs that the page does not show yet; None where it shows them all. Needs no JVM."""
+    """Whether there are runs that the page does not show yet; None if it shows all. Needs no JVM for folders."""
     head = context.lake.head(STAGE_RUNS)
     if head is None:
         return None
@@ -65,17 +65,17 @@ def look(context: Context) -> Work | None:
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Counts: runs and answers that the page shows."""
+    """Write the page. Counts: the runs and the answers that it shows."""
     facts = gather(context, versions=due.first)
     _write(context, facts)
     return {"runs": len(facts["runs"]), "answers": len(facts["answers"])}
 
 
 def write_report(context: Context, *, summary: Mapping[str, Any] | None = None) -> Path:
-    """Write the page for the workspace as it stands, an empty one too. Returns its path.
+    """Write the page for the workspace as it is now, even an empty one. Returns its path.
 
     Args:
-        summary: what no table holds, as in summary.json: `deliveries` (version, verified), `peak_memory_mb`.
+        summary: facts that no table has, as in summary.json: `deliveries` (version, verified), `peak_memory_mb`.
     """
     head = context.lake.head(STAGE_RUNS)
     versions = Versions(None, head.version, head.table_id) if head else None
@@ -83,13 +83,13 @@ def write_report(context: Context, *, summary: Mapping[str, Any] | None = None) 
 
 
 def gather(context: Context, *, versions: Versions | None = None, summary: Mapping[str, Any] | None = None) -> Row:
-    """Everything that the template shows, each fact there or None; `unread` is what of it could not be read."""
+    """All facts that the template shows; a missing one is None. `unread` names the sections that could not be read."""
     tables, summary = _Tables(context.lake), summary or {}
     runs = _runs(tables.read(STAGE_RUNS))
     deliveries = [run for run in runs if "ingest-documents" in run["counts"]]
-    told = list(summary.get("deliveries", ()))
-    # A summary tells of the last deliveries; the workspace may have seen others before.
-    for run, delivery in zip(reversed(deliveries), reversed(told), strict=False):
+    reported = list(summary.get("deliveries", ()))
+    # The summary has only the last deliveries; the workspace may have had others before.
+    for run, delivery in zip(reversed(deliveries), reversed(reported), strict=False):
         run |= {"label": delivery.get("version") or run["label"], "verified": delivery.get("verified")}
     calls = tables.read(INFERENCE_LOG, *_OF_CALLS)
     answered = calls.filter(pc.equal(calls["status_code"], STATUS_OK))
@@ -97,7 +97,7 @@ def gather(context: Context, *, versions: Versions | None = None, summary: Mappi
     runs, deliveries = runs[-_RUNS:], deliveries[-_RUNS:]
     answers = tables.or_else("the last answers", lambda: _answers(tables, calls), [])
     windows = windows_of(row for table in _OF_METRICS for row in tables.read(table).to_pylist())[:_WINDOWS]
-    # Each by itself: one that is damaged hides no other.
+    # Each table by itself, so that a damaged one does not hide the others.
     aside = tables.or_else("what is set aside", lambda: set_aside_tables(context), [])
     refused = [row for t in aside for row in tables.or_else(t, partial(set_aside, context, tables=[t]), [])]
     the_index = f"the index {context.settings.index.name}"
@@ -134,16 +134,13 @@ def gather(context: Context, *, versions: Versions | None = None, summary: Mappi
         "sources": ("gold.chunk_index",),
         "windows": _OF_METRICS,
     }
-    # What could not be read is not shown as if it were empty.
+    # A section that could not be read must not look as if it were empty.
     unread = {section for section, wanted in read_for.items() if not tables.problems.keys().isdisjoint(wanted)}
     return facts | dict.fromkeys(unread & {"documents", "chunks", "calls"}) | {"unread": unread}
 
 
 class _Tables:
-    """The tables of a lakehouse, where one that cannot be read is a problem to show and not an end.
-
-    `problems`: what could not be read → why.
-    """
+    """Reads tables of a lakehouse; an error does not end the report, but is noted in `problems` (what → why)."""
 
     def __init__(self, lake: Lakehouse) -> None:
         self._lake = lake
@@ -158,7 +155,7 @@ class _Tables:
     def or_else(self, what: str, read: Callable[[], Any], otherwise: Any) -> Any:
         try:
             return read()
-        except Exception as error:  # whatever a damaged table or a store that is down raises
+        except Exception as error:  # a damaged table, or a store that is down, may raise anything
             log.warning("report: %s cannot be read: %s", what, error)
             self.problems[what] = f"{type(error).__name__}: {printable_line(str(error), width=300)}"
             return otherwise
@@ -174,14 +171,14 @@ def _write(context: Context, facts: Row) -> Path:
 
 
 def render(facts: Row) -> str:
-    """The page of what `gather` gives."""
+    """The HTML page of the facts that `gather` returns."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     def shown(value: Any) -> Any:
         return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value)
 
-    # Everything is escaped, whatever the template's name.
+    # Escape everything: by default it would depend on the name of the template.
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
     )
@@ -194,7 +191,7 @@ def _mark(versions: Versions) -> str:
 
 
 def _runs(rows: pa.Table) -> list[Row]:
-    """One dict a run, oldest first: label, counts by stage, seconds by stage."""
+    """One dict for each run, oldest first: label, counts by stage, seconds by stage."""
     runs: dict[str, Row] = {}
     for row in rows.sort_by("started_at").to_pylist():
         label = f"{row['started_at']:%d %b %H:%M:%S}" if row["started_at"] else "at an unknown time"
@@ -255,14 +252,17 @@ def _source(hit: Row, chunk: Row | None) -> Row:
 
 
 def windows_of(rows: Iterable[Row]) -> list[Row]:
-    """The windows of rows of metrics, newest first: metric name → its row, of every metric that is shown."""
+    """The windows in rows of metrics, newest first, each with its day, model and `metrics` (name → value, n, stderr).
+
+    Rows of slices are left out. A metric of `_METRICS` that was not measured has None for all three.
+    """
     windows: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         start = (row["window"] or {}).get("start")
         if row["slice_key"] is None and start is not None:
             empty = {"day": start, "model_id": row["model_id"], "metrics": dict.fromkeys(_METRICS, _NOT_MEASURED)}
-            of = windows.setdefault((start, row["model_id"] or ""), empty)
-            of["metrics"][row["metric_name"]] = {
+            window = windows.setdefault((start, row["model_id"] or ""), empty)
+            window["metrics"][row["metric_name"]] = {
                 "value": _finite(row["value"]),
                 "n": row["n"],
                 "stderr": _finite(row["stderr"]),
@@ -306,7 +306,7 @@ def _charts(runs: Sequence[Row], deliveries: Sequence[Row], latencies: Sequence[
 
 
 def _quantiles(values: Sequence[float]) -> dict[str, float]:
-    """Observed values, as in transformations/metrics/profile.py."""
+    """p50 and p95, as values that were observed (see transformations/metrics/profile.py); empty without values."""
     ordered = sorted(values)
     shares = {"p50": 50, "p95": 95} if ordered else {}
     return {name: ordered[-(-len(ordered) * share // 100) - 1] for name, share in shares.items()}

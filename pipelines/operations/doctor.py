@@ -1,6 +1,7 @@
-"""Checks each thing that lakeloop needs on this machine.
+"""Checks everything that lakeloop needs on this machine.
 
-Nothing is changed and nothing is fetched. The model files and jars are read whole and compared by hash, about a second.
+Nothing is changed and nothing is fetched. The model files and jars are read and compared by hash, which takes about a
+second.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
 
 PACKAGES = ("lakeloop", "transformations", "expectations", "pipelines")
-# The versions that were run together. Spark and Delta fit each other exactly; of the others the major version counts.
+# The versions that were tested together. Spark and Delta must be exactly these; of the others, the major version.
 TESTED = {"pyspark": "4.2.0", "delta-spark": "4.4.0", "mlflow": "3", "pylance": "14"}
 ROOM_GB = 2.0
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, whether it is as it should be, what was found, and what to do where it is not."""
+    """The result of one check: its name, whether all is well, what was found, and what to do if it is not well."""
 
     name: str
     ok: bool
@@ -37,7 +38,7 @@ class Check:
 
 
 def diagnose(settings: Settings) -> list[Check]:
-    """Every check, in the order in which to put things right. None of them raises."""
+    """The results of all checks, in the order in which faults should be repaired. No check raises an error."""
     return [
         check_python(sys.version_info[:3]),
         _check_java(),
@@ -67,7 +68,7 @@ def _check_java() -> Check:
 
 
 def check_version(name: str, *, tested: str, found: str | None) -> Check:
-    """`found` fits where it begins with the numbers of `tested`; None: not installed."""
+    """Whether the version `found` begins with the numbers of `tested`; None: not installed."""
     install = f"pip install '{name}=={tested}{'' if tested.count('.') == 2 else '.*'}'"
     if found is None:
         return Check(name, False, "not installed", install)
@@ -83,10 +84,11 @@ def _installed(name: str) -> str | None:
 
 
 def check_names(distributions: Mapping[str, Iterable[str]]) -> Check:
-    """Do the three package names belong to lakeloop alone? Others of the same names exist, and overwrite its files.
+    """Whether only lakeloop provides its packages. Other distributions have packages of the same names, and would
+    overwrite its files.
 
     Args:
-        distributions: the distributions that provide a package, as `packages_distributions` has it.
+        distributions: package → the distributions that provide it, as `packages_distributions` returns it.
     """
     strangers = sorted({d for name in PACKAGES for d in distributions.get(name, ())} - {"lakeloop"})
     if not strangers:
@@ -116,7 +118,7 @@ def _holds(predicate: Callable[[Asset], bool], asset: Asset) -> bool:
 
 
 def check_writable(name: str, folder: Path, *, remedy: str) -> Check:
-    """Can a file be made in `folder`, or, where it does not exist, in the nearest folder above it?"""
+    """Whether a file can be created in `folder` or, if it does not exist, in the nearest existing folder above it."""
     existing = _existing(folder)
     try:
         with tempfile.TemporaryFile(dir=existing):

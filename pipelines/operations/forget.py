@@ -1,4 +1,4 @@
-"""Removes a document that is gone from its source: its rows, texts and vectors everywhere. Writes a receipt."""
+"""Removes a document that is gone from the landing folder from all tables, files and indexes, and writes a receipt."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ ARRIVALS = "bronze.documents"
 
 
 def forget(context: Context, document: str, *, only_index: bool = False) -> dict[str, Any]:
-    """Remove a document from every table, from the embedding cache and from every index that ever held it.
+    """Remove a document from every table, from the embedding cache, and from every index that ever held it.
 
-    The stages run first, so that the indexes lose it in the ordinary way; then its past is removed from the tables and
-    their files. Of the cache goes every text that no chunk uses any more: older editions of the document among them.
-    Logged calls that were given one of its chunks go as a whole, with their questions and labels, since they may quote
-    it. Then each index is cleared: those of the settings, those behind other names, and those in the places where they
-    were before.
+    The stages run first, so that the indexes lose it in the ordinary way. Then its earlier rows are removed from the
+    tables and their files. All texts that no chunk uses any more are removed from the cache, which includes those of
+    older editions of the document. Logged calls that were given one of its chunks are deleted as a whole, with their
+    questions and labels, because they may quote it. Then each index is cleared: the one of the settings, those with
+    other names, and those at earlier places.
 
     Args:
         document: a path, as in silver.documents, or a document_id; also one that was forgotten already.
-        only_index: clear the indexes at the address of the settings alone, as a receipt told to do.
+        only_index: only clear the indexes at the address that the settings name, as an earlier receipt asked for.
 
     Returns:
-        The receipt: rows removed by table, and what remains and for how long.
+        The receipt: the number of rows removed from each table, and what remains and for how long.
 
     Raises:
-        ConfigurationError: no document of that name was ever seen.
-        RefusedError: its file is still in the landing folder, from where the next run would bring it back.
+        ConfigurationError: no document of that name was ever seen; or, with `only_index`, no index was at that address.
+        RefusedError: its file is still in the landing folder, so the next run would bring it back.
     """
     keys, paths = _known(context, document)
     if not only_index and any(
@@ -64,18 +64,18 @@ def _forget(context: Context, keys: Collection[str], paths: Collection[str], *, 
     calls = _calls_that_saw(context, keys)
     begun = _begin(context, keys, calls, asked_for=asked_for)
     chunks = _chunks_of(context, keys)
-    # The arrivals last: they tell who the document was, where this dies half-way.
+    # The arrivals last: if this run dies half-way, the next one still finds the document by them.
     derived = [table for table in _holding(context, "document_id") if table != ARRIVALS]
     removed = {table: lake.delete(table, {"document_id": sorted(keys)}) for table in derived}
-    # What an index refused is told by its chunk alone.
+    # A letter about a row that an index refused has only the chunk's id.
     removed["ops.dead_letters"] += lake.delete("ops.dead_letters", {"chunk_id": sorted(chunks)})
     removed |= {table: lake.delete(table, {"path": sorted(paths)}) for table in _holding(context, "path")}
     removed["gold.embeddings"] = _forget_unused_texts(context)
-    # The log after the others: it tells which calls they were. A question without its answer would be asked again.
+    # The log last: it says which calls to delete. Questions go with it: one without an answer would be asked again.
     for table in sorted(_holding(context, "request_id"), key=lambda table: lake.spec(table).role == "log"):
         removed[table] = lake.delete(table, {"request_id": calls})
     removed[ARRIVALS] = lake.delete(ARRIVALS, {"document_id": sorted(keys)})
-    # Read the deletions while their change feed is there: it is purged next.
+    # Let the stages read the deletions while their change feed is there: it is purged next.
     advance(context, stages=DOCUMENT_STAGES[1:])
     remains = [f"{table}: {lake.purge(table)}" for table in removed if lake.head(table) is not None]
     advance(context, stages=DOCUMENT_STAGES[1:])  # a purge is a commit, too
@@ -95,14 +95,14 @@ def _forget(context: Context, keys: Collection[str], paths: Collection[str], *, 
 
 
 def _holding(context: Context, column: str) -> list[str]:
-    """The tables whose rows of a document, or of a call, are found by this column."""
+    """The tables in which this column says which document or call a row is about (`TableSpec.holds`)."""
     return [table for table in context.lake.tables() if context.lake.spec(table).holds == column]
 
 
 def _begin(context: Context, keys: Collection[str], calls: Collection[str], *, asked_for: str) -> list[dict[str, Any]]:
-    """Record that the documents are being forgotten, as receipts without an instant. Returns all of theirs.
+    """Record that the documents are being forgotten: receipts with `forgotten_at` null. Returns all such of theirs.
 
-    Where a run died, this is what still tells who the document was, and that MLflow has calls.
+    If the run dies, these still say which document it was, and that MLflow has traces of calls.
     """
     traces = [f"MLflow: the traces of {len(calls)} calls, until you delete them there"] if calls else []
     row = {"receipt_id": uuid.uuid4().hex, "asked_for": asked_for, "removed": [], "remains": traces}
@@ -118,7 +118,7 @@ def _is_open(receipt: Mapping[str, Any]) -> bool:
 
 
 def _asked_for(document: str) -> str:
-    """What `forget` was asked for, as a receipt keeps it: a path may tell of a person, its hash does not."""
+    """What `forget` was asked for, as a receipt keeps it: hashed, because a path may contain the name of a person."""
     return document_id("", unicodedata.normalize("NFC", document))
 
 
@@ -144,7 +144,7 @@ def _receipt(
     remains: list[str],
     cleared: list[Cleared],
 ) -> dict[str, Any]:
-    """Write it; one row a document, where an earlier source gave the same path another document_id."""
+    """Write the receipt, one row for each document_id (a path has several if `ingest.source` was changed)."""
     for place in cleared:
         if place.rows:
             removed[f"index {place.name}"] = removed.get(f"index {place.name}", 0) + place.rows
@@ -164,30 +164,34 @@ def _receipt(
 
 
 def _known(context: Context, document: str) -> tuple[set[str], set[str]]:
-    """The documents of that path or id, and their paths: several, where `ingest.source` had another name once."""
+    """The ids and the paths of the documents with that path or id; several if `ingest.source` was changed.
+
+    Raises:
+        ConfigurationError: there is none, neither among the arrivals nor among the receipts.
+    """
     lake = context.lake
     rows = lake.read_arrow("bronze.documents", columns=["document_id", "path", "source"]).to_pylist()
     name = unicodedata.normalize("NFC", document)
-    mine = [r for r in rows if document == r["document_id"] or name == unicodedata.normalize("NFC", r["path"])]
+    arrivals = [r for r in rows if document == r["document_id"] or name == unicodedata.normalize("NFC", r["path"])]
     receipts = lake.read_arrow(RECEIPTS, columns=["document_id", "asked_for", "forgotten_at"]).to_pylist()
     same = [row for row in receipts if row["asked_for"] == _asked_for(document)]
-    if mine:
+    if arrivals:
         begun = {row["document_id"] for row in same if _is_open(row)}
-        return begun | {row["document_id"] for row in mine}, {row["path"] for row in mine}
+        return begun | {row["document_id"] for row in arrivals}, {row["path"] for row in arrivals}
     sources = {context.settings.ingest.source, *(row["source"] for row in rows)}
     asked = {document, *(document_id(source, document) for source in sources)}
-    told = {row["document_id"] for row in receipts}
-    keys = (asked & told) | {row["document_id"] for row in same}
+    forgotten = {row["document_id"] for row in receipts}
+    keys = (asked & forgotten) | {row["document_id"] for row in same}
     if not keys:
         raise ConfigurationError.unknown_name("document", document, {row["path"] for row in rows})
-    return keys, {document} - told
+    return keys, {document} - forgotten
 
 
 def _chunks_of(context: Context, keys: Collection[str]) -> set[str]:
-    """Chunks of the documents that are, or were: the stages ran, so that deleted ones are in no table but the logs."""
+    """The chunks that dead letters name and that belong, or may have belonged, to the documents."""
     letters = context.lake.read_arrow("ops.dead_letters", columns=["chunk_id", "document_id"])
     held = set(context.lake.read_arrow("silver.chunks", columns=["chunk_id"])["chunk_id"].to_pylist())
-    # A letter without a document is of a chunk: where that is no more, nobody needs its letter.
+    # A letter without a document may be about one of these chunks. If its chunk is gone, nobody needs the letter.
     return {
         row["chunk_id"]
         for row in letters.to_pylist()

@@ -1,4 +1,4 @@
-"""Removes a document's rows from one place where an index was ever written, or says why it cannot."""
+"""Removes the rows of documents from one place where an index was written at some time, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ _DELETES_PER_CALL = 1000
 
 @dataclass(frozen=True)
 class Cleared:
-    """What became of one place: rows deleted there, whether nothing of the document is left, and a line to say it."""
+    """The result for one place: how many rows were deleted, whether nothing of the documents is left, and a line of
+    text that says so.
+    """
 
     name: str
     rows: int
@@ -33,7 +35,7 @@ class Cleared:
 
 
 def places_to_clear(context: Context) -> list[Place]:
-    """Every index that this workspace ever wrote, wherever it was; those of the settings first."""
+    """The place of every index that this workspace ever wrote, those of the settings first."""
     found = {place.address: place for place in places(context.lake)}
     found |= {state.place.address: state.place for state in all_states(context.lake)}
     alias, here = context.settings.index.name, (context.settings.index.store, context.settings.index_uri)
@@ -41,9 +43,9 @@ def places_to_clear(context: Context) -> list[Place]:
 
 
 def clear_place(context: Context, place: Place, keys: Collection[str]) -> Cleared:
-    """Delete the documents' rows from an index, and every old state of it from its files.
+    """Delete the documents' rows from an index, and all its older states from its files. Raises no error of a store.
 
-    An index that the stages keep in step has lost the rows already; the others lose them here.
+    An index that the stages keep up to date has lost the rows already; the others lose them here.
     """
     name = f"index {place.index_name} ({place.store}, {place.uri})"
     try:
@@ -52,7 +54,7 @@ def clear_place(context: Context, place: Place, keys: Collection[str]) -> Cleare
             return _clear(context, place, store, keys, name=name)
         finally:
             store.close()
-    except Exception as error:  # whatever a store that is gone, or of another time, answers: the receipt says so
+    except Exception as error:  # whatever goes wrong with a store that is gone or outdated, the receipt says it
         log.warning("forget: %s was not cleared", name, exc_info=True)
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         return Cleared(place.index_name, 0, False, _not_cleared(context, place, keys, name=name, why=reason))
@@ -62,36 +64,36 @@ def _clear(context: Context, place: Place, store: Store, keys: Collection[str], 
     manifest = store.manifest()
     if manifest is None and not has_rows(store):
         return Cleared(place.index_name, 0, True, f"{name}: nothing, there is no index any more")
-    mine = {state.index_name: state.place.address for state in all_states(context.lake)}
+    own_places = {state.index_name: state.place.address for state in all_states(context.lake)}
     if manifest is None:
-        if place.address in mine.values():
+        if place.address in own_places.values():
             why = "its first filling never ended: run lakeloop sync-index, and forget again"
             return Cleared(place.index_name, 0, False, _not_cleared(context, place, keys, name=name, why=why))
         store.drop()
         forget_place(context.lake, place)
         return Cleared(place.index_name, 0, True, f"{name}: dropped, it was never finished and is not used")
     root = str(context.settings.root)
-    # What lies in the workspace's own folder moved with it. Elsewhere a moved workspace looks like a copy of another.
+    # An index inside the workspace's folder moved with it. For one outside, a moved workspace looks like a copy.
     is_inside = kept(context.settings, place.uri) != place.uri
-    is_elsewhere = manifest.place not in ("", root) and place.address not in mine.values() and not is_inside
+    is_elsewhere = manifest.place not in ("", root) and place.address not in own_places.values() and not is_inside
     if is_foreign(context.lake, manifest) or is_elsewhere:
         why = (
             f"it belongs to the workspace {manifest.workspace} in {manifest.place}: forget the document there, or "
             "remove the index where that workspace is no more"
         )
         return Cleared(place.index_name, 0, False, f"NOT CLEARED {name}: {why}")
-    is_in_use = place.address in mine.values()
+    is_in_use = place.address in own_places.values()
     lease = writing(context, place.index_name, at_least=manifest.fence) if is_in_use else nullcontext()
     with lease as held:
         rows = _delete(store, manifest, keys, lease=held)
-        said = store.forget()
+        remains = store.forget()
         if held:
             held.release(None)
-    return Cleared(place.index_name, rows, True, f"{name}: {said}")
+    return Cleared(place.index_name, rows, True, f"{name}: {remains}")
 
 
 def _delete(store: Store, manifest: Manifest, keys: Collection[str], *, lease: Lease | None) -> int:
-    """Delete the rows of the documents, committed or not. Returns how many."""
+    """Delete the documents' rows, also those that a sync wrote but did not commit. Returns how many."""
     fence = lease.fence if lease else manifest.fence
     wanted = pa.array(sorted(keys), pa.string())
 
@@ -105,7 +107,7 @@ def _delete(store: Store, manifest: Manifest, keys: Collection[str], *, lease: L
     ids = of_documents()
     held = sum(batch.num_rows for batch in store.ids_with_hashes())
     if held != manifest.rows:
-        # A sync that died left rows that readers do not see yet: they are shown, so that they can be told.
+        # A sync that died left rows that readers do not see yet. Commit them, so that they can be read and deleted.
         shown = replace(manifest, fence=fence, fingerprint="", rows=held)
         store.commit(shown, expected=manifest)
         manifest, ids = shown, of_documents()
@@ -115,7 +117,7 @@ def _delete(store: Store, manifest: Manifest, keys: Collection[str], *, lease: L
         lease.check()
     for start in range(0, len(ids), _DELETES_PER_CALL):
         store.delete(ids[start : start + _DELETES_PER_CALL])
-    # Without a fingerprint: what the index holds now is no version of the table. The next sync counts anew.
+    # Without a fingerprint: the index now equals no version of the table. The next sync computes it again.
     store.commit(replace(manifest, fence=fence, fingerprint="", rows=manifest.rows - len(ids)), expected=manifest)
     return len(ids)
 
@@ -123,6 +125,6 @@ def _delete(store: Store, manifest: Manifest, keys: Collection[str], *, lease: L
 def _not_cleared(context: Context, place: Place, keys: Collection[str], *, name: str, why: str) -> str:
     uri = kept(context.settings, place.uri)
     command = f"lakeloop forget {min(keys)} --only-index --set index.store={place.store} --set 'index.uri={uri}'"
-    if place.store != context.settings.index.store:  # the options are those of another store, which this one refuses
+    if place.store != context.settings.index.store:  # the settings' options are of another store; this one refuses them
         command += " --set 'index.options={}'"
     return f"NOT CLEARED {name}: {why}. It may hold the text. Clear it, with its index.secret set, by: {command}"

@@ -1,7 +1,7 @@
-"""Says what the next run would do to documents, chunks and embeddings.
+"""Predicts what the next run would do to documents, chunks and embeddings.
 
-Nothing is written and no Spark is started: what is new is parsed (within the limits of a run), judged and cut here, by
-the functions and the rules of the stages.
+Nothing is written and no Spark is started. New and changed files are parsed (within the limits of a run), judged and
+cut here, by the functions and rules of the stages.
 """
 
 from __future__ import annotations
@@ -32,13 +32,19 @@ from transformations.text.near_duplicates import SIGNATURE_SCHEMA, signature_bat
 
 # A document, its chunks, and why it would be refused ("": it would not be).
 _Outcome: TypeAlias = tuple[dict[str, Any], list[dict[str, Any]], str]
-# Before any run here has told: what the default model does on two cores.
+# The pace of the default model on two cores, until a run here has measured it.
 _TEXTS_PER_SECOND = 30.0
 
 
 @dataclass(frozen=True)
 class DocumentPlan:
-    """One document: "+" new, "~" changed, "-" gone, "!" will be refused; chunks that come and go; texts to embed."""
+    """One document that would change.
+
+    Attributes:
+        op: "+" new, "~" changed, "-" gone, "!" would be refused.
+        to_embed: its texts that are neither in the cache nor in a document before it.
+        reason: why it would be refused; else "".
+    """
 
     path: str
     op: Literal["+", "~", "-", "!"]
@@ -53,11 +59,13 @@ class Plan:
     """What a run would do now.
 
     Attributes:
-        documents: those that would change.
-        embed, cached: texts to be embedded by the settings' model, and texts whose vector is there already.
-        tokens: of the texts to be embedded.
-        seconds: that embedding would take, at the pace of earlier runs.
-        refused_by: the limits that the run would not pass without --force.
+        documents: the documents that would change.
+        model: the embedding model of the settings.
+        embed: how many texts it would embed.
+        cached: how many texts have a vector in the cache already.
+        tokens: how many tokens the texts to embed have.
+        seconds: how long embedding would take, at the pace of earlier runs.
+        refused_by: the messages of the limits that would refuse the run without --force.
     """
 
     documents: tuple[DocumentPlan, ...]
@@ -73,7 +81,7 @@ class Plan:
 
 
 def plan(context: Context) -> Plan:
-    """Compare the landing folder with the tables, and what would be served with the embedding cache."""
+    """Compare the landing folder with the tables, and the texts that would be served with the embedding cache."""
     lake, settings = context.lake, context.settings
     delivery = delivery_of(context)
     chunks = lake.read_arrow("silver.chunks", columns=["chunk_id", "document_id", "text_hash", "token_count"])
@@ -130,7 +138,7 @@ def plan(context: Context) -> Plan:
 
 
 def _become(context: Context, delivery: Delivery) -> Iterator[_Outcome]:
-    """What each file that arrives would become. The bytes of one file at a time are in memory."""
+    """For each new or changed file, what it would become. Only the bytes of one file at a time are in memory."""
     refine, schema = context.settings.refine, context.lake.spec(SOURCE).schema
     rules = rules_of_documents(refine)
     describe = describe_batches(parse_batches(Limits.of(context.settings.parse)), personal_data=PersonalData.of(refine))
@@ -157,9 +165,10 @@ def _cut(context: Context, documents: pa.RecordBatch) -> list[dict[str, Any]]:
 
 
 def _served(context: Context, delivery: Delivery, become: Iterator[_Outcome]) -> Iterator[_Outcome]:
-    """The same, where one of near-equal documents alone is cut; and the documents which that concerns besides.
+    """If one of near-equal documents is served: `become` with chunks for that one alone, and the stored documents that
+    this changes.
 
-    All texts that arrive are in memory then. Of a table in a catalog it is not asked who is near to whom.
+    All new texts are in memory then. If the tables are in a catalog, near-duplicates are not compared.
     """
     refine, schema = context.settings.refine, context.lake.spec(DOCUMENTS).schema
     if refine.near_duplicates != "serve_one":
@@ -191,11 +200,11 @@ def _served(context: Context, delivery: Delivery, become: Iterator[_Outcome]) ->
 def _why(document: Mapping[str, Any], rule: str) -> str:
     if document["reason"]:
         return str(document["reason"])
-    said = {
+    details = {
         "is_in_language": document["language"],
         "has_no_personal_data": f"{len(document['pii_spans'] or ())} places",
     }
-    return f"{rule}: {said[rule]}" if rule in said else rule
+    return f"{rule}: {details[rule]}" if rule in details else rule
 
 
 def _cached(context: Context) -> set[str]:
@@ -206,17 +215,17 @@ def _cached(context: Context) -> set[str]:
 
 
 def _pace(context: Context) -> float:
-    """Texts a second of the last runs that embedded something."""
+    """Texts per second in the last three runs that embedded 100 texts or more."""
     runs = context.lake.read_arrow(STAGE_RUNS, columns=["counts", "seconds"], where={"stage": "embed-chunks"})
-    told = [(dict(run["counts"]).get("computed", 0), run["seconds"]) for run in runs.to_pylist()]
-    told = [(computed, seconds) for computed, seconds in told if computed >= 100 and seconds][-3:]
-    return sum(c for c, _ in told) / sum(s for _, s in told) if told else _TEXTS_PER_SECOND
+    paces = [(dict(run["counts"]).get("computed", 0), run["seconds"]) for run in runs.to_pylist()]
+    paces = [(computed, seconds) for computed, seconds in paces if computed >= 100 and seconds][-3:]
+    return sum(c for c, _ in paces) / sum(s for _, s in paces) if paces else _TEXTS_PER_SECOND
 
 
 def _refusals(
     context: Context, documents: list[DocumentPlan], delivery: Delivery, *, moved: int, embed: int
 ) -> list[str]:
-    """What the limits of the stages would say, asked of the stages themselves."""
+    """The messages with which the stages' limits would refuse the run, from the stages' own checks."""
     found = []
     try:
         refuse_mass_delete(context, delivery)
@@ -237,7 +246,7 @@ def _refusals(
 
 
 def render(plan: Plan) -> str:
-    """The plan as text: a line a document, then the sums."""
+    """The plan as text: one line for each document, then the sums and the refusals."""
     lines = [
         f"{d.op} {d.path}  "
         + (d.reason if d.op == "!" else f"+{d.chunks_added} -{d.chunks_removed} chunks, {d.to_embed} to embed")

@@ -1,7 +1,7 @@
-"""Computes the rows of a stage or a table anew from its source, and writes what differs.
+"""Computes the tables of a stage again from their source, and writes the differences.
 
-Nothing is trusted of what is recorded: a table that was restored, or altered by hand, is what a build from scratch
-gives. Only what differs is written, and embeddings come from the cache.
+What earlier runs recorded is not trusted: a table that was restored or altered by hand becomes equal to a build from
+scratch. Only differences are written, and embeddings come from the cache.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ log = logging.getLogger(__name__)
 
 
 def rebuild(context: Context, name: str) -> Outcome:
-    """Compute a stage's tables anew, then run what reads them.
+    """Compute the tables of a stage again, then run the later stages.
 
     Args:
-        name: a stage, as in chunk-documents, or a table, as in silver.chunks. Of a damaged table that only records
-            what happened, what is left is kept.
+        name: a stage, such as chunk-documents, or a table, such as silver.chunks. If the table is damaged and only
+            records what happened, it keeps what is left of it.
 
     Raises:
-        ConfigurationError: no stage or table of that name; or it records what cannot be computed, and is not damaged.
+        ConfigurationError: no stage or table has that name; its source does not exist; or it records what cannot be
+            computed, and is not damaged.
     """
-    # For all of it: what another run wrote in between would be neither mended nor computed.
+    # One lock for all of it: rows that another run wrote in between would be neither repaired nor computed.
     with only_writer(context.settings):
         return _rebuild(context, name)
 
@@ -72,7 +73,7 @@ def _names(stage: Stage, context: Context) -> set[str]:
 
 
 def _mended(context: Context, table: str) -> bool:
-    """Whether the table was damaged; what is left of it can be read from here on."""
+    """Repair the table if it is damaged, so that what is left of it can be read. Returns whether it was damaged."""
     done = context.lake.mend(table)
     if done is not None:
         log.warning("rebuild: %s was damaged: %s", table, done)
@@ -83,7 +84,7 @@ def _rebuilt(stage: Stage, context: Context) -> StageOutcome:
     for table in stage.targets_of(context):
         _mended(context, table)
     source, target = stage.sources_of(context)[0], next(iter(stage.targets_of(context)), stage.command)
-    # A feature table's source may be a table of the user's own.
+    # The source of a feature table may be a table of the user.
     is_there = context.lake.is_declared(source) or source_schema(context.lake, source) is not None
     if not is_there or context.lake.head(source) is None:
         raise ConfigurationError(
@@ -92,7 +93,7 @@ def _rebuilt(stage: Stage, context: Context) -> StageOutcome:
     outcome = run_stage(stage, replace(context, anew=True), everything(stage, context))
     if "index" not in stage.names:
         return outcome
-    # Ids and hashes were compared; here the rows are.
+    # The stage compared ids and hashes; `repair` compares the rows themselves.
     counts = dict(outcome.counts)
     for state in states(context.lake, context.settings.index.name):
         if outcome.subject is not None and state.model_name == outcome.subject.name:

@@ -1,4 +1,4 @@
-"""Dead letters: each is tried once more now, and closed where it went through."""
+"""Tries every open dead letter once more now, and closes those that succeed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def replay(context: Context) -> dict[str, Any]:
     """Try every open letter again: texts with their model, rows with their index.
 
     Returns:
-        How many letters were open, and how many still are.
+        `tried`: how many letters were open; `still_open`: how many are open now.
     """
     context = replace(context, retry=True)
     before = open_letters(context.lake)

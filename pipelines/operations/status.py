@@ -1,6 +1,6 @@
-"""How far each stage and the index are, and what is set aside. Needs no JVM.
+"""Reports how far each stage and each index has come, and what is set aside. Needs no JVM if tables are folders.
 
-A table that is damaged hides nothing of the others: it is named, with the command that mends it.
+A damaged table does not hide the others: the report names it, with the command that repairs it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DAMAGED = " is damaged: "
 
 
 def describe(settings: Settings) -> tuple[dict[str, Any], str]:
-    """The facts, and the same as text. `damaged` among the facts are the tables that cannot be read as they are."""
+    """The facts, and the same as text. `damaged` of the facts lists the tables with missing or broken files."""
     context = new_context(settings)
     stages, troubles = [], list[LakeloopError]()
     for table in TABLES:
@@ -57,7 +57,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
             }
         )
     page = settings.path(settings.report)
-    if page.is_file():  # the report reads the records of runs, so its own runs are not among them
+    if page.is_file():  # the report reads ops.stage_runs, so its own runs are not recorded: the file tells the time
         written_at = datetime.fromtimestamp(page.stat().st_mtime, timezone.utc)
         next(s for s in stages if s["stage"] == "report")["last_run_at"] = written_at
     indexes = list[dict[str, Any]]()
@@ -75,10 +75,10 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     begun = list[str]()
     with _noted(troubles):
         begun = _half_forgotten(context.lake)
-    # A table is told of once, wherever it was met.
-    told = {str(error).partition(_DAMAGED)[0]: error for error in reversed(troubles)}
+    # A damaged table is reported once, although several checks may have found it; the first message is kept.
+    trouble_of = {str(error).partition(_DAMAGED)[0]: error for error in reversed(troubles)}
     warnings = [
-        *map(str, reversed(told.values())),
+        *map(str, reversed(trouble_of.values())),
         *begun,
         *(warning for index in indexes for warning in index["warnings"]),
     ]
@@ -90,7 +90,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         "quarantine": refused,
         "dead_letters": letters,
         "broken_table_rules": broken,
-        "damaged": sorted(name for name, error in told.items() if isinstance(error, DamagedTableError)),
+        "damaged": sorted(name for name, error in trouble_of.items() if isinstance(error, DamagedTableError)),
         "passed_over": {kind: count for kind, (count, _) in kinds.items()},
         "warnings": warnings,
     }
@@ -114,14 +114,18 @@ def _half_forgotten(lake: Lakehouse) -> list[str]:
 
 
 def _look_at(lake: Lakehouse, table: str) -> None:
-    """Raises DamagedTableError as far as the log, and the names and sizes of files tell: also of what nobody reads."""
+    """Check the log, and the names and sizes of files, of a table in a folder, also if no stage reads it.
+
+    Raises:
+        DamagedTableError: files are missing or broken.
+    """
     if lake.is_local and lake.head(table) is not None and (found := lake.damage([table], deeply=False)):
         raise found
 
 
 @contextmanager
 def _noted(troubles: list[LakeloopError]) -> Iterator[None]:
-    """Keep what goes wrong inside: one source whose folder is gone hides nothing of the others."""
+    """Collect an error of the block in `troubles`, so that, for example, one missing folder does not hide the rest."""
     try:
         yield
     except LakeloopError as error:
@@ -129,7 +133,7 @@ def _noted(troubles: list[LakeloopError]) -> Iterator[None]:
 
 
 def _index(context: Context, state: IndexState) -> dict[str, Any]:
-    """One index as it says itself, beside its table."""
+    """The facts of one index: its own manifest, compared with its table."""
     facts: dict[str, Any] = {"index_name": state.index_name, "role": state.role, "store": state.store, "warnings": []}
     manifest = state.manifest(context.settings)
     if manifest is None:
@@ -166,7 +170,7 @@ def _index_line(index: dict[str, Any]) -> str:
 
 
 def _state(stage: dict[str, Any]) -> str:
-    """One that never ran is not up to date: there is nothing yet that it could read."""
+    """The state in words. A stage that is not due and never ran has no input yet, so it is not "up to date"."""
     if stage["is_due"]:
         return "due"
     return "up to date" if stage["last_run_at"] else "no input"

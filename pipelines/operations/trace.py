@@ -1,8 +1,8 @@
 """Traces a chunk, a document or a record step by step back to its file and its runs.
 
-Reads tables and indexes, writes nothing, and needs no Spark where tables are folders. What is deleted, refused or
-forgotten is traced as far as anything is kept of it: arrivals stay in bronze, refusals in the quarantine, and what an
-answer was made from in the log.
+Reads tables and indexes, writes nothing, and needs no Spark if tables are folders. What was deleted, refused or
+forgotten is traced as far as its rows are kept: arrivals are in bronze, refusals in the quarantine, and the chunks that
+an answer was made from in the log.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ARRIVAL = ["document_id", "path", "op", "content_hash", "size", "_rescued", "_i
 
 @dataclass(frozen=True)
 class Step:
-    """One place that knows of the thing: an index, a table or a file; `facts` are of its row there."""
+    """One place that has the traced thing: an index, a table or a file; `facts` are the columns of its row there."""
 
     place: str
     facts: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Step:
 
 @dataclass
 class Trace:
-    """The way back. `steps` lead from what is served to what arrived; `runs` are the stages that wrote them."""
+    """The result. `steps` lead from what is served back to what arrived; `runs` are the runs that wrote their rows."""
 
     id: str
     kind: str
@@ -56,10 +56,10 @@ class Trace:
 
 
 def trace(context: Context, name: str) -> Trace:
-    """Where `name` came from: a chunk_id, a document_id, the path of a document, or a record's key or record_id.
+    """Trace `name`: a chunk_id, a document_id, the path of a document, or the key or record_id of a record.
 
     Raises:
-        ConfigurationError: nothing of that name is or was here.
+        ConfigurationError: nothing of that name is or was in this workspace.
     """
     lake = context.lake
     for kind, found in (
@@ -83,7 +83,7 @@ def trace(context: Context, name: str) -> Trace:
 
 
 def _document_of_chunk(lake: Lakehouse, chunk_id: str) -> str | None:
-    """The document of a chunk that is or was here; the log knows chunks that are gone."""
+    """The document_id of a chunk; the log of calls still has it for chunks that are gone. None: not found."""
     for table in ("silver.chunks", "gold.chunk_index", "silver.chunks_quarantine", "ops.dead_letters"):
         rows = lake.read_arrow(table, columns=["document_id"], where={"chunk_id": chunk_id})
         if rows.num_rows:
@@ -136,7 +136,7 @@ def _trace_chunk(context: Context, result: Trace, chunk_id: str) -> None:
 
 
 def _index_entry(context: Context, state: IndexState, chunk_id: str, *, row_hash: str | None) -> dict[str, Any]:
-    """What the index itself says of the chunk, beside the table."""
+    """What the index itself has of the chunk, compared with the table (`row_hash`)."""
     store = state.open(context.settings)
     try:
         manifest = store.manifest()
@@ -193,7 +193,7 @@ def _file(landing: Path, arrival: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _runs(lake: Lakehouse, run_ids: set[str]) -> list[dict[str, Any]]:
-    """What the stages recorded of these runs, in order. A run that was killed may have recorded nothing."""
+    """What the stages recorded of these runs, by time. A run without a record (it was killed) has the stage None."""
     columns = ["run_id", "stage", "definition", "from_version", "to_version", "started_at", "seconds"]
     rows = lake.read_arrow(STAGE_RUNS, columns=columns)
     kept = rows.filter(pc.is_in(rows["run_id"], pa.array(sorted(run_ids), pa.string())))
@@ -210,7 +210,7 @@ def _unknown(lake: Lakehouse, name: str) -> ConfigurationError:
 
 
 def render(result: Trace) -> Iterator[str]:
-    """The way back as lines of text."""
+    """The trace as lines of text."""
     yield f"{result.kind} {result.id}"
     for step in result.steps:
         facts = ", ".join(f"{key} {_shown(value)}" for key, value in step.facts.items() if value not in (None, [], {}))

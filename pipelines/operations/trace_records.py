@@ -1,4 +1,4 @@
-"""Finds the rows of a source's tables that know of a record, newest place first."""
+"""Finds the rows of a record in the tables of its source, from silver back to bronze."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pipelines.records.source import ARRIVAL, declare, record_source
 
 
 def record_steps(context: Context, name: str) -> Iterator[tuple[str, pa.Table]]:
-    """Tables and rows of the record `name`: its key (values of a longer key joined by commas) or its record_id.
+    """(table, rows) for each table that has the record `name`, in all sources of the settings.
 
-    Every source of the settings is asked, so one key may name records of several.
+    Args:
+        name: the key of a record (the values of several columns are joined by commas), or a record_id of a quarantine.
     """
     for source_name in context.settings.records:
         source = declare(context.lake, record_source(context.settings, source_name))

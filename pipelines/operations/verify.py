@@ -1,4 +1,4 @@
-"""Finds every difference between files, tables and indexes. Reads all of them, writes nothing."""
+"""Finds every difference between files, tables and indexes. Reads all of them, and corrects nothing."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Difference:
     """One thing that is not as it should be.
 
     Attributes:
-        where: "documents" (files against silver.documents), "silver.chunks" (documents, cut anew, against it),
-            "chunks" (silver.chunks against gold.chunk_index), an index's name (gold.chunk_index against it) or "index"
-            (there is none).
-        kind: missing, ghost (there without a source), stale, duplicate, wrong_filter, wrong_vector, or manifest.
+        where: what was compared. "documents": the files with silver.documents; "silver.chunks": the documents, cut
+            again, with silver.chunks; "chunks": silver.chunks with gold.chunk_index; the name of an index:
+            gold.chunk_index with that index; "index": there is no index.
+        kind: missing, ghost (it has no source), stale, duplicate, wrong_filter, wrong_vector, or manifest.
         key: a path or a chunk_id.
         detail: what was found.
     """
@@ -43,7 +43,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, and what differs."""
+    """How much was compared, and the differences."""
 
     documents: int
     chunks: int
@@ -58,7 +58,7 @@ class Verification:
 
     @property
     def remedies(self) -> list[str]:
-        """The commands that put right what was found, in their order."""
+        """The commands that correct the differences, in the order in which to run them."""
         tables = {"documents": "silver.documents", "silver.chunks": "silver.chunks", "chunks": "gold.chunk_index"}
         found = {difference.where for difference in self.differences}
         commands = ["lakeloop run"] if found & {"documents", "index"} else []
@@ -72,7 +72,10 @@ class Verification:
 
 
 def verify(context: Context) -> Verification:
-    """Compare the landing folder with silver.documents, chunks with gold.chunk_index, and that with its indexes."""
+    """Compare files, documents, chunks, gold.chunk_index and its indexes, each with the one before (see `Difference`).
+
+    Needs Spark.
+    """
     lake = context.lake
     documents = lake.read_arrow("silver.documents", columns=["document_id", "path", "content_hash"])
     chunks = lake.read_arrow("silver.chunks", columns=["chunk_id"])
@@ -96,7 +99,7 @@ def verify(context: Context) -> Verification:
 
 
 def _cut(context: Context) -> Iterator[Difference]:
-    """The chunks are what the documents give when they are cut now; a refused one is in the quarantine."""
+    """Check that silver.chunks has the chunks that the documents give when they are cut again, except refused ones."""
     from pyspark.sql import functions as F
 
     lake = context.lake
@@ -113,7 +116,7 @@ def _cut(context: Context) -> Iterator[Difference]:
 
 
 def _served(context: Context, state: IndexState) -> Iterator[Difference]:
-    """A chunk is served as it is, once, or it is a dead letter with its reason."""
+    """Check that gold.chunk_index has each chunk unchanged and once, except those with an open dead letter."""
     from pyspark.sql import functions as F
 
     lake = context.lake
@@ -123,8 +126,8 @@ def _served(context: Context, state: IndexState) -> Iterator[Difference]:
     chunks = chunks.where(~F.col("chunk_id").isin(refused)) if refused else chunks
     rows = lake.read("gold.chunk_index").where(F.col("model") == state.model)
     expected = chunks.select("chunk_id", row_hash().alias("expected"))
-    said = F.struct(F.col("row_hash"), row_hash().alias("said"), F.col("text_hash"), F.col("vector"))
-    found = rows.groupBy("chunk_id").agg(F.first(said).alias("found"), F.count("*").alias("copies"))
+    found_row = F.struct(F.col("row_hash"), row_hash().alias("said"), F.col("text_hash"), F.col("vector"))
+    found = rows.groupBy("chunk_id").agg(F.first(found_row).alias("found"), F.count("*").alias("copies"))
     kind = (
         F.when(F.col("found").isNull(), "missing")
         .when(F.col("expected").isNull(), "ghost")
@@ -138,7 +141,7 @@ def _served(context: Context, state: IndexState) -> Iterator[Difference]:
 
 
 def _vectors(context: Context, state: IndexState) -> Iterator[Difference]:
-    """A served vector is the one that the cache holds for the row's text, where the cache has that."""
+    """Check that each vector is that of the row's text in the cache; texts that the cache does not have are skipped."""
     from pyspark.sql import functions as F
 
     lake = context.lake
@@ -153,7 +156,7 @@ def _vectors(context: Context, state: IndexState) -> Iterator[Difference]:
     )
     rows = lake.read("gold.chunk_index").where(F.col("model") == state.model).select("chunk_id", "text_hash", "vector")
     pairs = rows.join(cached.select("text_hash", F.col("vector").alias("cached")), "text_hash")
-    # A text that two runs embedded is there twice: one of the two will do.
+    # A text that two runs embedded is in the cache twice; the vector must be one of the two.
     apart = pairs.groupBy("chunk_id").agg(F.min(distance("vector", "cached")).alias("apart"))
     for row in apart.where(F.col("apart") > SAME_VECTOR).select("chunk_id").collect():
         yield Difference("chunks", "wrong_vector", row["chunk_id"], "the cache has another vector for its text")
@@ -179,7 +182,7 @@ def _index(context: Context, state: IndexState) -> Iterator[Difference]:
 
 
 def _documents(context: Context, documents: pa.Table) -> Iterator[Difference]:
-    """A file is a document with the same bytes, or it is in the quarantine with its reason."""
+    """Check that each file is a document with the same bytes, or in the quarantine, and each document has a file."""
     refused = context.lake.read_arrow("silver.documents_quarantine", columns=["document_id", "replayed_at"])
     refused_ids = set(refused.filter(pc.is_null(refused["replayed_at"]))["document_id"].to_pylist())
     held = {row["document_id"]: row for row in documents.to_pylist()}

@@ -1,8 +1,8 @@
-"""maintain: small files of the tables are put together, and files of older versions that nobody needs are removed.
+"""The stage maintain: combines small files of the tables, and removes files of older versions that nothing needs.
 
-Every run adds files and versions. Once the log of runs lies in more than `maintenance.files` files, all tables are put
-in order: no row changes, and who reads changes passes over it. A version stays as long as something needs it: a stage
-or an index that is behind its table, a training set that was cut from it.
+Every run adds files and versions. When ops.stage_runs has more than `maintenance.files` files, this is done for all
+tables. No row changes, and readers of changes skip these commits. A version is kept as long as something needs it: a
+stage or an index that is behind its table, or a training set that was cut from it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.vector_index.state import all_states
 
 log = logging.getLogger(__name__)
-# All but the user's own.
+# All roles except "own": tables of the user are not changed.
 _ROLES: tuple[Role, ...] = ("arrivals", "current", "history", "quarantine", "log", "state")
-# After so long a log has forgotten the versions by Delta's default: whoever is behind compares everything anyway.
+# A reader that has not run for this long is not considered: Delta's default has removed the log entries that it needs,
+# so it must compare everything anyway.
 _GIVEN_UP = timedelta(days=30)
 SERVED = "gold.chunk_index"
 
 
 @dataclass
 class Needs:
-    """Who needs older versions of a table.
+    """Which readers need older versions of a table.
 
     Attributes:
-        readers: who reads its changes → the version that they have read, and its commit where it was noted.
-        versions: who reads the table as it was at a version → that version: what was cut from it, or compares with it.
-        everything: who reads all its changes, from the first version on.
+        readers: reader of its changes → the version up to which it has read, and that version's commit, if noted.
+        versions: reader of the table at an old version (a training set, an index) → that version.
+        everything: readers of all its changes, from the first version on.
     """
 
     readers: dict[str, tuple[int, str | None]] = field(default_factory=dict)
@@ -43,23 +44,23 @@ class Needs:
     everything: list[str] = field(default_factory=list)
 
     def waiting(self, lake: Lakehouse, table: str, head: Head) -> list[str]:
-        """Who needs all versions: whoever lacks something of the table as it is, and who reads all changes."""
+        """The readers for which all versions are kept: those with unread changes, and those of `everything`."""
         unread = {
             reader: unread_from(lake, table, version=version, commit=commit, until=head.version)
             for reader, (version, commit) in self.readers.items()
         }
-        # Who lacks all of it, as after the table was put back, needs no old version.
+        # A reader that must read everything (None), as after the table was put back, needs no old version.
         behind = [reader for reader, since in unread.items() if since is not None and since < head.version]
         return [*behind, *self.everything]
 
     def older(self, head: Head) -> dict[str, int]:
-        """Who needs which older version of a table, though nobody waits for what came since."""
+        """Reader → the version older than `head` that it needs, although it may have no unread changes."""
         read = {reader: version for reader, (version, _) in self.readers.items()}
         return {who: version for who, version in {**read, **self.versions}.items() if version < head.version}
 
 
 def look(context: Context) -> Work | None:
-    """Due once the log of runs, which each stage that works adds a file to, lies in too many; by --force at once."""
+    """Due if ops.stage_runs, to which each working stage adds a file, has too many files; with `force` always."""
     most, head = context.settings.maintenance.files, context.lake.head(STAGE_RUNS)
     if head is None:
         return None
@@ -69,9 +70,9 @@ def look(context: Context) -> Work | None:
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Counts: tables, compacted (files put together), removed (files of older versions), kept and left (tables).
+    """Maintain all tables. Counts: tables, compacted (files combined), removed (files of older versions), kept, left.
 
-    `kept` tables have old versions that something needs, `left` ones could not be put in order; the log says why.
+    `kept` counts tables with old versions that something needs, `left` tables that failed; the log says why.
     """
     for name in context.settings.features:
         declare(context.lake, feature_table(name))
@@ -86,7 +87,7 @@ def work(context: Context, due: Work) -> Counts:
             counts["tables"] += 1
             try:
                 compacted, removed, is_kept = _put_in_order(context, table, head, needs[table])
-            except Exception as error:  # of one table, in the words of its engine: the others are put in order
+            except Exception as error:  # an engine may raise anything; the other tables are maintained all the same
                 log.warning("maintain: %s stays as it is: %s", table, error)
                 counts["left"] += 1
                 continue
@@ -97,10 +98,10 @@ def work(context: Context, due: Work) -> Counts:
 
 
 def _put_in_order(context: Context, table: str, head: Head, needs: Needs) -> tuple[int, int, bool]:
-    """Files put together, files removed, and whether old versions are kept for somebody."""
+    """Maintain one table. Returns files combined, files removed, and whether old versions are kept for a reader."""
     lake = context.lake
     waiting, older = needs.waiting(lake, table, head), needs.older(head)
-    # The version before is needed too: of who has read it, as that, until there is more to read.
+    # The current version is kept too: after the next commit it is the version that the readers have read.
     keep = {*older.values(), head.version} if needs.readers or needs.versions else set[int]()
     compacted = lake.compact(table)
     if waiting:

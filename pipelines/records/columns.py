@@ -1,4 +1,4 @@
-"""The columns that arrive, against the contract: how they are named there, and what the table gains by them."""
+"""Compares arriving columns with the contract of a source, and admits new and wider columns to it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ log = logging.getLogger(__name__)
 
 
 def names_of(source: RecordSource) -> list[str]:
-    """What the source calls the columns that are known."""
+    """The names that the source uses for the columns of the contract, and for its `op` column, if it has one."""
     readings, op = source.settings.readings, source.settings.op
     called = [readings.get(name, PLAIN).source or name for name in source.contract.columns]
     return [*called, op.column] if op else called
 
 
 def admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[RecordSource, int]:
-    """The source with the contract that its table has after these parts, and how many columns that changed."""
+    """Admit the columns of `parts` to the source's contract, and bring its bronze table to that.
+
+    Returns the source with the new contract, and how many columns were added or widened.
+
+    Raises:
+        ExpectationFailedError: the contract is frozen, and something else arrived.
+    """
     contract = source.contract
     for part in parts:
         arriving = shown(source, part)
@@ -37,8 +43,8 @@ def admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[Re
             changes = [change for change in changes if change.kind != "missing"]
         able = [
             name
-            for name, of in arriving.items()
-            if COLUMN_NAME.fullmatch(name) and name.lower() not in RESERVED_COLUMNS and is_type(of)
+            for name, type_name in arriving.items()
+            if COLUMN_NAME.fullmatch(name) and name.lower() not in RESERVED_COLUMNS and is_type(type_name)
         ]
         if any(change.hint for change in changes):
             log.warning("%s: %s: %s", source.bronze, part.name, "; ".join(map(str, changes)))
@@ -54,34 +60,37 @@ def admit(context: Context, source: RecordSource, parts: list[Part]) -> tuple[Re
 
 
 def shown(source: RecordSource, part: Part) -> dict[str, str]:
-    """The columns of a part as a contract compares them: by the contract's names; texts have whatever type is wanted
-    of them, and so has a column that has no type."""
+    """The columns of a part (name → type) as a contract compares them, under the contract's names.
+
+    A column of texts, or of Spark's type void, counts as having the type that the contract wants. The `op` column is
+    left out.
+    """
     op = source.settings.op.column.lower() if source.settings.op else None
     readings = source.settings.readings
     called = {(readings[n].source or n if n in readings else n).lower(): n for n in source.contract.columns}
     taken = {name.lower() for name in source.contract.columns}
     found = {}
-    for name, of in part.arriving.items():
-        mine = called.get(name.lower())
-        if name.lower() == op or (mine is None and (of == "void" or name.lower() in taken)):
+    for name, type_name in part.arriving.items():
+        column = called.get(name.lower())
+        if name.lower() == op or (column is None and (type_name == "void" or name.lower() in taken)):
             continue
-        wanted = source.contract.columns[mine] if mine is not None else part.suggested.get(name, of)
-        found[mine or name] = part.shown.get(name, wanted if part.is_text or of == "void" else of)
+        wanted = source.contract.columns[column] if column is not None else part.suggested.get(name, type_name)
+        found[column or name] = part.shown.get(name, wanted if part.is_text or type_name == "void" else type_name)
     return found
 
 
 def _wider_by_value(source: RecordSource, part: Part, columns: Mapping[str, str]) -> dict[str, str]:
-    """Integer columns for which texts came that only a wider integer holds, each with the narrowest that does."""
+    """The integer columns for which a text arrived that needs a wider integer: name → the narrowest type that fits."""
     from pyspark.sql import functions as F
 
-    came = {name.lower(): name for name in part.arriving}
+    arriving = {name.lower(): name for name in part.arriving}
     readings = source.settings.readings
     checks: dict[tuple[str, str], Column] = {}
     for name, of in columns.items():
         wider = wider_integers(of)
         reading = readings.get(name, PLAIN)
-        if wider and (mine := came.get((reading.source or name).lower())) is not None:
-            text = F.col("_record").getField(mine)
+        if wider and (arriving_name := arriving.get((reading.source or name).lower())) is not None:
+            text = F.col("_record").getField(arriving_name)
             for enough in (of, *wider[:-1]):
                 too_large = read_text(text, wider[-1], reading).isNotNull() & read_text(text, enough, reading).isNull()
                 checks[name, enough] = F.coalesce(F.bool_or(too_large), F.lit(False))

@@ -1,10 +1,13 @@
-"""Reads the commits of a Delta table as records, and notes how far it was read.
+"""Reads the commits of a Delta table as records, and remembers how far the table was read.
 
-Silver is to equal the table. Its change feed alone does not tell how: an update that moves a row to another key says
-nothing of the old key but what the row was; a key of which one of two rows went is still there; and a version number
-says little where a backup, or another table, can stand in the table's place. So what a row was before counts as a
-delete of its key, the table itself is asked for keys that a commit seems to end, and a *position* beside the stream's
-checkpoint names the last commit that was read by its content, and the instant that its changes were given.
+Silver must equal the source table, and the change feed alone does not give that:
+
+- An update can move a row to another key. The feed shows the old key only in the row before the update (the preimage),
+  so a preimage counts as a delete of its key.
+- Two rows can have the same key, and one of them is deleted: the key still exists. So for each key that seems to end,
+  the table itself is read.
+- A backup or another table can replace the table, with the same version numbers. So a `Position` beside the stream's
+  checkpoint identifies the last commit that was read by its content, and keeps the instant given to its changes.
 """
 
 from __future__ import annotations
@@ -30,13 +33,14 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _OF_THE_FEED = ("_change_type", "_commit_version", "_commit_timestamp", "_commit_micros")
-# Where a row stood in its commit: what was there before, what is there after, and what the table still has besides.
+# `_offset` of a row orders what one commit says of a key: the row before it, the row after it, and a row that the table
+# still has although another row of the key was deleted.
 _BEFORE, _AFTER, _STILL = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class SourceHead:
-    """A source table as it stands: its identity, its version, and what tells that version's commit from any other."""
+    """The current state of a source table: its identity, its version, and the id of that version's commit."""
 
     table_id: str
     version: int
@@ -48,13 +52,14 @@ class Position:
     """How far a stream has read its table.
 
     Attributes:
-        version: the last version that was read, or is being read; -1: none yet.
-        commit: what tells its commit from another of the same number.
-        micros: the instant given to its changes; later commits get later ones, whatever their clocks said.
-        batch: the number of the batch that was read last, and `before`, the instant that came before it.
-        is_done: a run came to its end here.
-        looked_up: the version that was asked what is gone, before the table is read whole.
-        key: by which columns it was read; which keys a commit ends depends on them.
+        version: the last version that was read, or that is being read; -1: none yet.
+        commit: the id of that version's commit; another commit of the same number has another id.
+        micros: the instant given to its changes, in microseconds since 1970; a later commit always gets a later one.
+        batch: the number of the last batch.
+        before: `micros` as it was before that batch.
+        is_done: a run finished at this version.
+        looked_up: the version at which missing keys were looked for, before the whole table is read again.
+        key: the key columns with which it was read; which keys a commit ends depends on them.
     """
 
     version: int
@@ -85,50 +90,50 @@ def is_folder(of: RecordSettings) -> bool:
 
 
 def source_head(context: Context, source: RecordSource) -> SourceHead:
-    """The Delta table that is the source, as it stands.
+    """The current state of the Delta table that is the source.
 
     Raises:
-        ConfigurationError: it is not there, or keeps no change feed.
+        ConfigurationError: the table does not exist, or has no change feed.
     """
-    of, lake = source.settings, context.lake
-    if is_folder(of):
+    settings, lake = source.settings, context.lake
+    if is_folder(settings):
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
         try:
-            table = DeltaTable(str(context.settings.path(of.location)))
+            table = DeltaTable(str(context.settings.path(settings.location)))
         except TableNotFoundError:
             table = None
         found = None if table is None else (str(table.metadata().id), table.version())
         has_feed = table is not None and table.metadata().configuration.get("delta.enableChangeDataFeed") == "true"
     else:
-        head = named_head(lake.spark, of.location)
+        head = named_head(lake.spark, settings.location)
         found = None if head is None else (head.table_id, head.version)
-        row = lake.spark.sql(f"DESCRIBE DETAIL {of.location}").select("properties").first() if head else None
+        row = lake.spark.sql(f"DESCRIBE DETAIL {settings.location}").select("properties").first() if head else None
         has_feed = row is not None and row["properties"].get("delta.enableChangeDataFeed") == "true"
     if found is None:
         raise ConfigurationError(
-            f"ingest-records: no Delta table at {of.location!r} for the source {source.name!r}. Correct "
+            f"ingest-records: no Delta table at {settings.location!r} for the source {source.name!r}. Correct "
             f"records.{source.name}.location in lakeloop.yml."
         )
     if not has_feed:
         raise ConfigurationError(
-            f"ingest-records: the Delta table {of.location!r} of the source {source.name!r} keeps no change feed. Turn "
-            f"it on: ALTER TABLE … SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')."
+            f"ingest-records: the Delta table {settings.location!r} of the source {source.name!r} keeps no change "
+            f"feed. Turn it on: ALTER TABLE … SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')."
         )
     return SourceHead(*found, commit_of(context, source, found[1]))
 
 
 def commit_of(context: Context, source: RecordSource, version: int) -> str | None:
-    """What tells the commit `version` of the table, as it stands now, from any other; None where the log has it not."""
-    of, lake = source.settings, context.lake
-    if is_folder(of):
-        return folder_commit_id(context.settings.path(of.location), version)
-    return named_commit_id(lake.spark, of.location, version)
+    """The id of the commit `version` of the table as it is now; None if the log does not have that version."""
+    settings, lake = source.settings, context.lake
+    if is_folder(settings):
+        return folder_commit_id(context.settings.path(settings.location), version)
+    return named_commit_id(lake.spark, settings.location, version)
 
 
 def is_read(source: RecordSource, head: SourceHead, *, checkpoint: Path) -> bool:
-    """Whether a run has read the table up to `head`, and came to its end."""
+    """Whether a run has read the table up to `head` with the same key, and finished."""
     position = Position.of(checkpoint)
     if position is not None and position.key != list(source.settings.key):
         return False
@@ -144,8 +149,10 @@ def is_read(source: RecordSource, head: SourceHead, *, checkpoint: Path) -> bool
 
 
 def is_another(context: Context, source: RecordSource, *, checkpoint: Path) -> bool:
-    """Whether the table no longer has the commit that was read last (a backup, say, was put in its place), or was
-    read by another key.
+    """Whether the table must be read from the beginning.
+
+    That is so if the commit that was read last is not in it (for example, because a backup was restored) or is not
+    known, or if the table was read with another key.
     """
     position = Position.of(checkpoint)
     if position is None or position.version < 0 or position.commit is None:
@@ -156,7 +163,7 @@ def is_another(context: Context, source: RecordSource, *, checkpoint: Path) -> b
 
 
 def settle(checkpoint: Path, head: SourceHead) -> None:
-    """Note that a run which began when the table stood at `head` has read all of it."""
+    """Note that a run, which began when the table was at `head`, has read all of it."""
     position = Position.of(checkpoint)
     if position is None or position.version < head.version:
         micros = position.micros if position else None
@@ -166,9 +173,9 @@ def settle(checkpoint: Path, head: SourceHead) -> None:
 
 
 def begin(context: Context, source: RecordSource, *, checkpoint: Path, fit: Callable[[Part], DataFrame]) -> None:
-    """Before a table is read whole that was read before, or another one was: end what it has no longer.
+    """Prepare for reading the whole table: in bronze, delete the keys of an earlier reading that it does not have.
 
-    All that it says from now on is later than all that was said before, whatever its clocks say.
+    What is read from now on gets later instants than everything before, whatever the commits' own times are.
     """
     from pyspark.sql import functions as F
 
@@ -191,30 +198,31 @@ def dated(
     checkpoint: Path,
     fit: Callable[[Part], DataFrame],
 ) -> tuple[DataFrame, bool]:
-    """The batch `feed` with the instant of each commit as `_commit_micros`, and whether a row may have gone in it.
+    """The batch `feed` with an instant for each commit (`_commit_micros`), and whether it has deletes or preimages.
 
-    The instants grow from commit to commit, also where clocks, a copy of the log or another table say otherwise. That
-    the batch is being read is noted before it is: a commit that was half read and is another one later is noticed.
+    The instants grow from commit to commit, even if the commits' own times do not (clocks, a copy of the log, another
+    table). The position is saved before the batch is read, so that a commit which was only half read is recognized if
+    it is another commit later.
 
     Args:
-        batch: its number in the stream; None: no stream, nothing is noted.
+        batch: its number in the stream; None: it is not of a stream, and no position is saved.
     """
     from pyspark.sql import functions as F
 
     goes = F.bool_or(F.col("_change_type").isin("delete", "update_preimage"))
-    said = feed.groupBy("_commit_version").agg(F.max(F.unix_micros("_commit_timestamp")), goes).collect()
-    commits = {row[0]: row[1] for row in said}
-    may_go = any(row[2] for row in said)
+    summaries = feed.groupBy("_commit_version").agg(F.max(F.unix_micros("_commit_timestamp")), goes).collect()
+    commits = {row[0]: row[1] for row in summaries}
+    may_go = any(row[2] for row in summaries)
     position = (None if batch is None else Position.of(checkpoint)) or Position(-1, None, None)
     if commits and position.looked_up is not None and position.micros is not None:
         begun = min(commits)
-        if begun != position.looked_up:  # the table went on before the stream began
+        if begun != position.looked_up:  # the table got further commits before the stream began
             _end_what_is_gone(context, source, version=begun, micros=position.micros, fit=fit)
     before = floor = position.before if position.batch == batch else position.micros
     micros: dict[int, int] = {}
     for version in sorted(commits):
         if version == position.version and position.batch != batch and position.micros is not None:
-            micros[version] = position.micros  # the rest of a commit that was cut in two
+            micros[version] = position.micros  # the rest of a commit that was split between two batches
         else:
             micros[version] = commits[version] if floor is None else max(commits[version], floor + 1)
         floor = micros[version]
@@ -230,7 +238,7 @@ def dated(
 
 
 def feed_part(feed: DataFrame, *, name: str) -> Part:
-    """Rows of a change feed, `dated`, as records: what a row was before an update is a delete, `_op` "before"."""
+    """Rows of a change feed after `dated`, as records. A row as it was before an update gets the `_op` "before"."""
     from pyspark.sql import functions as F
 
     columns = [c for c in feed.columns if c not in _OF_THE_FEED]
@@ -240,7 +248,7 @@ def feed_part(feed: DataFrame, *, name: str) -> Part:
         F.timestamp_micros("_commit_micros").alias("_changed_at"),
         F.lit(None).cast("string").alias("_source_file"),
         F.col("_commit_version").alias("_source_version"),
-        # One commit can delete and insert the same key (an overwrite does): the insert is the later one.
+        # One commit can delete and insert the same key (an overwrite does): the insert counts as the later one.
         F.when(kind.isin("delete", "update_preimage"), _BEFORE).otherwise(_AFTER).cast("bigint").alias("_offset"),
         record.column,
     )
@@ -248,14 +256,14 @@ def feed_part(feed: DataFrame, *, name: str) -> Part:
 
 
 def settled(context: Context, source: RecordSource, rows: DataFrame, *, fit: Callable[[Part], DataFrame]) -> DataFrame:
-    """Records of a batch of the feed, as they say what their keys are afterwards.
+    """The records of a batch of the feed, with `_op` "upsert" or "delete" such that each key ends as in the table.
 
-    What a row was before an update is left out where its key is there after the commit, else it ends the key. A key
-    that ends in the batch, and is there all the same (another row has it), is said once more.
+    A row "before" an update is left out if its commit also upserts its key; else it is a delete. If the last record of
+    a key is a delete, but the table still has the key (in another row), that row is added as an upsert.
 
     Args:
-        rows: `feed_part` under the contract.
-        fit: gives a part the contract's columns.
+        rows: the rows of `feed_part` with the contract's columns.
+        fit: gives the records of a part the contract's columns.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -284,12 +292,16 @@ def settled(context: Context, source: RecordSource, rows: DataFrame, *, fit: Cal
 
 
 def _state_part(context: Context, source: RecordSource, *, version: int) -> Part:
-    """All rows of the table at a version as records."""
+    """All rows of the table at `version` as records."""
     from pyspark.sql import functions as F
 
-    of, spark = source.settings, context.lake.spark
+    settings, spark = source.settings, context.lake.spark
     reader = spark.read.format("delta").option("versionAsOf", version)
-    rows = reader.load(str(context.settings.path(of.location))) if is_folder(of) else reader.table(of.location)
+    rows = (
+        reader.load(str(context.settings.path(settings.location)))
+        if is_folder(settings)
+        else reader.table(settings.location)
+    )
     feed = rows.withColumns(
         {
             "_change_type": F.lit("insert"),
@@ -298,14 +310,15 @@ def _state_part(context: Context, source: RecordSource, *, version: int) -> Part
             "_commit_micros": F.lit(None).cast("bigint"),
         }
     )
-    return feed_part(feed, name=of.location)
+    return feed_part(feed, name=settings.location)
 
 
 def _end_what_is_gone(
     context: Context, source: RecordSource, *, version: int, micros: int, fit: Callable[[Part], DataFrame]
 ) -> None:
-    """Append a delete for each key that bronze has alive and the table, which will be read whole, has not; and for
-    each record without a whole key, which stays set aside only if it comes again.
+    """Append to bronze a delete for each key that is alive there and that the table at `version` does not have.
+
+    Append one too for each record with a null in its key: it stays set aside only if the table still has it.
     """
     from pyspark.sql import functions as F
     from pyspark.sql.pandas.types import from_arrow_schema
@@ -317,8 +330,10 @@ def _end_what_is_gone(
     there = fit(_state_part(context, source, version=version)).select(*key)
     gone = alive.join(there, key, "left_anti")
     columns = source.contract.columns
-    told = gone.select(*[F.col(c) if c in key else F.lit(None).cast(of).alias(c) for c, of in columns.items()])
-    told = told.withColumn("_rescued", F.lit(None).cast("string"))
+    deletes = gone.select(
+        *[F.col(c) if c in key else F.lit(None).cast(type_name).alias(c) for c, type_name in columns.items()]
+    )
+    deletes = deletes.withColumn("_rescued", F.lit(None).cast("string"))
     without = bronze.where(~are_there(key)).withColumn("_id", values_hash(bronze, [*columns, "_rescued"]))
     row = F.max_by(F.struct(*columns, "_rescued", "_op"), F.struct("_changed_at", "_source_version", "_offset"))
     without = without.groupBy("_id").agg(row.alias("_row")).select("_row.*").where("_op <> 'delete'").drop("_op")
@@ -330,8 +345,8 @@ def _end_what_is_gone(
         "_run_id": F.lit(context.run_id),
     }
     types = {f.name: f.dataType for f in from_arrow_schema(lake.spec(source.bronze).schema).fields}
-    others = {c: arrival.get(c, F.lit(None).cast(of)) for c, of in types.items() if c not in columns}
-    rows = told.unionByName(without).select(*columns, *[value.alias(c) for c, value in others.items()])
+    others = {c: arrival.get(c, F.lit(None).cast(type_name)) for c, type_name in types.items() if c not in columns}
+    rows = deletes.unionByName(without).select(*columns, *[value.alias(c) for c, value in others.items()])
     rows = rows.persist()
     try:
         if not rows.isEmpty():

@@ -1,9 +1,9 @@
-"""Finds which files of a folder arrived: rows of bronze.records_NAME_files. Needs no JVM.
+"""Finds the files of a folder that have arrived: rows of bronze.records_NAME_files. Needs no JVM.
 
-A file arrives when its bytes differ from the last ones under its name. One that was only touched, or renamed, is noted
-with `is_arrival` false: it is known from then on, and its records are not read again. A renaming is a new name for what
-a file held that is gone, with an instant of change that was known already: what was written later is another delivery
-of the same content, and counts.
+A file arrives if its bytes differ from those last seen under its name. A file that was only touched or renamed is noted
+with `is_arrival` false, and its records are not read again. A file counts as renamed if its name is new, a file with
+the same bytes is gone, and it was not modified after that file was last seen. If it was modified later, it is another
+delivery of the same content, and arrives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
-    """What of the folder is not known yet: rows of the table of files without their technical columns.
+    """The files that are new, or whose size or time has changed: rows of the files table, without technical columns.
 
     Raises:
         ConfigurationError: the folder does not exist.
@@ -44,7 +44,7 @@ def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
     found = list(_listed(folder, source))
     moved = [row for row in found if _state(row) != _state(known.get(row["path"]))]
     there = {row["path"] for row in found}
-    # What a file that is gone held, and when it was seen last: what was written since is no renaming of it.
+    # Content hash of each file that is gone → when it was last seen. What was modified later is not a renaming of it.
     gone: dict[str, datetime] = {}
     for path, row in known.items():
         if path not in there:
@@ -67,13 +67,13 @@ def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
 
 
 def note_files(context: Context, source: RecordSource, found: list[dict[str, Any]]) -> None:
-    """Append `found` to the table of files, in one commit."""
+    """Append `found` to the source's files table in one commit."""
     technical = {"_ingested_at": context.now(), "_run_id": context.run_id}
     context.lake.append_arrow(source.files, [row | technical for row in found])
 
 
 def _known(context: Context, source: RecordSource) -> dict[str, dict[str, Any]]:
-    """The last row of each path."""
+    """The last row of each path in the files table."""
     columns = ["path", "size", "modified_at", "content_hash", "_ingested_at"]
     rows = context.lake.read_arrow(source.files, columns=columns)
     rows = rows.take(pc.sort_indices(rows, sort_keys=[("_ingested_at", "ascending")]))
@@ -85,7 +85,7 @@ def _state(row: dict[str, Any] | None) -> tuple[Any, ...] | None:
 
 
 def _listed(folder: Path, source: RecordSource) -> Iterator[dict[str, Any]]:
-    """The files below `folder` by path; links, and names that begin with . or _, are passed over."""
+    """The files below `folder` that match a pattern of the source; no links, and no names that begin with . or _."""
     patterns = [p.lower() for p in source.settings.file_patterns]
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
@@ -102,7 +102,7 @@ def _listed(folder: Path, source: RecordSource) -> Iterator[dict[str, Any]]:
             try:
                 status = file.lstat()
             except FileNotFoundError:
-                continue  # it went after it was listed
+                continue  # it was deleted after it was listed
             except OSError as error:
                 log.warning("ingest-records %s: cannot read %s, which is tried again: %s", source.name, path, error)
                 continue

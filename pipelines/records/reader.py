@@ -1,9 +1,9 @@
-"""Reads the records of files, change feeds or messages as frames, one for each form that their columns have.
+"""Reads the records of files, change feeds and messages as frames: one `Part` for each set of columns that they have.
 
-No file is read with the columns of another: CSV files are read by their own headers, Parquet files by their own
-schemas. What is no record (a broken line, a file cut in half) is a row too, with the reason in `_unreadable`.
+No file is read with the columns of another one: CSV files are read by their own headers, Parquet files by their own
+schemas. What is not a record (a broken line, a file cut in half) becomes a row too, with the reason in `_unreadable`.
 
-Records of files are ordered by `_source_version`, the place of their file among those that are read together, and
+Records of files are ordered by `_source_version`, the place of their file among the files that are read together, and
 then by `_offset`, their place in the file.
 """
 
@@ -42,17 +42,17 @@ _MOST_NEW_COLUMNS = 200
 
 @dataclass(frozen=True)
 class Part:
-    """Records whose columns have one form.
+    """Records that have the same columns.
 
     Attributes:
-        rows: `_record`, `_unreadable`, `_unknown` as `transformations.tables.records.fit` wants them, and those of
-            PLACE.
-        arriving: the columns of `_record`, name → canonical type.
-        is_text: values are texts, and have no type of their own (`arriving` says string of all).
-        suggested: the types that new columns of texts could have.
-        shown: the types of columns whose `arriving` is only how they are read.
-        tells_columns: a column that is not among `arriving` is missing, and not only null in these records.
-        name: what an error calls it.
+        rows: `_record`, `_unreadable` and `_unknown`, as `transformations.tables.records.fit` takes them, and the
+            columns of PLACE.
+        arriving: the columns of `_record`: name → canonical type.
+        is_text: the values are texts without types of their own; `arriving` then has the type string for all.
+        suggested: for columns of texts that are new, the types that they could have.
+        shown: for columns that are read as another type than they have, the type that they have.
+        tells_columns: a column that is not in `arriving` is missing, not only null in these records.
+        name: what error messages call the part.
     """
 
     rows: DataFrame
@@ -78,11 +78,11 @@ def file_parts(
     """The records of files.
 
     Args:
-        paths: below `folder`, in the order of their arrival. One that is gone by now is an unreadable row.
-        names: what the source calls the columns that are known.
-        wants_types: new JSON columns are looked for, with their types.
-        most_mb: what a file that is read in one piece may have.
-        without: those of the paths that are not read.
+        paths: relative to `folder`, in the order of their arrival. A file that is gone by now is an unreadable row.
+        names: the names that the source uses for the known columns.
+        wants_types: look for new columns in JSON, and for their types.
+        most_mb: the limit for a JSON file that is read in one piece; see `json_file_batches`.
+        without: those of `paths` that are not read.
     """
     wanted = {path: number for number, path in enumerate(paths) if path not in without}
     here = {path: number for path, number in wanted.items() if (folder / path).is_file()}
@@ -104,14 +104,14 @@ def file_parts(
 
 
 def unreadable(spark: SparkSession, broken: Mapping[str, str]) -> Part:
-    """One row for each file (path → why) of which nothing could be read."""
+    """One unreadable row for each file (path → reason) that could not be read at all."""
     rows = [(None, None, path, None, None, None, None, f"{path}: {why}") for path, why in broken.items()]
     schema = f"{PLACE}, _record struct<_none:string>, _unknown {_TEXTS}, _unreadable string"
     return Part(spark.createDataFrame(rows, schema), is_text=True, tells_columns=False)
 
 
 def example(spark: SparkSession, *, names: Sequence[str]) -> Part:
-    """A record that is of no file, a text in each column: where it stops Spark, the files are not to blame."""
+    """A record from no file, with a text in each column: if it makes Spark fail, the files are not at fault."""
     from pyspark.sql import functions as F
 
     part = unreadable(spark, {"": ""})
@@ -121,10 +121,10 @@ def example(spark: SparkSession, *, names: Sequence[str]) -> Part:
 
 
 def _json_part(texts: DataFrame, *, names: Sequence[str], wants_types: bool, name: str) -> Part:
-    """Objects of JSON as records.
+    """JSON objects as records.
 
-    An object says what it has, so a column that it lacks is null. A new column has the type of its values where all
-    are numbers of one kind or booleans; else it is text, nested values as JSON.
+    A column that an object does not have is null. A new column gets the type of its values if all are numbers of one
+    kind, or all are booleans; else it is text, with nested values as JSON.
     """
     from pyspark.sql import functions as F
 
@@ -142,10 +142,11 @@ def _json_part(texts: DataFrame, *, names: Sequence[str], wants_types: bool, nam
 
 
 def message_part(messages: DataFrame, *, names: Sequence[str], key: Sequence[str], wants_types: bool) -> Part:
-    """Kafka messages whose values are JSON objects as records; one without a value deletes the key that it names.
+    """Kafka messages as records: their values are JSON objects; a message without a value deletes its key.
 
     Args:
-        key: what the source calls the key columns.
+        key: the names that the source uses for the key columns. With one, the message's key is its value; with several
+            columns, a message without a value is unreadable.
     """
     from pyspark.sql import functions as F
 
@@ -206,13 +207,13 @@ def _csv_parts(
             F.lit(None).cast(_TEXTS).alias("_unknown"),
             "_unreadable",
         )
-        told = ", ".join(list(files)[:3])
-        parts.append(Part(rows, dict.fromkeys(names, "string"), is_text=True, name=told))
+        shown_files = ", ".join(list(files)[:3])
+        parts.append(Part(rows, dict.fromkeys(names, "string"), is_text=True, name=shown_files))
     return parts
 
 
 def _listed(spark: SparkSession, paths: Mapping[str, int]) -> DataFrame:
-    """Files as a frame, a task for a few of them."""
+    """The files as a frame with `number` and `path`."""
     rows = [(number, path) for path, number in paths.items()]
     return spark.createDataFrame(rows, "number bigint, path string")
 
@@ -234,8 +235,8 @@ def _parquet_parts(
             by_schema.setdefault(str(schema), (schema, {}))[1][path] = number
         except (pa.ArrowException, OSError) as error:
             broken[path] = why_broken(error)
-    if any("[ns" in of for of in by_schema):
-        # Without it Spark refuses the file; with it such columns are numbers, which become instants below.
+    if any("[ns" in schema_text for schema_text in by_schema):
+        # Without it Spark refuses the file; with it such columns are numbers, which `TableRecord` turns into instants.
         spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
     parts = []
     for schema, files in by_schema.values():
@@ -252,11 +253,16 @@ def _parquet_parts(
 
 
 class TableRecord:
-    """The columns of a table as one, `column`; their types, and those that they show where they are read as texts.
+    """The columns of a table as one struct.
 
     Args:
-        rows: the columns of the table alone.
-        arrow: its schema as Arrow reads it, which knows instants of nanoseconds.
+        rows: a frame with only the columns of the table.
+        arrow: its schema as Arrow reads it, which shows the instants in nanoseconds.
+
+    Attributes:
+        column: the struct, named `_record`.
+        types: name → canonical type, as the columns are in the struct.
+        shown: name → the type that the column has in the table, if it is read as text.
     """
 
     def __init__(self, rows: DataFrame, *, arrow: pa.Schema | None = None) -> None:
@@ -278,7 +284,7 @@ class TableRecord:
 
 
 def typed_part(placed: DataFrame, record: TableRecord, *, name: str) -> Part:
-    """Records of a file or table with types of its own: `_record`, and where each stood."""
+    """Records of a file or table that has types: `placed` has `_record` and the columns of PLACE."""
     from pyspark.sql import functions as F
 
     nothing = [F.lit(None).cast(_TEXTS).alias("_unknown"), F.lit(None).cast("string").alias("_unreadable")]
@@ -287,7 +293,7 @@ def typed_part(placed: DataFrame, record: TableRecord, *, name: str) -> Part:
 
 
 def _nanoseconds(value: Column) -> Column:
-    """Nanoseconds since 1970 as the text of an instant, which keeps them all."""
+    """Nanoseconds since 1970 as the text of an instant, with all nine digits; null stays null."""
     from pyspark.sql import functions as F
 
     seconds = F.call_function("div", value - F.pmod(value, F.lit(10**9)), F.lit(10**9))
@@ -301,7 +307,7 @@ def _nanoseconds(value: Column) -> Column:
 
 
 def _placed(rows: DataFrame, folder: Path, files: Mapping[str, int], record: Column) -> DataFrame:
-    """The records of Parquet files, and where each stood: the file, its number, and the row's number in it."""
+    """The records of Parquet files with the columns of PLACE: the file, its number, and the row's number in it."""
     from pyspark.sql import functions as F
 
     file = F.url_decode(F.replace("_metadata.file_path", F.lit("+"), F.lit("%2B")))
@@ -319,7 +325,10 @@ def _placed(rows: DataFrame, folder: Path, files: Mapping[str, int], record: Col
 
 
 def _new_columns(texts: DataFrame) -> dict[str, str]:
-    """The names in JSON objects that are no columns yet and can be, with a type that holds every value."""
+    """The names in JSON objects that are no columns yet and can be: name → a type that holds every value.
+
+    None at all if there are too many, or if two differ only in upper and lower case.
+    """
     from pyspark.sql import functions as F
 
     each = texts.select(F.explode("_kinds").alias("name", "kind")).distinct()
@@ -327,7 +336,9 @@ def _new_columns(texts: DataFrame) -> dict[str, str]:
     kinds: dict[str, set[str]] = defaultdict(set)
     for row in found:
         kinds[row["name"]].add(row["kind"])
-    able = {name: type_of_kinds(of) for name, of in sorted(kinds.items()) if COLUMN_NAME.fullmatch(name)}
+    able = {
+        name: type_of_kinds(found_kinds) for name, found_kinds in sorted(kinds.items()) if COLUMN_NAME.fullmatch(name)
+    }
     is_apart = len({name.lower() for name in able}) == len(able)
     return able if is_apart and len(found) < 5 * _MOST_NEW_COLUMNS and len(able) <= _MOST_NEW_COLUMNS else {}
 
@@ -337,5 +348,5 @@ def quoted(column: str) -> str:
 
 
 def _escaped(path: Path) -> str:
-    """A path as Hadoop takes it literally: it reads brackets, braces, stars and question marks as a pattern."""
+    """A path escaped for Hadoop, which would take brackets, braces, stars and question marks as a pattern."""
     return re.sub(r"([\\\[\]{}*?])", r"\\\1", str(path))

@@ -1,7 +1,8 @@
 """A record source: the names and columns of its tables, and its contract.
 
-Every source has five tables: bronze.records_NAME (arrivals), silver.records_NAME (now), …_history (what was true when)
-and …_quarantine (refused), and for sources of files bronze.records_NAME_files (which files arrived).
+A source has the tables bronze.records_NAME (arrivals), silver.records_NAME (what is true now),
+silver.records_NAME_history (what was true when) and silver.records_NAME_quarantine (refused); a source of files has
+bronze.records_NAME_files (which files arrived) too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructField
 
 log = logging.getLogger(__name__)
-# What every row of bronze has beside its record; `_changed_at` orders where the contract names no order.
+# The columns of bronze besides those of the record; `_changed_at` orders the rows if the settings name no `order_by`.
 ARRIVAL = (
     ("_op", STRING),
     ("_changed_at", TIMESTAMP),
@@ -58,9 +59,9 @@ FILES = table_spec(
 
 @dataclass(frozen=True)
 class RecordSource:
-    """One source of records, with its contract: as declared, or with what its table has gained since.
+    """One source of records with its contract: as lakeloop.yml declares it, or as `evolved` has extended it.
 
-    `order_by` orders the changes of a key; `then_by` decides between changes of one key and one `order_by`.
+    `order_by` orders the changes of a key; `then_by` decides between changes with the same key and `order_by`.
     """
 
     name: str
@@ -97,11 +98,11 @@ class RecordSource:
 
     @property
     def compared(self) -> list[str]:
-        """The columns that make a row another version: all but those that say which, and when."""
+        """The columns in which a row must differ to be another version: all but the key and `order_by`."""
         return [c for c in self.contract.columns if c not in (*self.settings.key, *self.settings.order_by)]
 
     def specs(self) -> dict[str, TableSpec]:
-        """The columns of the source's tables under its contract."""
+        """The specs of the source's tables under its contract, by name of the table."""
         columns = [(name, arrow_type(of)) for name, of in self.contract.columns.items()]
         key = " ".join(self.settings.key)
         ordered = [] if self.settings.order_by else [("_source_version", LONG), ("_offset", LONG)]
@@ -135,79 +136,87 @@ class RecordSource:
 
 def record_source(settings: Settings, name: str) -> RecordSource:
     """The source `name` with the contract that lakeloop.yml declares."""
-    of = settings.records[name]
-    rules = tuple(Rule(r.name, r.predicate, r.level) for r in of.rules)
-    required = (*of.order_by, *of.required)
+    source = settings.records[name]
+    rules = tuple(Rule(r.name, r.predicate, r.level) for r in source.rules)
+    required = (*source.order_by, *source.required)
     table = f"silver.records_{name}"
-    return RecordSource(name, of, Contract(table, of.types, of.key, required, of.evolution, rules, of.order_by))
+    return RecordSource(
+        name, source, Contract(table, source.types, source.key, required, source.evolution, rules, source.order_by)
+    )
 
 
 def source_subjects(context: Context) -> list[Subject]:
-    """The sources that the settings name, each a subject of the stages of records."""
+    """The record sources of the settings, as subjects of the stages."""
     sources = [record_source(context.settings, name) for name in context.settings.records]
     return [Subject("source", source.name, source) for source in sources]
 
 
 def refining(of: RecordSettings) -> str:
-    """What of a source's settings decides how its arrivals become silver."""
-    said = of.model_dump(include={"columns", "key", "order_by", "required", "evolution", "rules"})
-    return json.dumps({**said, "null": of.options.get("nullValue")}, sort_keys=True)
+    """The settings of a source that decide how its arrivals become silver, as JSON."""
+    deciding = of.model_dump(include={"columns", "key", "order_by", "required", "evolution", "rules"})
+    return json.dumps({**deciding, "null": of.options.get("nullValue")}, sort_keys=True)
 
 
 def declare(lake: Lakehouse, source: RecordSource) -> RecordSource:
-    """Tell the lakehouse of the source's tables."""
+    """Declare the source's tables to the lakehouse. Returns the source."""
     for table, spec in source.specs().items():
         lake.declare(table, spec)
     return source
 
 
 def evolved(lake: Lakehouse, source: RecordSource) -> RecordSource:
-    """The source with what its bronze table has beyond the declared contract; needs Spark.
+    """The source with its contract extended by what its bronze table has; its tables are declared. Needs Spark.
 
-    Types that are wider; and, where the contract evolves, columns that it gained. Else the columns are those that
-    lakeloop.yml names, so that one that is taken out there is asked for no longer.
+    A column gets the type of the table, if that is wider. If the contract evolves, it gets the table's further columns
+    too; otherwise the columns are only those that lakeloop.yml names.
     """
     lake.ensure(source.bronze)
     passed_over = {name for name, _ in ARRIVAL}
-    has = {c: of for c, of in spark_columns(lake.read(source.bronze)).items() if c not in passed_over}
+    has = {c: type_name for c, type_name in spark_columns(lake.read(source.bronze)).items() if c not in passed_over}
     if source.contract.evolution != "evolve":
         declared = {name.lower() for name in source.contract.columns}
-        has = {c: of for c, of in has.items() if c.lower() in declared}
+        has = {c: type_name for c, type_name in has.items() if c.lower() in declared}
     return declare(lake, replace(source, contract=source.contract.widened(has)))
 
 
 def spark_columns(rows: DataFrame) -> dict[str, str]:
-    """Name → canonical type of a frame's columns."""
+    """The columns of a frame: name → canonical type."""
     types = {f.name: f.dataType.simpleString().replace("timestamp_ntz", "timestamp") for f in rows.schema.fields}
-    return {name: "string" if of.startswith(("char(", "varchar(")) else of for name, of in types.items()}
+    return {
+        name: "string" if type_name.startswith(("char(", "varchar(")) else type_name
+        for name, type_name in types.items()
+    }
 
 
 def of_keys(rows: DataFrame, wanted: DataFrame, *, key: Sequence[str]) -> DataFrame:
-    """The rows whose whole keys are among those of `wanted`."""
+    """The rows whose keys, in all columns of `key`, are among those of `wanted`."""
     from pyspark.sql import functions as F
     from pyspark.sql.types import TimestampType
 
     keys = wanted.select(*key).distinct()
-    of, first = rows.schema[key[0]].dataType, F.col(f"`{key[0]}`")
-    # Python holds an instant as a time of the process's own zone, which does not tell the repeated hour of autumn.
-    is_instant = isinstance(of, TimestampType)
-    told = F.unix_micros(first) if is_instant else first
-    found = [row[0] for row in keys.select(told).distinct().limit(FEW_ROWS + 1).collect()]
+    data_type, first = rows.schema[key[0]].dataType, F.col(f"`{key[0]}`")
+    # As a Python datetime an instant would be in this process's time zone, in which an hour of autumn occurs twice.
+    is_instant = isinstance(data_type, TimestampType)
+    key_value = F.unix_micros(first) if is_instant else first
+    found = [row[0] for row in keys.select(key_value).distinct().limit(FEW_ROWS + 1).collect()]
     if len(found) > FEW_ROWS:
         return rows.join(keys, [*key], "left_semi")
-    # Few enough to pass over files by their statistics.
+    # Few enough to be a filter, by which Spark skips files with the help of their statistics.
     few = [F.timestamp_micros(F.lit(value)) if is_instant else F.lit(value) for value in found]
     rows = rows.where(first.isin(few) if few else F.lit(False))
     return rows.join(F.broadcast(keys), [*key], "left_semi")
 
 
 def follow(lake: Lakehouse, table: str) -> int:
-    """Bring a table's columns to its spec. Returns how many it gained, or have a wider type now.
+    """Bring the columns of a table to its spec. Returns how many were added or have a wider type now.
 
-    A new column is added in place. A wider type, another case of a name, and in silver a column that the contract no
-    longer has, write the table anew in one commit: Delta's own type widening and column mapping would do it in place,
-    but make the table unreadable for delta-rs, by which searches and idle runs read without a JVM. Whoever reads the
-    table's change feed compares everything after such a commit. Bronze keeps the columns that it has.
+    A new column is added in place. The table is rewritten in one commit if a type is wider, if a name changed its case,
+    or (in silver) if the contract no longer has a column. Delta's type widening and column mapping would do this in
+    place, but delta-rs, with which searches and idle runs read without a JVM, cannot read such tables. After the
+    rewrite, a reader of the change feed compares everything. Bronze keeps columns that the contract no longer has.
+
+    Raises:
+        ConfigurationError: a column cannot become the type of the contract, which does not hold all of its values.
     """
     from pyspark.sql import functions as F
     from pyspark.sql.pandas.types import from_arrow_schema
@@ -232,8 +241,8 @@ def follow(lake: Lakehouse, table: str) -> int:
         if gone:
             log.warning("%s: the contract has no longer %s; %s is written without", table, ", ".join(gone), table)
         columns = [
-            (_as(there[name], of.simpleString()) if name in there else F.lit(None).cast(of)).alias(name)
-            for name, of in wanted.items()
+            (_as(there[name], data_type.simpleString()) if name in there else F.lit(None).cast(data_type)).alias(name)
+            for name, data_type in wanted.items()
         ]
         write_anew(lake, table, rows.select(*columns, *[F.col(f"`{c}`") for c in others if c not in gone]))
     elif added:
@@ -241,28 +250,28 @@ def follow(lake: Lakehouse, table: str) -> int:
     return len(added) + len(wider)
 
 
-def _as(field: StructField, of: str) -> Column:
-    """A column as a type that holds every value of it; as text, as the rest of the records is written."""
+def _as(field: StructField, type_name: str) -> Column:
+    """A column as a type that holds all its values; if that is string, in the form in which records have texts."""
     from pyspark.sql import functions as F
 
     column, was = F.col(f"`{field.name}`"), field.dataType.simpleString()
-    return as_text(column, was) if of == "string" else column.cast(of)
+    return as_text(column, was) if type_name == "string" else column.cast(type_name)
 
 
 def are_there(columns: Sequence[str]) -> Column:
-    """Whether a row has a value in each of the columns."""
+    """True for a row in which none of the columns is null."""
     from pyspark.sql import functions as F
 
     return F.expr(" AND ".join(f"`{column}` IS NOT NULL" for column in columns))
 
 
 def write_anew(lake: Lakehouse, table: str, rows: DataFrame) -> None:
-    """Replace a table's rows and columns by those of `rows`, in one commit."""
+    """Replace the rows and columns of a table by those of `rows` in one commit."""
     statistics = "delta.dataSkippingStatsColumns"
     was = [c for c in lake.properties(table).get(statistics, "").split(",") if c]
     wanted = [c for c in lake.spec(table).key or was if c in rows.columns]
     kept = [c for c in was if c in rows.columns]
-    if kept != was:  # the statistics name no column that is going
+    if kept != was:  # the property must not name a column that is removed
         lake.set_properties(table, {statistics: ",".join(kept)})
     lake.replace(table, rows)
     if wanted != kept:

@@ -1,8 +1,8 @@
-"""A record source as a stream, and the checkpoint that remembers how far it was read.
+"""Opens a record source as a Spark stream, with the checkpoint that remembers how far it was read.
 
-A checkpoint belongs to one source table and one bronze table, by their ids, and a Delta table to the commit that was
-read last. Where one of them is another one now, or the checkpoint is lost, the stream begins anew: bronze then has
-second arrivals of the same records, which change nothing in silver; for a Delta table, keys that it has no longer are
+A checkpoint belongs to one source table and one bronze table (by their ids) and, for a Delta table, to the commit that
+was read last. If one of these has changed, or the checkpoint is lost, the stream starts from the beginning: bronze then
+has the same records twice, which changes nothing in silver. For a Delta table, the keys that it no longer has are
 deleted first, so that silver equals it again.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 log = logging.getLogger(__name__)
-# What Delta says where the table that a stream reads has other columns now, or is another table.
+# Delta's errors if the table that a stream reads has other columns now, or is another table.
 _OTHER_TABLE = (
     "DELTA_SCHEMA_CHANGED",
     "DELTA_STREAMING_INCOMPATIBLE_SCHEMA_CHANGE",
@@ -39,19 +39,19 @@ _OTHER_TABLE = (
 
 
 def uses_auto_loader(source: RecordSettings) -> bool:
-    """Whether Databricks' Auto Loader finds the files, as it does on Databricks where the setting leaves it open."""
+    """Whether Databricks' Auto Loader finds the files: if `discovery` says so, or by default on Databricks."""
     if not source.is_files or source.discovery == "listing":
         return False
     return source.discovery == "auto_loader" or "DATABRICKS_RUNTIME_VERSION" in os.environ
 
 
 def auto_loader_options(source: RecordSettings) -> dict[str, str]:
-    """Reader options of `cloudFiles`: it tells the names of files, and each is read here by its own columns."""
+    """Reader options of `cloudFiles`, which here only finds the files; `file_parts` reads each by its own columns."""
     patterns = [pattern if "[" in pattern else _in_any_case(pattern) for pattern in source.file_patterns]
     return {
         "cloudFiles.format": "binaryFile",
         "cloudFiles.includeExistingFiles": "true",
-        # A file that is written anew under its name arrives anew.
+        # A file that is overwritten arrives again.
         "cloudFiles.allowOverwrites": "true",
         "recursiveFileLookup": "true",
         "pathGlobFilter": patterns[0] if len(patterns) == 1 else "{" + ",".join(patterns) + "}",
@@ -69,30 +69,30 @@ def open_stream(context: Context, source: RecordSource, *, fit: Callable[[Part],
         fit: gives the records of a part the contract's columns.
 
     Raises:
-        ConfigurationError: a Delta table that is not there or has no change feed.
+        ConfigurationError: the Delta table does not exist or has no change feed.
     """
-    of, lake = source.settings, context.lake
+    settings, lake = source.settings, context.lake
     checkpoint = checkpoint_of(context, source)
-    if of.format == "delta" and _begins_anew(context, source, checkpoint):
-        # What was read of any other table in this place counts no longer, nor if that one comes back.
+    if settings.format == "delta" and _begins_anew(context, source, checkpoint):
+        # The checkpoints of all other tables of this source go too: if such a table comes back, it is read again.
         shutil.rmtree(checkpoint.parent, ignore_errors=True)
         begin(context, source, checkpoint=checkpoint, fit=fit)
     stream_id(context, source)
     reader = lake.spark.readStream
-    if of.is_files:
-        if uses_auto_loader(of):
-            loader = reader.format("cloudFiles").options(**auto_loader_options(of))
-            found = loader.load(str(context.settings.path(of.location)))
+    if settings.is_files:
+        if uses_auto_loader(settings):
+            loader = reader.format("cloudFiles").options(**auto_loader_options(settings))
+            found = loader.load(str(context.settings.path(settings.location)))
             return found.selectExpr("path", "modificationTime AS modified_at"), checkpoint
         listed = lake.read_stream(source.files)
         return listed.where("is_arrival").select("path", "_ingested_at", "modified_at"), checkpoint
-    if of.format == "kafka":
-        options = {"startingOffsets": "earliest", "failOnDataLoss": "true"} | of.options
+    if settings.format == "kafka":
+        options = {"startingOffsets": "earliest", "failOnDataLoss": "true"} | settings.options
         plain = {key if "." not in key else f"kafka.{key}": value for key, value in options.items()}
-        return reader.format("kafka").options(subscribe=of.location, **plain).load(), checkpoint
-    feed = reader.format("delta").option("readChangeFeed", "true").options(**of.options)
-    place = str(context.settings.path(of.location))
-    return (feed.load(place) if is_folder(of) else feed.table(of.location)), checkpoint
+        return reader.format("kafka").options(subscribe=settings.location, **plain).load(), checkpoint
+    feed = reader.format("delta").option("readChangeFeed", "true").options(**settings.options)
+    place = str(context.settings.path(settings.location))
+    return (feed.load(place) if is_folder(settings) else feed.table(settings.location)), checkpoint
 
 
 def _begins_anew(context: Context, source: RecordSource, checkpoint: Path) -> bool:
@@ -109,13 +109,13 @@ def _begins_anew(context: Context, source: RecordSource, checkpoint: Path) -> bo
 
 
 def checkpoint_of(context: Context, source: RecordSource) -> Path:
-    """The folder of the checkpoint, for the source and the bronze table as they are now."""
-    of, lake = source.settings, context.lake
-    if of.format == "delta":
+    """The folder of the checkpoint for the source and the bronze table as they are now; it may not exist yet."""
+    settings, lake = source.settings, context.lake
+    if settings.format == "delta":
         source_id = source_head(context, source).table_id
-    elif of.format == "kafka" or uses_auto_loader(of):
-        told = f"{of.options.get('bootstrap.servers', '')} {of.location}"
-        source_id = hashlib.sha256(told.encode()).hexdigest()[:16]
+    elif settings.format == "kafka" or uses_auto_loader(settings):
+        address = f"{settings.options.get('bootstrap.servers', '')} {settings.location}"
+        source_id = hashlib.sha256(address.encode()).hexdigest()[:16]
     else:
         source_id = lake.ensure(source.files).table_id
     folder = context.settings.path(context.settings.checkpoints) / f"records_{source.name}"
@@ -123,8 +123,10 @@ def checkpoint_of(context: Context, source: RecordSource) -> Path:
 
 
 def stream_id(context: Context, source: RecordSource) -> str:
-    """An id that lives and dies with the checkpoint: one that begins anew counts its batches from 0 again, and must
-    not be taken for the old one, whose batches were all appended.
+    """An id of the stream, kept in the checkpoint and deleted with it.
+
+    A new checkpoint counts its batches from 0 again. With a new id, they are not mistaken for those of the old one,
+    which were appended already.
     """
     file = checkpoint_of(context, source) / "stream_id"
     if not file.exists():
@@ -136,7 +138,7 @@ def stream_id(context: Context, source: RecordSource) -> str:
 
 
 def below(folder: str, path: str) -> str:
-    """A path as the table of files has it; Auto Loader tells of whole addresses."""
+    """A path relative to `folder`, as in the files table; Auto Loader gives whole URLs."""
     from urllib.parse import unquote
 
     if "://" not in path and not path.startswith(("dbfs:", "file:")):
@@ -150,6 +152,6 @@ def drop_checkpoint(context: Context, source: RecordSource) -> None:
 
 
 def is_outdated(source: RecordSource, error: Exception) -> bool:
-    """Whether a Delta table can no longer tell what a stream would read next, but can be read from its beginning."""
+    """Whether an error says that a Delta source cannot be read from where the stream is, but from its beginning."""
     text = str(error)
     return source.settings.format == "delta" and (is_lost_history(error) or any(sign in text for sign in _OTHER_TABLE))

@@ -1,7 +1,7 @@
-"""Reads CSV and JSON, from files or messages, as records of texts, in batches for Spark.
+"""Functions for `mapInArrow` that read CSV and JSON, from files or messages, as records whose values are texts.
 
-A file is opened where its task runs and read line by line, so that memory follows the longest record and not the file.
-Each record has its number in its file as `_offset`, refused ones too.
+A file is opened in the Spark task that reads it, line by line, so that the memory depends on the longest record and not
+on the file. Each record, also a refused one, has its number in its file as `_offset`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from transformations.tables.record_texts import MOST_CHARACTERS, Dialect, JsonRe
 
 _ROWS, _CHARACTERS = 2_000, 4 << 20
 _TEXTS = pa.map_(pa.string(), pa.string())
-# `_op` is null where the record does not say; the rest is null where the source has no such thing.
+# Where a record comes from. `_op` is null if the record does not say; the others are null if the source has no such
+# thing.
 PLACE = "_op string, _changed_at timestamp, _source_file string, _source_version bigint, _offset bigint"
 PLACE_COLUMNS = tuple(column.split()[0] for column in PLACE.split(", "))
 JSON_DDL = f"{PLACE}, _texts map<string,string>, _kinds map<string,string>, _unreadable string"
@@ -41,7 +42,7 @@ Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 def dialect_of(options: Mapping[str, str]) -> Dialect:
-    """How a source's CSV files are written, by its options."""
+    """How the CSV files of a source are written, from its options."""
     return Dialect(
         sep=options.get("sep", ","),
         quote=options.get("quote", '"'),
@@ -53,10 +54,11 @@ def dialect_of(options: Mapping[str, str]) -> Dialect:
 
 
 def csv_header(file: Path, *, options: Mapping[str, str]) -> list[str] | None:
-    """The names of a CSV file's columns; None for a file without any record.
+    """The names of the columns of a CSV file; None for a file without any record. An empty name is `unnamed_N`.
 
     Raises:
-        ValueError: its first record cannot be read. OSError and the like where the file cannot.
+        ValueError: the first record cannot be read.
+        OSError, EOFError, zlib.error, UnicodeError: the file cannot be read.
     """
     with _opened(file, options) as stream:
         for record in csv_records(stream.readline, dialect_of(options)):
@@ -69,7 +71,8 @@ def csv_header(file: Path, *, options: Mapping[str, str]) -> list[str] | None:
 def csv_batches(folder: str, *, width: int, options: Mapping[str, str]) -> Batches:
     """A function for `mapInArrow`: rows of `number`, `path` → the records of these files.
 
-    Columns: `_source_file`, `_source_version` (the number), `_offset`, `_unreadable`, and the values c0, c1, ….
+    Columns: `_source_file`, `_source_version` (the number), `_offset`, `_unreadable`, and the values c0, c1, …; an
+    empty value is null.
     """
     names = ["_source_file", "_source_version", "_offset", "_unreadable", *(f"c{n}" for n in range(width))]
     types = [pa.string(), pa.int64(), pa.int64(), *[pa.string()] * (width + 1)]
@@ -98,7 +101,7 @@ def csv_batches(folder: str, *, width: int, options: Mapping[str, str]) -> Batch
 
         for some in _in_batches(rows()):
             columns = zip(*some, strict=True)
-            arrays = [pa.array(column, of) for column, of in zip(columns, types, strict=True)]
+            arrays = [pa.array(column, data_type) for column, data_type in zip(columns, types, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     return read
@@ -110,7 +113,7 @@ def json_file_batches(
     """A function for `mapInArrow`: rows of `number`, `path` → the records of these files, with the columns JSON_DDL.
 
     Args:
-        most_mb: millions of characters (2^20) that a file which is read in one piece may have.
+        most_mb: the most characters, in units of 2^20, that a file may have if it is read in one piece (multiLine).
     """
     is_whole = options.get("multiLine") == "true"
 
@@ -142,7 +145,10 @@ def json_file_batches(
 
 
 def json_message_batches(*, names: Mapping[str, str], wants_kinds: bool) -> Batches:
-    """A function for `mapInArrow`: PLACE_COLUMNS and `value` (bytes) → one record each, with the columns JSON_DDL."""
+    """A function for `mapInArrow`: PLACE_COLUMNS and `value` (bytes) → one record each, with the columns JSON_DDL.
+
+    A message that is not exactly one object is an unreadable record; one with only white space gives no record.
+    """
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         def rows() -> Iterator[tuple[int, tuple[Any, ...]]]:
@@ -186,7 +192,7 @@ def _json_batches(rows: Iterator[tuple[int, tuple[Any, ...]]]) -> Iterator[pa.Re
 
 
 def _in_batches(rows: Iterator[tuple[int, tuple[Any, ...]]]) -> Iterator[list[tuple[Any, ...]]]:
-    """Rows in lists of bounded size, each row told with the number of its characters."""
+    """Collect (number of characters, row) into lists of rows, limited in rows and characters."""
     some: list[tuple[Any, ...]] = []
     size = 0
     for characters, row in rows:
@@ -206,7 +212,7 @@ def _paths(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, str]]:
 
 
 def _or_broken(records: Callable[[Path], Iterator[Any]], folder: Path, path: str, nothing: Any) -> Iterator[Any]:
-    """The records of a file, and a refused one where it cannot be read (to its end)."""
+    """The records of a file; if it cannot be read to its end, followed by a refused one that says why."""
     try:
         yield from records(folder / path)
     except FileNotFoundError:
@@ -223,14 +229,15 @@ def why_broken(error: Exception) -> str:
 def _opened(file: Path, options: Mapping[str, str]) -> io.TextIOWrapper:
     encoding = codecs.lookup(options.get("encoding", "utf-8")).name
     raw: Any = gzip.open(file, "rb") if file.name.lower().endswith(".gz") else file.open("rb")  # noqa: SIM115
-    # Of the other encodings few know a way to tell bytes that are none: those make the whole file unreadable.
+    # Invalid bytes can be kept and refused record by record in UTF-8; in another encoding they make the whole file
+    # unreadable.
     is_utf_8 = encoding == "utf-8"
     errors = "surrogateescape" if is_utf_8 else "strict"
     return io.TextIOWrapper(raw, "utf-8-sig" if is_utf_8 else encoding, errors=errors, newline="")
 
 
 def _checked(file: Path, options: Mapping[str, str]) -> io.TextIOWrapper:
-    """An open file of which it is known that it can be read to its end: a part of it would be taken for the whole."""
+    """The opened file, after a check that it can be read to its end: else only a part of its records would be read."""
     if file.name.lower().endswith(".gz") or codecs.lookup(options.get("encoding", "utf-8")).name != "utf-8":
         with _opened(file, options) as stream:
             while stream.read(1 << 20):

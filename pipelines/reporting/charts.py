@@ -1,6 +1,6 @@
-"""Draws numbers as inline SVG that takes the page's font and colours, in light and dark.
+"""Draws charts as inline SVG with the font and colours of the page, in light and dark mode.
 
-matplotlib draws with stand-in colours that no palette has; they are replaced by CSS variables, which the page defines.
+matplotlib draws with placeholder colours, which are then replaced by CSS variables that the page defines.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line"} | {
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lakeloop",
-    # A label is text: "$" in a version or a path is no formula.
+    # A "$" in a label, such as a version or a path, does not begin a formula.
     "text.parse_math": False,
     "font.size": 10,
     "text.color": _INK,
@@ -40,14 +40,14 @@ _WIDTH = 7.6  # inches; the page scales the figure
 def stacked_bars(
     name: str, *, labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str, title: str
 ) -> str:
-    """One horizontal bar a label, made of the series in order; the sum is written at its end.
+    """One horizontal bar for each label, stacked from the series in their order; its sum is written at its end.
 
     Args:
-        name: unique in the page, for the ids inside the SVG.
-        labels: from top to bottom.
-        series: name → one value a label; at most eight.
-        unit: of the values, for the axis.
-        title: what the figure shows, for those who cannot see it; the numbers are added to it.
+        name: a name that is unique in the page, for the ids inside the SVG.
+        labels: the bars' labels from top to bottom.
+        series: name → one value for each label; at most eight series.
+        unit: the unit of the values, for the axis.
+        title: what the figure shows, for screen readers; the numbers are added to it.
     """
     import matplotlib as mpl
 
@@ -66,15 +66,15 @@ def stacked_bars(
         axes.set_xlabel(unit)
         axes.grid(axis="x", color=_GRID, linewidth=0.6)
         _legend(axes, columns=min(len(series), 4))
-        told = "; ".join(
+        numbers = "; ".join(
             f"{label}: " + ", ".join(f"{key} {_short(values[i])}" for key, values in series.items() if values[i])
             for i, label in enumerate(labels)
         )
-        return _svg(figure, name, f"{title} ({unit}). {told}.")
+        return _svg(figure, name, f"{title} ({unit}). {numbers}.")
 
 
 def histogram(name: str, *, values: Sequence[float], marks: Mapping[str, float], unit: str, title: str) -> str:
-    """How many values lie where, in up to 24 equal bins, with a line at each mark."""
+    """A histogram of the values (at least one) in 6 to 24 equal bins, with a vertical line at each mark."""
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
@@ -89,13 +89,13 @@ def histogram(name: str, *, values: Sequence[float], marks: Mapping[str, float],
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(unit)
         axes.grid(axis="y", color=_GRID, linewidth=0.6)
-        told = ", ".join(f"{label} {_short(at)}" for label, at in marks.items())
+        marks_text = ", ".join(f"{label} {_short(at)}" for label, at in marks.items())
         return _svg(figure, name, f"{title} ({unit}). {len(values)} values from {_short(min(values))} to "
-                    f"{_short(max(values))}; {told}.")  # fmt: skip
+                    f"{_short(max(values))}; {marks_text}.")  # fmt: skip
 
 
 def _axes(*, height: float) -> tuple[Figure, Any]:
-    # Not pyplot: it keeps figures and a backend for the whole process.
+    # Not with pyplot, which keeps figures and a backend for the whole process.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
@@ -126,7 +126,7 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px; font-family: inherit", svg)
-    # Several figures share a page: ids must not meet.
+    # A page has several figures: prefix the ids so that they are unique.
     svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     head, body = svg.split(">", 1)
     view_box = re.search(r'viewBox="[^"]*"', head)

@@ -1,7 +1,7 @@
-"""Reads a file, the environment and the words of a command line as plain mappings of settings.
+"""Reads a settings file, the environment and the options of a command line as plain mappings.
 
-All of it is input: what is read is bounded, what is said of it is bounded too, and a file that merely lies in a folder
-above the own one is not believed until somebody has said so.
+All of these are untrusted input: their size is limited, and so is what error messages quote of them. A settings file in
+a folder above the current one is used only after `lakeloop trust`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from transformations.errors import ConfigurationError
 FILE_NAME = "lakeloop.yml"
 ENV_PREFIX = "LAKELOOP__"
 _TRUSTED = "trusted.json"
-# Far above what settings need; some thousand sources of records fit.
+# Limits far above what settings need: some thousand record sources fit.
 _MAX_BYTES = 4_000_000
 _MAX_VALUES = 200_000
 _MAX_DEPTH = 50
 _MAX_SHOWN = 300
-# ${NAME} is the value of a variable, $${NAME} the text itself. Spark's own ${a.b} have dots and are left to Spark.
+# ${NAME} is replaced by the variable's value; $${NAME} is the text ${NAME}. Spark's own ${a.b} has a dot and is kept.
 _REFERENCE = re.compile(r"\$?\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def find_settings(config: Path | None) -> Path | None:
-    """The file named; else lakeloop.yml of this folder; else that of the nearest folder above, if it is trusted.
+    """The file `config`; else lakeloop.yml of this folder; else that of the nearest folder above; else None.
 
     Raises:
-        ConfigurationError: no such file, or one above that nobody has trusted yet.
+        ConfigurationError: `config` does not exist, or the file of a folder above is not trusted.
     """
     if config is not None:
         if not config.is_file():
@@ -54,7 +54,11 @@ def find_settings(config: Path | None) -> Path | None:
 
 
 def trust(file: Path) -> None:
-    """Let this settings file be found from the folders below it, from now on."""
+    """Let this settings file be used from the folders below it from now on.
+
+    Raises:
+        ConfigurationError: that cannot be noted in the cache.
+    """
     from pipelines.machine.cache import cache_dir
 
     known = sorted({*_trusted(), str(file.resolve())})
@@ -103,12 +107,12 @@ def from_override(override: str) -> dict[str, Any]:
     key, separator, value = override.partition("=")
     if not separator or not key.strip():
         raise ConfigurationError(f"--set takes key=value, as in index.name=docs, but it is {shown(override)}")
-    # YAML reads nothing as null; on a command line it is an empty text.
+    # YAML would read an empty value as null; on a command line it is an empty text.
     return _nest(key.strip().split("."), read_yaml(value, of=f"--set {key}") if value else "")
 
 
 def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
-    """Lay one layer over another: mappings are merged, everything else is replaced. An empty mapping empties."""
+    """Merge `layer` into `base`: mappings are merged, all other values replaced. An empty mapping replaces too."""
     for key, value in layer.items():
         if isinstance(value, Mapping) and value and isinstance(base.get(key), dict):
             merge(base[key], value)
@@ -117,10 +121,10 @@ def merge(base: dict[str, Any], layer: Mapping[str, Any]) -> None:
 
 
 def resolve_references(value: Any, *, where: str = "") -> Any:
-    """`value` with each ${NAME} in its texts replaced by that environment variable, which is a secret from then on.
+    """`value` with each ${NAME} in its texts replaced by that environment variable, whose value is then a secret.
 
     Raises:
-        ConfigurationError: a variable that is not set; the setting that names it is said.
+        ConfigurationError: the variable is not set; the text names the setting.
     """
     if isinstance(value, dict):
         return {k: resolve_references(v, where=f"{where}.{k}" if where else str(k)) for k, v in value.items()}
@@ -142,16 +146,16 @@ def resolve_references(value: Any, *, where: str = "") -> Any:
 
 
 def is_reference(value: Any) -> bool:
-    """Whether a setting is nothing but one ${NAME}."""
+    """Whether the whole value is one ${NAME}."""
     return isinstance(value, str) and re.fullmatch(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}", value.strip()) is not None
 
 
 def read_yaml(text: str, *, of: str) -> Any:
-    """YAML as plain values.
+    """Parse YAML to plain values.
 
     Raises:
-        ConfigurationError: no YAML, a key twice, a key that is no text, or more of it than settings can be: aliases
-            that grow count as often as they are used.
+        ConfigurationError: it is not YAML, a key occurs twice or is not a text, or it is larger than settings can be.
+            An alias counts each time it is used.
     """
     if len(text) > _MAX_BYTES:
         raise ConfigurationError(f"{of} is larger than {_MAX_BYTES // 1_000_000} MB: no settings are")
@@ -165,7 +169,7 @@ def read_yaml(text: str, *, of: str) -> Any:
         raise ConfigurationError(f"{of} is not valid YAML: {cut(str(error))}") from None
     except RecursionError:
         raise ConfigurationError(f"{of} is nested deeper than settings are") from None
-    except (ValueError, OverflowError) as error:  # dates and numbers that only look like such
+    except (ValueError, OverflowError) as error:  # a text that looks like a date or a number, but is none
         raise ConfigurationError(f"{of} is not valid YAML: {cut(str(error))}") from None
 
 
@@ -174,7 +178,7 @@ def cut(text: str, length: int = _MAX_SHOWN) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as an error says it: short, and without asking a huge one for its whole text."""
+    """A value as an error message shows it: short, and without making the whole text of a huge one."""
     if isinstance(value, str):
         return cut(repr(value[: _MAX_SHOWN + 1]) if len(value) > _MAX_SHOWN else repr(value))
     if isinstance(value, (Mapping, Sequence)) and len(value) > 8:
@@ -183,7 +187,7 @@ def shown(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Values of nodes that are composed already; a key that stands twice is an error, not a silent loss."""
+    """Constructs the values of composed nodes; a key that occurs twice is an error."""
 
     @classmethod
     def values(cls, node: yaml.Node) -> Any:
@@ -207,7 +211,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_size(root: yaml.Node, *, of: str) -> None:
-    """Count values as often as aliases use them, each node once: what is small in the file may be huge in memory."""
+    """Refuse a document with too many values, too deep nesting, or an alias to itself.
+
+    A value counts each time an alias uses it, because a small file can become huge in memory. Each node is visited only
+    once.
+
+    Raises:
+        ConfigurationError: it is refused.
+    """
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node, depth: int) -> int:
@@ -228,8 +239,8 @@ def _check_size(root: yaml.Node, *, of: str) -> None:
 
     values = size(root, 0)
     if values > _MAX_VALUES:
-        told = cut(f"{values:,}", 30)
-        raise ConfigurationError(f"{of} holds {told} values once its aliases are followed: no settings do")
+        count = cut(f"{values:,}", 30)
+        raise ConfigurationError(f"{of} holds {count} values once its aliases are followed: no settings do")
 
 
 def _mapping(text: str, *, of: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Merges lakeloop.yml, LAKELOOP__… variables and --set overrides into one frozen, typed `Settings`.
 
-Precedence, weakest first: the defaults of the sections, the file, the environment, the command line. A nested key is
-`index.name` in the file and on the command line, and `LAKELOOP__INDEX__NAME` in the environment.
+Each of these overrides the ones before: the defaults, the file, the environment, the command line. A nested key is
+`index.name` on the command line, and `LAKELOOP__INDEX__NAME` in the environment.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from pipelines.settings.redaction import redacted
 from pipelines.settings.sections import Settings, named_section
 from transformations.errors import ConfigurationError
 
-# So many errors are said of one file.
+# How many errors a message lists; the others are counted.
 _MAX_TOLD = 10
 
 
 def load_settings(config: Path | None = None, *, overrides: Sequence[str] = ()) -> Settings:
-    """Settings from `config`, or from lakeloop.yml of this folder or of a trusted one above, or the defaults.
+    """Load settings from `config`, or lakeloop.yml of this folder or a trusted one above; without a file, defaults.
 
     Args:
-        config: the file; it must exist when given.
-        overrides: `key=value` strings, keys dotted, values in YAML ("ingest.max_file_mb=10").
+        config: the file; if given, it must exist.
+        overrides: texts `key=value` with dotted keys and values in YAML ("ingest.max_file_mb=10").
 
     Raises:
-        ConfigurationError: no such file, not YAML, an unknown key (the near ones are named), a value out of range, a
-            variable that is not set, or a file above this folder that nobody has trusted.
+        ConfigurationError: the file does not exist or is not YAML, a key is unknown (similar ones are named), a value
+            is not allowed, a variable is not set, or a file above this folder is not trusted.
     """
     path = find_settings(config)
     layers = [read_file(path)] if path else []
@@ -54,7 +54,9 @@ def load_settings(config: Path | None = None, *, overrides: Sequence[str] = ()) 
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise ConfigurationError(f"settings{f' of {path}' if path else ''} are not valid: {_told(error)}") from None
+        raise ConfigurationError(
+            f"settings{f' of {path}' if path else ''} are not valid: {_errors_text(error)}"
+        ) from None
 
 
 def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str) -> None:
@@ -74,7 +76,11 @@ def _check_keys(given: Mapping[str, Any], model: type[BaseModel], *, where: str)
 
 
 def _resolve_references(merged: dict[str, Any]) -> dict[str, Any]:
-    """Replace each `${NAME}` by that environment variable; a secret never stands in the file itself."""
+    """Replace each `${NAME}` by that environment variable.
+
+    Raises:
+        ConfigurationError: a secret is written into the settings instead of a `${NAME}`, or a variable is not set.
+    """
     for section_name, key in (("language_model", "api_key"), ("index", "secret"), ("answers", "judge_api_key")):
         section = merged.get(section_name)
         value = section.get(key) if isinstance(section, dict) else None
@@ -85,8 +91,8 @@ def _resolve_references(merged: dict[str, Any]) -> dict[str, Any]:
     return {"root": root, **resolved}
 
 
-def _told(error: ValidationError) -> str:
-    """What is wrong, short whatever was given, and without the values of variables."""
+def _errors_text(error: ValidationError) -> str:
+    """The validation errors as one text: shortened, and without the values of variables."""
     lines = [
         f"{cut('.'.join(map(str, e['loc'])), 100)}: {cut(e['msg'])}, but it is {shown(e['input'])}"
         for e in error.errors()

@@ -1,4 +1,4 @@
-"""The settings of one record source, as lakeloop.yml names it.
+"""The settings of one record source, as in lakeloop.yml:
 
 records:
   flights:
@@ -26,10 +26,10 @@ from transformations.tables.text_values import Reading, pattern_fault
 SOURCE_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 TABLE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){1,2}")
-# What a table of records has besides, and what the tables of a source are called.
+# Column names that tables of records use themselves, and ends of names that a source's further tables have.
 RESERVED_COLUMNS = frozenset({"valid_from", "valid_to", "is_current", "failed_rules"})
 _RESERVED_ENDS = ("_quarantine", "_history", "_files")
-# Reader options that change how bytes become records, and no other.
+# The reader options that are allowed: those that decide how bytes become records.
 _TRIMS = ("ignoreLeadingWhiteSpace", "ignoreTrailingWhiteSpace")
 OPTIONS: dict[str, frozenset[str]] = {
     "csv": frozenset({"sep", "quote", "escape", "nullValue", "multiLine", "encoding", *_TRIMS}),
@@ -147,7 +147,7 @@ class RecordSettings(_Part):
 
     @property
     def file_patterns(self) -> tuple[str, ...]:
-        """What the names of its files are like, in any case."""
+        """The patterns that the names of its files match, in upper or lower case."""
         return self.include or FILE_PATTERNS[self.format]
 
     @field_validator("options", mode="before")
@@ -176,12 +176,12 @@ class RecordSettings(_Part):
 
     @property
     def types(self) -> dict[str, str]:
-        """Name → canonical type of each column."""
+        """The canonical type of each column, by name."""
         return {name: of.type for name, of in self.columns.items()}
 
     @property
     def readings(self) -> dict[str, Reading]:
-        """How the source says each column."""
+        """How the texts of each column are read, by name."""
         always = (self.options["nullValue"],) if self.options.get("nullValue") else ()
         readings = {name: of.reading for name, of in self.columns.items()}
         return {name: replace(of, null_texts=(*always, *of.null_texts)) for name, of in readings.items()}

@@ -1,8 +1,8 @@
-"""Takes secrets, and what would steer a terminal, from text that is about to be shown or logged.
+"""Removes secrets and control characters from text that is about to be shown or logged.
 
-Secrets are the values of the variables that settings name as ${NAME}, as they are and as JSON, Python or an address
-writes them, and the passwords and tokens in addresses. Control characters come in names of files, in documents and in
-messages of servers; a terminal would obey them.
+Secrets are the values of the variables that settings name as ${NAME} (also as JSON, Python or a URL writes them), and
+the passwords and tokens in URLs. Control characters can come from names of files, documents and messages of servers,
+and a terminal would obey them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from urllib.parse import quote, quote_plus
 from transformations.text.printable import printable
 
 HIDDEN = "***"
-# What stands for nothing in particular ("1", "on") would be hidden everywhere.
+# Shorter values ("1", "on") are not hidden: they would be replaced everywhere.
 _SHORTEST = 4
 _secrets: set[str] = set()
 _PASSWORD = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/@:'\"]*):[^\s/@'\"]+@")
-# What stands behind the ? of an address; a \ or a quote ends it, for the text may be JSON.
+# A secret parameter in the query of a URL; a \ or a quote ends its value, because the text may be JSON.
 _PARAMETER = re.compile(
     r"(?P<name>[?&;][\w.-]{0,40}(?:password|passwd|pwd|token|secret|api[_-]?key|access[_-]?key|credential|signature|sig))"
     r"=[^\s&;#'\"\\<>]+",
@@ -28,31 +28,31 @@ _PARAMETER = re.compile(
 
 
 def note_secret(value: str) -> None:
-    """From here on `value` is shown nowhere."""
+    """Let `redacted` hide `value` from now on. A value of less than 4 characters is ignored."""
     if len(value) >= _SHORTEST:
         in_json = (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
         _secrets.update((value, *in_json, repr(value)[1:-1], quote(value, safe=""), quote_plus(value)))
 
 
 def redacted(text: str) -> str:
-    """`text` without the known secrets, and without passwords in addresses."""
+    """`text` with the known secrets, and passwords and tokens in URLs, replaced by ***."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return without_password(text) if "://" in text else text
 
 
 def safe(text: str) -> str:
-    """What may be printed."""
+    """`text` without secrets and control characters, so that it may be printed."""
     return printable(redacted(text))
 
 
 def without_password(address: str) -> str:
-    """An address as a table may hold it: a password or a token in it is not kept."""
+    """A URL as a table may keep it, with a password or token in it replaced by ***."""
     return _PARAMETER.sub(rf"\g<name>={HIDDEN}", _PASSWORD.sub(rf"\g<before>:{HIDDEN}@", address))
 
 
 class SafeFormatter(logging.Formatter):
-    """Log records without secrets; what follows a line break is indented, so that no name can forge a record."""
+    """Formats log records without secrets; lines after the first are indented, so that no text can forge a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         first, *more = safe(super().format(record)).split("\n")

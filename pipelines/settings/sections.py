@@ -1,4 +1,4 @@
-"""The sections of the settings: each setting with its type, its default and what it is for, checked and frozen."""
+"""The sections of the settings: each setting with its type, default and description, validated and frozen."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class IndexSettings(_Section):
     @field_validator("uri")
     @classmethod
     def _without_password(cls, uri: str) -> str:
-        """Tables keep the address of an index, and a secret stands in no table."""
+        """Refuse a password in the address: tables keep the address, and must not contain a secret."""
         if without_password(uri) != uri:
             raise ValueError("it holds a password: name that as index.secret, ${NAME} of a variable")
         return uri
@@ -119,7 +119,7 @@ class IndexSettings(_Section):
     @field_validator("options", mode="before")
     @classmethod
     def _as_text(cls, options: Any) -> Any:
-        """YAML reads `trees: 10` as a number; an adapter reads it as it is written."""
+        """Make texts of the values: YAML reads `trees: 10` as a number, and an adapter takes the text."""
         if not isinstance(options, dict):
             return options
         return {key: str(v).lower() if isinstance(v, bool) else str(v) for key, v in options.items()}
@@ -221,7 +221,7 @@ class Settings(_Section):
     @field_validator("lakehouse", "landing", "checkpoints", "report", "quality")
     @classmethod
     def _is_a_path(cls, value: str) -> str:
-        """An address would become a folder of that name below the workspace."""
+        """Refuse a URL, which would become a folder of that name below the workspace."""
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value):
             raise ValueError(
                 "it is a path of this machine, not an address. Tables in object storage belong to a catalog: set "
@@ -235,7 +235,7 @@ class Settings(_Section):
         return check_source_names(records)
 
     def path(self, value: str) -> Path:
-        """`value` as an absolute path, relative ones from the workspace's root."""
+        """`value` as an absolute path; a relative one is taken from the workspace's root."""
         return (self.root / Path(value).expanduser()).absolute()
 
     @property
@@ -248,7 +248,7 @@ class Settings(_Section):
 
     @property
     def index_uri(self) -> str:
-        """Where the store is: an address as it is, a folder as an absolute path."""
+        """Where the index is: a URL as it is, a folder as an absolute path."""
         return self.index.uri if "://" in self.index.uri else str(self.path(self.index.uri))
 
     @property
@@ -257,6 +257,6 @@ class Settings(_Section):
 
 
 def named_section(annotation: Any) -> type[BaseModel] | None:
-    """The section that a mapping of names to sections holds; None for anything else."""
+    """The section class of a setting that maps names to sections; None for any other setting."""
     inside = get_args(annotation)[1:] if get_origin(annotation) is dict else ()
     return next((of for of in inside if isinstance(of, type) and issubclass(of, BaseModel)), None)

@@ -1,4 +1,4 @@
-"""Every setting with its default and what it is for: as `lakeloop init` writes them and the docs list them."""
+"""Lists every setting with its default and description, for `lakeloop init` and for the docs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic_core import PydanticUndefined
 
 from pipelines.settings.sections import Settings, named_section
 
-# Stands for the names that a user gives, in what is said about a mapping of names to sections.
+# Stands for the name that a user chooses, in settings that map names to sections.
 NAMED = "NAME"
 
 
 def described(model: type[BaseModel] = Settings) -> Iterator[tuple[int, str, Any, str]]:
-    """(depth, key, default, description) of every setting, in order: what `lakeloop init` writes and the docs list."""
+    """(depth, key, default, description) of every setting, in order."""
     for name, field in model.model_fields.items():
         if name == "root":
             continue
@@ -33,7 +33,7 @@ def described(model: type[BaseModel] = Settings) -> Iterator[tuple[int, str, Any
 
 
 def settings_template() -> str:
-    """The commented lakeloop.yml that `lakeloop init` writes: every setting at its default."""
+    """The lakeloop.yml that `lakeloop init` writes: every setting with its default, and a comment that describes it."""
     lines = ["# lakeloop: settings of this workspace. Every value below is the default; keep what you change.", ""]
     named_at: int | None = None
     for depth, key, default, text in described():
@@ -42,7 +42,7 @@ def settings_template() -> str:
             named_at = depth if named_at is None else named_at
         elif named_at is not None and depth <= named_at:
             named_at = None
-        if named_at is not None:  # there is no default source: what one may say stands in comments
+        if named_at is not None:  # no source exists by default, so its settings are written as comments
             shown = "" if key == NAMED or default is None or default is PydanticUndefined else f" {_plain(default)}"
             lines.append(f"# {indent}{key}:{shown}  # {text}")
             continue

@@ -1,4 +1,4 @@
-"""chunk-documents: the documents that changed are cut anew, and their chunks merged into silver.chunks."""
+"""The stage chunk-documents: cuts changed documents into chunks, and merges the chunks into silver.chunks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipelines.settings.sections import Settings
 
 SOURCE, TARGET, QUARANTINE = "silver.documents", "silver.chunks", "silver.chunks_quarantine"
 SPLIT = Split("chunk-documents", SOURCE, TARGET, QUARANTINE, key="chunk_id", same=("chunk_id",), scope="document_id")
-# What is cut: a chunk, and `unknown_ratio`, the share of its letters that the model cannot read; null: not known.
+# A chunk, and `unknown_ratio`: the share of its letters that the model cannot read; null if that is not known.
 CUT_SCHEMA = TABLES[TARGET].content.append(pa.field("unknown_ratio", pa.float64()))
 COMPARE = [
     *("path", "title", "ordinal", "heading_path", "text", "embed_text", "text_hash", "token_count", "format", "source")
@@ -27,12 +27,12 @@ COMPARE = [
 
 
 def look(context: Context) -> Work | None:
-    """The documents that changed since."""
+    """The versions of silver.documents that were not read yet."""
     return moved(STAGE, context)
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Counts: chunks insert, update (moved, or their document renamed), delete, and set_aside."""
+    """Cut the changed documents. Counts: chunks insert, update (moved, or document renamed), delete, set_aside."""
     lake, versions = context.lake, due.first
     lake.ensure(TARGET)
     documents, keys = changed(context, SOURCE, versions=versions, key="document_id")
@@ -48,7 +48,10 @@ def work(context: Context, due: Work) -> Counts:
 
 
 def cut(context: Context, documents: Rows) -> Rows:
-    """The chunks of `documents` (rows of silver.documents), good and bad."""
+    """The chunks of `documents` (rows of silver.documents) before any rule has judged them.
+
+    With `refine.near_duplicates: serve_one`, only of the representatives of their clusters.
+    """
     if context.settings.refine.near_duplicates == "serve_one":
         documents = where_in(documents, "is_representative", [True])
     rows = selected(documents, ["document_id", "path", "title", "text", "format", "source"])
@@ -56,7 +59,7 @@ def cut(context: Context, documents: Rows) -> Rows:
 
 
 def rules_of_chunks(settings: Settings) -> tuple[Rule, ...]:
-    """What must be true of a chunk, as the settings want it."""
+    """The rules for chunks, with the limits of the settings."""
     max_tokens, max_characters = chunk_limits(settings)
     return (*chunk_rules(max_tokens=max_tokens, max_characters=max_characters), is_known_to_the_model())
 
@@ -68,7 +71,7 @@ def chunks_of(settings: Settings) -> Batches:
 
 
 def chunk_batches(model: EmbeddingModel, *, max_tokens: int, max_characters: int) -> Batches:
-    """A function for `mapInArrow`: rows of silver.documents → rows of `CUT_SCHEMA`, many for one."""
+    """A function for `mapInArrow`: rows of silver.documents → rows of `CUT_SCHEMA`, none or more per document."""
 
     def chunk(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from transformations.text.chunks import chunk_id, chunk_markdown

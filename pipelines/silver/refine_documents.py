@@ -1,8 +1,9 @@
-"""refine-documents: bronze.documents becomes silver.documents as the folder now is, its history, and a quarantine.
+"""The stage refine-documents: bronze.documents → silver.documents (now), its history and its quarantine.
 
-An arrival is judged once, also where its document has changed again since. A version begins with its arrival and ends
-with the next one: another text, a deletion, or an edition that is refused. The history is written first, and what is
-current in it is silver.documents; each write compares, so that a run that repeats it changes nothing.
+Every arrival is judged, also if its document has changed again since. A version of a document begins with its arrival
+and ends with the next one: another text, a deletion, or a refused content. The history is written first;
+silver.documents is made equal to the current rows of the history. Each write compares, so that a repeated run changes
+nothing.
 """
 
 from __future__ import annotations
@@ -44,20 +45,25 @@ SPLIT = Split(
     same=("content_hash", "reason"),
     scope="document_id",
 )
-# What makes another version of a document.
+# A document has a new version if one of these columns differs.
 _COMPARE = ["title", "text", "format", "encoding", "metadata", "language", "language_confidence"]
 _COMPARE += ["pii_spans", "content_hash"]
 
 
 def look(context: Context) -> Work | None:
-    """The arrivals that were not read, and the documents that were refused for a limit which has been raised since."""
+    """The arrivals that were not read yet, and the documents refused for a limit that was raised since (`found`)."""
     again = refused_for_limits(context)
     due = moved(STAGE, context) or (nothing_new(STAGE, context) if again else None)
     return None if due is None else replace(due, found=again)
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Counts: documents insert, update, delete, and set_aside (refused in these versions, and not repaired since)."""
+    """Refine the arrivals. Counts: documents insert, update, delete, set_aside (refused now, and not repaired since).
+
+    Raises:
+        MissingDependencyError: a library that a parser, or the search for personal data, needs is not installed.
+        ConfigurationError: `parse.memory_mb` is too small for a parser.
+    """
     lake, versions = context.lake, due.first
     again: list[str] = refused_for_limits(context) if due.found is None else due.found
     rules = rules_of_documents(context.settings.refine)
@@ -72,9 +78,9 @@ def work(context: Context, due: Work) -> Counts:
         count = row_count(refused) if judged.refused_rows else 0
         SPLIT.set_aside(context, refused, count=count, scope=keys, versions=versions)
 
-        said = versions_said(context, arrivals, judged.valid)
+        arrived = versions_said(context, arrivals, judged.valid)
         before = touched(context, HISTORY, keys, versions=versions, key="document_id")
-        apply_changes(context, HISTORY, _history_changes(context, before, said, versions=versions))
+        apply_changes(context, HISTORY, _history_changes(context, before, arrived, versions=versions))
         dated = touched(context, HISTORY, keys, versions=versions, key="document_id")
         desired = without(where_in(dated, "is_current", [True]), VALIDITY)
         current = touched(context, TARGET, keys, versions=versions, key="document_id")
@@ -86,8 +92,8 @@ def work(context: Context, due: Work) -> Counts:
 
 
 def _described(context: Context, first: Rows, versions: Versions, *, again: list[str]) -> Rows:
-    """The arrivals of a content, parsed and described. Of folders, each worker reads the bytes from the table's files;
-    else Spark hands them over.
+    """The arrivals `first`, parsed and described. In folders, each worker reads the bytes from the table's files; in a
+    catalog, Spark passes them on.
     """
     lake, files = context.lake, None
     if (folder := lake.folder(SOURCE)) is not None:
@@ -99,17 +105,17 @@ def _described(context: Context, first: Rows, versions: Versions, *, again: list
     return mapped(context, first, describe, DESCRIBED_SCHEMA)
 
 
-def _history_changes(context: Context, before: Rows, said: Rows, *, versions: Versions) -> Rows:
+def _history_changes(context: Context, before: Rows, arrived: Rows, *, versions: Versions) -> Rows:
     key, order_by = ["document_id"], "_ingested_at"
-    if isinstance(before, pa.Table) and isinstance(said, pa.Table):
+    if isinstance(before, pa.Table) and isinstance(arrived, pa.Table):
         few = few_rows.history_changes(
-            before, said, key=key, order_by=order_by, compare=_COMPARE, replaces_same_instants=True
+            before, arrived, key=key, order_by=order_by, compare=_COMPARE, replaces_same_instants=True
         )
         if few is not None:
             return few
     return history_changes(
         as_frame(context, before),
-        as_frame(context, said),
+        as_frame(context, arrived),
         key=key,
         order_by=order_by,
         compare=_COMPARE,
@@ -118,12 +124,12 @@ def _history_changes(context: Context, before: Rows, said: Rows, *, versions: Ve
 
 
 def refused_for_limits(context: Context) -> list[str]:
-    """The documents that were refused for a limit of parsing which has been raised since."""
+    """The ids of documents that were refused for a parsing limit which was raised since, sorted."""
     limits = Limits.of(context.settings.parse)
     rows = context.lake.read_arrow(QUARANTINE, columns=["document_id", "reason", "replayed_at"])
     rows = rows.filter(pc.and_(pc.is_null(rows["replayed_at"]), pc.is_valid(rows["reason"])))
-    told = zip(rows["document_id"].to_pylist(), rows["reason"].to_pylist(), strict=True)
-    return sorted(document for document, reason in told if limits.allow_more_than(reason))
+    refusals = zip(rows["document_id"].to_pylist(), rows["reason"].to_pylist(), strict=True)
+    return sorted(document for document, reason in refusals if limits.allow_more_than(reason))
 
 
 STAGE = Stage(

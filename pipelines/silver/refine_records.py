@@ -1,8 +1,8 @@
-"""refine-records: arrivals of bronze.records_NAME become the records as they are now, as they were, and the refused.
+"""The stage refine-records: bronze.records_NAME → silver.records_NAME (now), its history and its quarantine.
 
-silver.records_NAME is what is open in silver.records_NAME_history, which is built from every change that keeps the
-contract, late ones in their place (transformations/tables/history.py). What breaks it is in
-silver.records_NAME_quarantine.
+silver.records_NAME_history is built from all changes that keep the contract; a late change is put where it belongs in
+time (transformations/tables/history.py). silver.records_NAME has the last row of each key in the history, unless that
+is a delete. Records that break the contract are in silver.records_NAME_quarantine.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ _PLACE = frozenset(name for name, _ in ARRIVAL)
 
 
 def look(context: Context) -> Work | None:
-    """The arrivals of the source that were not read."""
+    """The arrivals of the source that were not read yet."""
     return moved(STAGE, context)
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Counts: records insert, update, delete (now), intervals (written to the history), set_aside.
+    """Refine the arrivals. Counts: records insert, update, delete (in the table of now), intervals (rows of the history
+    that changed), set_aside.
 
     Raises:
         ExpectationFailedError: a rule of level fail is broken; nothing was written.
+        ConfigurationError: a column's type cannot become that of the contract (see `follow`).
     """
     lake, versions = context.lake, due.first
     source = evolved(lake, context.about(RecordSource))
@@ -71,9 +73,9 @@ def work(context: Context, due: Work) -> Counts:
         if is_rebuilt:
             counts = _rebuild(context, source, changes)
             return {**counts, "set_aside": judged.refused_rows}
-        told = _history_changes(context, source, changes, versions=versions).persist()
-        context.persisted.append(told)
-        intervals = apply_changes(context, source.history, told)
+        history_rows = _history_changes(context, source, changes, versions=versions).persist()
+        context.persisted.append(history_rows)
+        intervals = apply_changes(context, source.history, history_rows)
         counts = _bring_now(context, source, changes, versions=versions)
         return {**counts, "intervals": sum(intervals.values()), "set_aside": judged.refused_rows}
 
@@ -91,7 +93,7 @@ def _split(source: RecordSource) -> Split:
 
 
 def _arrivals(context: Context, source: RecordSource, versions: Versions) -> DataFrame:
-    """The rows of bronze that these versions brought; all, where they are everything."""
+    """The rows that these versions added to bronze; all rows if `versions.since` is None."""
     lake = context.lake
     if versions.since is None:
         return lake.read(source.bronze, version=versions.until)
@@ -100,10 +102,11 @@ def _arrivals(context: Context, source: RecordSource, versions: Versions) -> Dat
 
 
 def _identified(rows: DataFrame, source: RecordSource) -> DataFrame:
-    """Add what the quarantine tells rows apart by, as `_record_id`.
+    """Add `_record_id`, by which the quarantine identifies a change.
 
-    It is one change: the key and what orders it, so that the same change, repaired, closes its row. What has no whole
-    key is told apart by all that it says; a Delta table says the same of a row that comes and that goes.
+    It is a hash of the key and `order_by`, so that the same change, if it arrives repaired, closes its row in the
+    quarantine. If one of these columns is null, it is a hash of the whole record. This includes `_op`, except for a
+    Delta table, in which a row has the same id when it is added and when it is deleted.
     """
     from pyspark.sql import functions as F
 
@@ -114,10 +117,10 @@ def _identified(rows: DataFrame, source: RecordSource) -> DataFrame:
 
 
 def _without_ended(rows: DataFrame, source: RecordSource) -> tuple[DataFrame, DataFrame]:
-    """Leave out the rows of a Delta table that have no whole key and are gone from it, or were repaired there.
+    """Leave out the rows of a Delta table with a null in their key that the table no longer has, and their deletes.
 
-    They are set aside as long as the table has them; there is nothing else that their end could change. Returns the
-    other rows, and the `_record_id` of those that are gone.
+    Such rows are set aside as long as the table has them, and belong to no key that their end could change. Returns the
+    other rows, and the `_record_id` of the rows that are gone. For other sources, all rows are returned.
     """
     from pyspark.sql import Window as Over
     from pyspark.sql import functions as F
@@ -137,7 +140,7 @@ def _without_ended(rows: DataFrame, source: RecordSource) -> tuple[DataFrame, Da
 def _set_aside(
     context: Context, source: RecordSource, refused: DataFrame, *, scope: DataFrame, count: int, versions: Versions
 ) -> None:
-    """Tell the quarantine of the refused rows, the last one of each change."""
+    """Write the refused rows to the quarantine, of each `_record_id` the last one."""
     from pyspark.sql import functions as F
 
     rescued = "_rescued"
@@ -148,24 +151,24 @@ def _set_aside(
         F.concat(F.lit("unknown: "), F.substring(F.get_json_object(rescued, "$.unknown"), 1, 300)),
         F.concat(F.lit("missing: "), F.get_json_object(rescued, "$.missing")),
     )
-    said = [*source.contract.columns, "_op", "_rescued"]
+    recorded = [*source.contract.columns, "_op", "_rescued"]
     place = [c for c in context.lake.spec(source.quarantine).columns if c in _PLACE]
-    told = refused.select(
+    rows = refused.select(
         F.col("_record_id").alias("record_id"),
-        F.to_json(F.struct(*said), {"timestampFormat": INSTANT_AS_JSON}).alias("record"),
+        F.to_json(F.struct(*recorded), {"timestampFormat": INSTANT_AS_JSON}).alias("record"),
         "failed_rules",
         reason.alias("reason"),
-        # Refused for other rules is another refusal.
-        said_hash(refused, [*said, "failed_rules"]).alias("content_hash"),
+        # With the rules: the same record refused by other rules is another refusal.
+        said_hash(refused, [*recorded, "failed_rules"]).alias("content_hash"),
         *place,
     )
     rank = F.struct("_ingested_at", "_source_version", "_offset", "content_hash")
-    last = told.groupBy("record_id").agg(F.max_by(F.struct(*told.columns), rank).alias("_row")).select("_row.*")
+    last = rows.groupBy("record_id").agg(F.max_by(F.struct(*rows.columns), rank).alias("_row")).select("_row.*")
     _split(source).set_aside(context, last, count=count, scope=scope, versions=versions)
 
 
 def _changes(source: RecordSource, valid: DataFrame) -> DataFrame:
-    """Valid rows as the change set of a history: the columns of its table but the intervals, and `_op`."""
+    """Valid rows as changes for the history: the columns of the history except the intervals, and `_op`."""
     from pyspark.sql import functions as F
 
     carried = ["_changed_at", "_ingested_at", "_run_id"]
@@ -175,7 +178,7 @@ def _changes(source: RecordSource, valid: DataFrame) -> DataFrame:
 
 
 def _history_changes(context: Context, source: RecordSource, changes: DataFrame, *, versions: Versions) -> DataFrame:
-    """What the changes make of the history; all of it is compared where the versions are everything."""
+    """The net changes of the history; if `versions.since` is None, the whole history is computed and compared."""
     from pyspark.sql import functions as F
 
     lake, key = context.lake, list(source.settings.key)
@@ -183,19 +186,20 @@ def _history_changes(context: Context, source: RecordSource, changes: DataFrame,
     if versions.since is None:
         desired = history(changes, key=key, order_by=order_by, compare=compare, then_by=then_by)
         same = [*compare, *then_by, "valid_to", "is_current", "_marks"]
-        told = net_changes(lake.read(source.history), desired, key=[*key, "valid_from"], compare=same)
+        found = net_changes(lake.read(source.history), desired, key=[*key, "valid_from"], compare=same)
     else:
         before = of_keys(lake.read(source.history), changes, key=key)
-        told = history_changes(before, changes, key=key, order_by=order_by, compare=compare, then_by=then_by)
-    told = told.select(*lake.spec(source.history).columns, "_op")
-    told = told.where((F.col("_op") != "insert") | _is_needed(source))
-    return told.withColumn("_run_id", F.lit(context.run_id))
+        found = history_changes(before, changes, key=key, order_by=order_by, compare=compare, then_by=then_by)
+    found = found.select(*lake.spec(source.history).columns, "_op")
+    found = found.where((F.col("_op") != "insert") | _is_needed(source))
+    return found.withColumn("_run_id", F.lit(context.run_id))
 
 
 def _is_needed(source: RecordSource) -> Column:
-    """Of a row of a history: whether the table keeps it.
+    """True for a row of the history that the table must keep.
 
-    Nothing arrives late by its own arrival, so that there a record that came again as it was needs no mark.
+    Without `order_by`, records are ordered by their arrival, and none can arrive late. Then the mark of a record that
+    was repeated unchanged is not needed.
     """
     from pyspark.sql import functions as F
 
@@ -203,7 +207,7 @@ def _is_needed(source: RecordSource) -> Column:
 
 
 def _has_another_key(context: Context, source: RecordSource) -> bool:
-    """Whether the tables were made by another key or order than the settings name now, or nobody knows by which."""
+    """Whether the tables were made with another key or order than the settings have now, or with an unknown one."""
     head = context.lake.head(source.silver)
     if head is None or head.version == 0:
         return False
@@ -215,16 +219,16 @@ def _has_another_key(context: Context, source: RecordSource) -> bool:
 
 
 def _refining(definition: str) -> dict[str, Any]:
-    """What `refining` said in a definition of this stage."""
+    """The settings (see `refining`) that a definition of this stage contains."""
     said: dict[str, Any] = json.loads(definition.partition(" ")[2])
     return said
 
 
 def _earlier(context: Context, source: RecordSource, arrivals: DataFrame) -> dict[str, list[str]]:
-    """Of columns that have another name in lakeloop.yml now, those of bronze that were read from the same one of the
-    source: what arrived before is there. A column that was read from several says nothing of either.
+    """Columns that were renamed in lakeloop.yml: name → columns of bronze that were read from the same source column.
 
-    The key of a Delta table is left out: where its name changed, the table is read whole again.
+    Earlier arrivals have their values there. A column of bronze that was read from several source columns is not used.
+    The key of a Delta table is left out: if it is renamed, the whole table is read again.
     """
     declared = {name.lower() for name in source.settings.columns} | _PLACE
     others = [c for c in arrivals.columns if c.lower() not in declared]
@@ -235,18 +239,18 @@ def _earlier(context: Context, source: RecordSource, arrivals: DataFrame) -> dic
     runs = context.lake.read_arrow(STAGE_RUNS, columns=["definition", "source_id"], where={"stage": COMMAND})
     for definition in {row["definition"] for row in runs.to_pylist() if row["source_id"] == head.table_id}:
         made = _refining(definition)
-        for name, of in made["columns"].items():
-            called.setdefault(name.lower(), set()).add((of["source"] or name).lower())
+        for name, column in made["columns"].items():
+            called.setdefault(name.lower(), set()).add((column["source"] or name).lower())
     earlier = {
-        name: [c for c in others if (called[c.lower()] or {c.lower()}) == {(of.source or name).lower()}]
-        for name, of in source.settings.columns.items()
+        name: [c for c in others if (called[c.lower()] or {c.lower()}) == {(column.source or name).lower()}]
+        for name, column in source.settings.columns.items()
         if not (source.settings.format == "delta" and name in source.settings.key)
     }
     return {name: found for name, found in earlier.items() if found}
 
 
 def _rebuild(context: Context, source: RecordSource, changes: DataFrame) -> dict[str, int]:
-    """Write the history and the table now as the changes make them, whatever is there: its rows have other keys."""
+    """Replace the history and the table of now by what the changes give. Their old rows have other keys."""
     from pyspark.sql import functions as F
 
     lake, key = context.lake, list(source.settings.key)
@@ -266,7 +270,7 @@ def _rebuild(context: Context, source: RecordSource, changes: DataFrame) -> dict
 
 
 def _last(rows: DataFrame, *, key: list[str]) -> DataFrame:
-    """What a history says of each key last, deletes left out."""
+    """The last row of each key in a history, without keys whose last row is a delete."""
     from pyspark.sql import functions as F
 
     last = rows.groupBy(*key).agg(F.max_by(F.struct(*rows.columns), "valid_from").alias("_row")).select("_row.*")
@@ -274,9 +278,9 @@ def _last(rows: DataFrame, *, key: list[str]) -> DataFrame:
 
 
 def _bring_now(context: Context, source: RecordSource, changes: DataFrame, *, versions: Versions) -> dict[str, int]:
-    """Make the current table what was said last of each key that has changes, deletes left out.
+    """Make the table of now equal to the last row of the history, for each key that has changes. Returns the counts.
 
-    That is what is open in the history; where a record came again and only its order moved, the last of them.
+    A key whose last row is a delete is removed. If a record was repeated unchanged, the last repetition counts.
     """
     lake, key = context.lake, list(source.settings.key)
     columns = lake.spec(source.silver).columns

@@ -1,7 +1,7 @@
-"""The columns of every table of lakeloop's own, by name: what `Lakehouse.ensure` creates and every stage writes.
+"""The columns of lakeloop's own tables, by name of the table: `Lakehouse.ensure` creates them, the stages write them.
 
-One module a schema. Grain and keys are in docs/tables.md. Tables whose columns are the user's own (records, features)
-are told to the lakehouse by `Lakehouse.declare`.
+One module per schema. Grain and keys are in docs/tables.md. Tables whose columns the user defines (records, features)
+are added with `Lakehouse.declare`.
 """
 
 from __future__ import annotations
@@ -19,5 +19,5 @@ TABLES: dict[str, TableSpec] = {
     **monitoring.TABLES,
     **ops.TABLES,
 }
-# What an index holds of a row.
+# The columns of a row that an index holds.
 INDEX_SCHEMA = TABLES["gold.chunk_index"].content

@@ -1,4 +1,4 @@
-"""The tables of the schema inference: questions, calls and labels."""
+"""The tables of the schema inference: questions, logged calls and labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of the schema monitoring: metrics of the calls, and what rules said of the tables."""
+"""The tables of the schema monitoring: metrics of the logged calls, and the results of rules on the tables."""
 
 from __future__ import annotations
 

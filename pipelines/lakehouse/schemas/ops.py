@@ -1,4 +1,4 @@
-"""The tables of the schema ops: how far everything came."""
+"""The tables of the schema ops: how far stages and indexes have come, logs of runs, dead letters and receipts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from pipelines.lakehouse.schemas.spec import DOUBLE, INT, LONG, STRING, STRINGS, TIMESTAMP, TableSpec, table_spec
 
-# What some tables were at a moment.
+# A list of `TableMark`: what some tables were at a moment.
 _MARKS = pa.list_(pa.struct([("table", STRING), ("table_id", STRING), ("version", LONG), ("commit", STRING)]))
 TABLES: dict[str, TableSpec] = {
     "ops.stage_runs": table_spec(

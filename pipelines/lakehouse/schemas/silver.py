@@ -1,4 +1,4 @@
-"""The tables of the schema silver: what is true now, what was, and what was refused."""
+"""The tables of the schema silver: what is true now, what was true before, and what was refused."""
 
 from __future__ import annotations
 

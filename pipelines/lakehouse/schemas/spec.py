@@ -1,4 +1,4 @@
-"""`TableSpec`: a table's columns, its key and what it is for.
+"""`TableSpec`: the columns of a table, its key, and what its rows are.
 
 Instants are UTC, microseconds; technical columns start with `_`.
 """
@@ -13,15 +13,16 @@ import pyarrow as pa
 STRING, LONG, INT, DOUBLE, BOOL = pa.string(), pa.int64(), pa.int32(), pa.float64(), pa.bool_()
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 STRINGS = pa.list_(STRING)
-# The run that wrote a row as it is, and the version of the stage's source of which it says so.
+# The run that wrote the row, and the version of the stage's source from which the row was computed.
 LINEAGE = (("_run_id", STRING), ("_source_version", LONG))
 # Where personal data is in a text: characters [start, end).
 SPANS = pa.list_(pa.struct([("kind", STRING), ("start", INT), ("end", INT), ("score", DOUBLE)]))
 WINDOW = pa.struct([("start", TIMESTAMP), ("end", TIMESTAMP)])
 
 
-# What the rows of a table are: what came in; what is true now, and what was; what was refused; what happened; how far
-# something came. "own" is a table of the user's, which lakeloop only reads.
+# What the rows of a table are. "arrivals": what came in; "current": what is true now; "history": what was true when;
+# "quarantine": what was refused; "log": what happened; "state": how far something has come; "own": a table of the
+# user, which lakeloop only reads.
 Role = Literal["arrivals", "current", "history", "quarantine", "log", "state", "own"]
 
 
@@ -31,10 +32,10 @@ class TableSpec:
 
     Attributes:
         role: what its rows are.
-        key: the columns that name a row; none for a table that is only appended to.
-        change_feed: a later stage reads its changes.
-        holds: the column by which the rows that tell of one document, text or call are found, where they are to go when
-            that is forgotten; "" where no row does.
+        key: the columns that identify a row; none for a table that is only appended to.
+        change_feed: whether the table keeps a change feed, for a stage that reads its changes.
+        holds: the column that says which document, text or call a row is about, so that `forget` finds the rows to
+            delete; "" if the table has no such rows.
     """
 
     schema: pa.Schema
@@ -50,7 +51,7 @@ class TableSpec:
 
     @property
     def content(self) -> pa.Schema:
-        """The columns without the technical ones: what a row says, not how it came to be."""
+        """The columns without the technical ones (whose names start with `_`)."""
         return pa.schema([field for field in self.schema if not field.name.startswith("_")])
 
 
@@ -62,6 +63,6 @@ def table_spec(
     partition_by: str = "",
     holds: str = "",
 ) -> TableSpec:
-    """A table of lakeloop's own; names of columns in `key` and `partition_by` are apart by spaces."""
+    """The spec of a table that lakeloop writes; `key` and `partition_by` are names of columns, separated by spaces."""
     schema = pa.schema(list(columns))
     return TableSpec(schema, tuple(key.split()), change_feed, tuple(partition_by.split()), role, holds)
