@@ -1,4 +1,4 @@
-"""A sentence of an answer and its source in; whether it exchanges who did what to whom, out.
+"""A sentence of an answer and its source in, whether the sentence exchanges who did what to whom out.
 
 The same words in another order say something else: "Alpha bought Beta" does not support "Beta bought Alpha".
 """
@@ -35,7 +35,7 @@ def has_reversed_roles(sentence: str, source: str) -> bool:
         there = [place for place, (key, _) in enumerate(told) if key == right]
         if not verbs or not here or not there:
             continue
-        # The verb of the answer, where the source has it between the same two.
+        # Whether `left` comes first, for each place where the source has a verb of the answer between the two.
         orders = {h < t for h in here for t in there if any(key in verbs for key, _ in told[min(h, t) + 1 : max(h, t)])}
         if orders == {is_turned}:
             return True
@@ -43,7 +43,8 @@ def has_reversed_roles(sentence: str, source: str) -> bool:
 
 
 def _tokens(text: str) -> list[tuple[str, bool]]:
-    """(stem, is it a name or a number) of every word, in order; the first word of a sentence is a name by its form."""
+    """(stem, whether it is a name or a number) of every word, in order; the first word of a sentence counts as a name,
+    since it has a capital."""
     found = []
     for match in _TOKEN.finditer(text):
         word = match[0]

@@ -1,4 +1,4 @@
-"""An iCalendar text in (an invitation), its events as Markdown out: what, when, where, who."""
+"""An iCalendar text (an invitation) in, its events as Markdown out: what, when, where, who."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ZONE = re.compile(r";TZID=\"?([^;:\"]+)", re.IGNORECASE)
 
 
 def parse_calendar(text: str) -> Extract:
-    """Return the title of the first event, and each event's properties, a paragraph each."""
+    """Return the title of the first event, and the properties of each event, one paragraph for each property."""
     title: str | None = None
     blocks: list[str] = []
     is_event = False
