@@ -1,4 +1,4 @@
-"""Every error that lakeloop raises on purpose, each with the exit code of the command that meets it.
+"""The tree of errors that lakeloop raises on purpose, each with the exit code of the command that meets it.
 
     LakeloopError              1  something failed
     ├── ExpectationFailedError 4  a rule of level "fail" does not hold
@@ -8,6 +8,7 @@
     ├── RefusedError           7  the command would do harm (a mass delete, a second writer) and was not forced
     └── SeveralFailedError        several stages of a run failed: their code if all have the same, else 1
 
+A few subclasses are defined beside the code that raises them (`StoreUnavailableError`, `ModelCallError`).
 The text of an error says what failed, on what, what was there, and what to do next.
 """
 

@@ -1,8 +1,8 @@
-"""Records as a source gives them in; the same records with a contract's columns, and what did not fit as JSON, out.
+"""Records as a source gives them in, the same records with a contract's columns, and what did not fit as JSON, out.
 
-`_rescued` is described in expectations/tables/contracts.py. No value is changed without a word: one that its column's
-type cannot hold exactly is null in the column and kept as it came in `_rescued`. A text whose value the column holds,
-but which is not how that value is written, is kept in `_texts`: under another contract it is read anew, as it came.
+`_rescued` is described in expectations/tables/contracts.py. No value is changed silently: if its column's type cannot
+hold it exactly, it is null in the column and kept unchanged in `_rescued`. A text whose value the column holds, but
+which differs from the usual form of that value, is kept in `_texts`: another contract can then read the original.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ def fit(
     missing: Sequence[str] = (),
     hint: str = "",
 ) -> DataFrame:
-    """Give records the columns of a contract. Grain: one row a record, in and out.
+    """Give records the columns of a contract. Grain: one row for each record, in and out.
 
     Args:
         rows: `_record`, a struct of the columns of `arriving`; `_unreadable` (null for a record); `_unknown` (a map of
             further values, or null); and technical columns, which stay.
-        columns: the contract's, name → canonical type.
-        arriving: the columns that came, as the source calls them, name → canonical type. Texts are read as the
+        columns: the contract's columns, name → canonical type.
+        arriving: the columns of the records, by the source's names, name → canonical type. Texts are read as the
             contract's type, exactly.
-        readings: how the source says the contract's columns, where it is not the plain way.
-        passed_over: columns that came and are no part of the record (what says the operation).
-        missing, hint: said of every record, as `_rescued` has them.
+        readings: how the source writes a contract's column, for those that it does not write the plain way.
+        passed_over: columns that are no part of the record, such as the one that names the operation.
+        missing, hint: the same for every record; they become parts of `_rescued`.
 
     Returns:
-        The contract's columns, the technical ones that stay, `_texts` and `_rescued`, null where all fits.
+        The contract's columns, the technical ones, `_texts` and `_rescued`; each of the two is null if all fits.
     """
     from pyspark.sql import functions as F
 
@@ -102,18 +102,18 @@ def recovered(
     is_text: bool = False,
     earlier: Mapping[str, Sequence[str]] | None = None,
 ) -> DataFrame:
-    """Rows of bronze under the contract as it is now: what an earlier one could not take is read once more.
+    """Read rows of bronze under the contract as it is now: values that an earlier contract refused are read again.
 
     Args:
         rows: columns of an earlier contract, `_texts`, `_rescued`, and others, which stay.
-        columns: the contract's now. A column that `rows` lacks is read from `_rescued`, or null.
-        readings: how the source says the columns, as it is known now.
-        is_text: the source has texts alone, so that each value is what its text says: the same as if the source were
-            read anew.
-        earlier: of a column that was renamed, those of `rows` that hold what it held under earlier contracts.
+        columns: the columns of the contract now. A column that `rows` lacks is read from `_rescued`, or is null.
+        readings: how the source writes the columns, according to the contract now.
+        is_text: whether the source gives texts only. Values are then read from their texts, with the same result as
+            if the source were read again.
+        earlier: for a column that was renamed, the columns of `rows` that hold its values under earlier names.
 
     Returns:
-        All other columns but `_texts`, the contract's, and `_rescued` with what still does not fit.
+        The other columns (without `_texts`), the contract's, and `_rescued` with what still does not fit.
     """
     from pyspark.sql import functions as F
 
@@ -177,7 +177,7 @@ def recovered(
 
 
 def read_as(rows: DataFrame, name: str, arriving: str, wanted: str, reading: Reading = PLAIN) -> Column:
-    """A column as the wanted type: null where its value is none of that type, exactly."""
+    """A column as the wanted type; null for a value that this type cannot hold exactly."""
     from pyspark.errors import AnalysisException
     from pyspark.sql import functions as F
 
@@ -193,7 +193,7 @@ def read_as(rows: DataFrame, name: str, arriving: str, wanted: str, reading: Rea
     if is_nested(wanted) or is_nested(arriving):
         return read_text(as_text(column, arriving), wanted) if is_nested(wanted) else F.lit(None).cast(wanted)
     if (wanted in _TEMPORAL) != (arriving in _TEMPORAL):
-        # A number of what since when? Only the column's format tells.
+        # Only the column's format says what unit a number is in, and since when it counts.
         return read_text(as_text(column, arriving), wanted, reading)
     try:
         value = column.try_cast(wanted)
@@ -205,7 +205,7 @@ def read_as(rows: DataFrame, name: str, arriving: str, wanted: str, reading: Rea
 
 
 def as_text(column: Column, of: str) -> Column:
-    """A value as text: nested ones as JSON writes them, bytes as base64."""
+    """A value as text: nested values as JSON, bytes as base64."""
     from pyspark.sql import functions as F
 
     if is_nested(of):
@@ -215,7 +215,7 @@ def as_text(column: Column, of: str) -> Column:
 
 
 def in_utc(value: Column, of: DataType) -> Column:
-    """A value with its instants without a zone, at any depth, as those of UTC, whatever the session's zone is."""
+    """`value` with its instants without a zone, at any depth, taken as UTC, whatever the session's zone is."""
     from pyspark.sql import functions as F
     from pyspark.sql.types import ArrayType, MapType, StructType, TimestampNTZType
 
@@ -240,7 +240,7 @@ def _of(name: str) -> Column:
 
 
 def _map(values: Mapping[str, Column]) -> Column:
-    """The values that are not null, by name, or null where none is."""
+    """A map of the values that are not null, by name; null if there is none."""
     from pyspark.sql import functions as F
 
     if not values:
@@ -248,12 +248,12 @@ def _map(values: Mapping[str, Column]) -> Column:
     entries = F.map_filter(
         F.map_from_arrays(F.array(*map(F.lit, values)), F.array(*values.values())), lambda k, v: v.isNotNull()
     )
-    # Not a chain of ORs, which is deeper than the JVM's stack where there are thousands.
+    # Not a chain of ORs: thousands of them would be deeper than the JVM's stack.
     return F.when(F.coalesce(*values.values()).isNotNull(), entries)
 
 
 def _by_lower_name(entries: Column) -> Column:
-    """A map by its names in lower case, without those that differ in nothing but their case: which is meant?"""
+    """The map with its names in lower case; names that differ only in their case are left out, as ambiguous."""
     from pyspark.sql import functions as F
 
     names = F.transform(F.map_keys(entries), F.lower)
