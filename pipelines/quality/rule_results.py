@@ -1,4 +1,4 @@
-"""What rules found: rows of monitoring.rule_results, each recorded once."""
+"""Records the results of rules in monitoring.rule_results, each once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RULE_RESULTS = "monitoring.rule_results"
 def row_results(
     table: str, rules: Sequence[Rule], checked_rows: int, broken: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """The columns of monitoring.rule_results that tell of a rule; `broken` is rule → rows that break it."""
+    """One result for each rule, with its columns of monitoring.rule_results; `broken` is rule → rows that break it."""
     return [
         {
             "table_name": table,
@@ -35,7 +35,7 @@ def row_results(
 
 
 def record(context: Context, found: list[dict[str, Any]], *, versions: Versions, source: str, stage: str) -> None:
-    """Append results to monitoring.rule_results, but for those that it has already: running twice changes nothing.
+    """Append results to monitoring.rule_results, except those that it has already: a second run changes nothing.
 
     Args:
         found: as `row_results` gives them.
