@@ -93,8 +93,9 @@ class Workspace:
         """An answer with its sources; the call is logged and traced, like every call.
 
         Raises:
-            ConfigurationError: there is no index yet, the question is empty or too long, or it could not be logged.
-            ModelCallError: the language model failed; the call is logged with the error.
+            ConfigurationError: there is no index yet, the question is empty or too long, or the log cannot be written.
+            ModelCallError: the language model or the judge failed; the call is logged with the error.
+            NotLoggedError: there is an answer, but it could not be logged; the error has the answer.
         """
         from pipelines.answering.ask import Answerer
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = Mapping[str, Any]
 Level = Literal["warn", "quarantine", "fail"]
-"""What happens to a row that breaks the rule: it is kept and counted; it is set aside; or the stage stops, unwritten."""
+"""What happens if a row breaks the rule: it is kept and counted; it is set aside; or the stage stops."""
 # A contract names a rule after a column, whose name has up to 100 letters.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,127}")
 
