@@ -143,8 +143,8 @@ class IndexWriter:
 def write_on_executors(
     settings: Settings, *, name: str, dimension: int
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for `mapInArrow`: rows → (chunk_id, reason) of refused rows, then for each partition one row of counts,
-    whose chunk_id is null."""
+    """A function for `mapInArrow`: rows → (chunk_id, reason) of refused rows; the last row of each partition has the
+    counts, and a null chunk_id."""
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         store = open_store(settings, dimension=dimension, name=name)
