@@ -77,25 +77,27 @@ class Contract:
 
         A renamed column is a missing and a new one, each with a hint that names the other.
         """
-        came = {name.lower(): (name, of) for name, of in arriving.items()}
+        arrived = {name.lower(): (name, type_) for name, type_ in arriving.items()}
         known = {name.lower() for name in self.columns}
-        missing = [name for name in self.columns if name.lower() not in came]
-        new = {name: of for name, of in arriving.items() if name.lower() not in known}
+        missing = [name for name in self.columns if name.lower() not in arrived]
+        new = {name: type_ for name, type_ in arriving.items() if name.lower() not in known}
         renamed = self._renamed(missing, new)
         changes = []
         for name, expected in self.columns.items():
-            if name.lower() not in came:
+            if name.lower() not in arrived:
                 hint = f"did you mean {renamed[name]!r}, which is new?" if name in renamed else ""
                 changes.append(Change("missing", name, expected, hint=hint))
                 continue
-            of = came[name.lower()][1]
-            if of != expected:
-                kind: Kind = "widened" if widens(expected, of) else "narrowed" if widens(of, expected) else "changed"
-                changes.append(Change(kind, name, expected, of))
+            type_ = arrived[name.lower()][1]
+            if type_ != expected:
+                kind: Kind = (
+                    "widened" if widens(expected, type_) else "narrowed" if widens(type_, expected) else "changed"
+                )
+                changes.append(Change(kind, name, expected, type_))
         was = {to: name for name, to in renamed.items()}
-        for name, of in new.items():
+        for name, type_ in new.items():
             hint = f"did you mean {was[name]!r}, which is missing?" if name in was else ""
-            changes.append(Change("new", name, arriving=of, hint=hint))
+            changes.append(Change("new", name, arriving=type_, hint=hint))
         return changes
 
     def _renamed(self, missing: Sequence[str], new: Mapping[str, str]) -> dict[str, str]:
@@ -140,12 +142,12 @@ class Contract:
         """The contract with columns that its table has gained, and with the wider types of its table."""
         own = {name.lower(): name for name in self.columns}
         together = dict(self.columns)
-        for name, of in columns.items():
-            mine = own.get(name.lower())
-            if mine is None:
-                together[name] = of
-            elif widens(together[mine], of):
-                together[mine] = of
+        for name, type_ in columns.items():
+            known = own.get(name.lower())
+            if known is None:
+                together[name] = type_
+            elif widens(together[known], type_):
+                together[known] = type_
         return replace(self, columns=together)
 
     @property

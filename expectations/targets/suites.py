@@ -51,14 +51,14 @@ def suite(
     for rule_of_table in table_rules:
         # Only `{batch}` may look like a field of the query, so it takes the place of a stand-in at the end.
         other = (others or {}).get(rule_of_table.other or "", "")
-        said = verdict_query(rule_of_table, table="", other=other, now=now)
+        without_table = verdict_query(rule_of_table, table="", other=other, now=now)
         stand_in = "lakeloop_batch"
-        while stand_in in said:  # the rule's own SQL must not have that name
+        while stand_in in without_table:  # the rule's own SQL must not have that name
             stand_in += "_"
         query = _literal(verdict_query(rule_of_table, table=stand_in, other=other, now=now))
         query = f"SELECT * FROM ({query.replace(stand_in, '{batch}')}) WHERE NOT is_kept"
-        told = (rule_of_table.name, rule_of_table.level, rule_of_table.kind, rule_of_table.definition)
-        expectations.append(_expectation(gx, query, *told))
+        facts = (rule_of_table.name, rule_of_table.level, rule_of_table.kind, rule_of_table.definition)
+        expectations.append(_expectation(gx, query, *facts))
     made: ExpectationSuite = gx.ExpectationSuite(name=name, expectations=expectations)
     return made
 

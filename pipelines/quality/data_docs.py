@@ -90,8 +90,8 @@ def broken(outcome: Any) -> dict[str, int]:
 
 def _exceptions(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The exceptions in a result, which has one of two forms: one exception, or one for each metric."""
-    told = [info] if "raised_exception" in info else [v for v in info.values() if isinstance(v, Mapping)]
-    return [each for each in told if each.get("raised_exception")]
+    candidates = [info] if "raised_exception" in info else [v for v in info.values() if isinstance(v, Mapping)]
+    return [each for each in candidates if each.get("raised_exception")]
 
 
 def open_context(folder: Path) -> Any:

@@ -213,9 +213,9 @@ def adapter_named(store: str) -> Any:
 
 def damaged_index(place: Path | str, error: Exception) -> DamagedTableError:
     """An error for an index on disk that lacks a file or cannot be read."""
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return DamagedTableError(
-        f"the index at {place} is damaged: a file is missing or cannot be read ({said}). Nothing was changed. All that "
+        f"the index at {place} is damaged: a file is missing or cannot be read ({why}). Nothing was changed. All that "
         "it held is in gold.chunk_index: put the folder back from a copy, or remove it, and run: lakeloop sync-index"
     )
 

@@ -104,11 +104,11 @@ class Server:
                     "chroma run --path FOLDER --host 127.0.0.1 --port 8000"
                 ) from error
             if answer.status_code in _MAY_PASS | _REFUSED:
-                said = f"the Chroma server at {self._uri} answers {answer.status_code} ({answer.text[:200]})"
+                text = f"the Chroma server at {self._uri} answers {answer.status_code} ({answer.text[:200]})"
                 if answer.status_code in _REFUSED:
-                    raise ConfigurationError(f"{said}. Check index.secret.")
+                    raise ConfigurationError(f"{text}. Check index.secret.")
                 wait = answer.headers.get("retry-after", "")
-                raise StoreUnavailableError(said, retry_after=float(wait) if wait.isdecimal() else None)
+                raise StoreUnavailableError(text, retry_after=float(wait) if wait.isdecimal() else None)
             return answer
 
         return guarded

@@ -117,7 +117,7 @@ class Server:
             lane.connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         except (errors.UndefinedFile, errors.FeatureNotSupported) as error:
             raise ConfigurationError(
-                f"the server of {self._uri} has no pgvector ({_said(error)}). Install its package there, as in "
+                f"the server of {self._uri} has no pgvector ({_one_line(error)}). Install its package there, as in "
                 "apt install postgresql-18-pgvector."
             ) from error
 
@@ -151,14 +151,14 @@ class Server:
             yield
         except library.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
-                f"{self._uri} does not allow it ({_said(error)}). Ask its administrator."
+                f"{self._uri} does not allow it ({_one_line(error)}). Ask its administrator."
             ) from error
         except library.OperationalError as error:
             if error.sqlstate is None and any(refusal in str(error) for refusal in _REFUSALS):
                 raise ConfigurationError(
-                    f"{self._uri} refuses us ({_said(error)}). Check index.uri and index.secret."
+                    f"{self._uri} refuses us ({_one_line(error)}). Check index.uri and index.secret."
                 ) from error
-            raise StoreUnavailableError(f"{self._uri} does not answer ({_said(error)})") from error
+            raise StoreUnavailableError(f"{self._uri} does not answer ({_one_line(error)})") from error
 
     def close(self) -> None:
         """Close idle connections now, and those in use as soon as they are given back."""
@@ -169,7 +169,7 @@ class Server:
             lane.connection.close()
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 

@@ -189,8 +189,8 @@ def _few_changes_since(
     def moved() -> int:
         """Like `_moved`."""
         vanished = Counter(r["text_hash"] for r in rows if r["_op"] == "delete" and r["document_id"] not in stays)
-        came = Counter(r["text_hash"] for r in rows if r["_op"] == "upsert" and r["_before"] is None)
-        return (vanished & came).total()
+        inserted = Counter(r["text_hash"] for r in rows if r["_op"] == "upsert" and r["_before"] is None)
+        return (vanished & inserted).total()
 
     return Changes(
         mode="changes",

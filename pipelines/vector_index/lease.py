@@ -105,8 +105,8 @@ class Lease:
         }  # fmt: skip
 
         def give_back(rows: list[IndexState]) -> list[IndexState]:
-            mine = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
-            if not mine:
+            own = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
+            if not own:
                 return rows
             free = {"lease_holder": None, "lease_until": None, "updated_at": self._context.now()}
             return updated(rows, self._name, **free, **mirror)
@@ -119,8 +119,8 @@ class Lease:
             until = self._context.now() + timedelta(seconds=self._seconds)
 
             def prolong(rows: list[IndexState], until=until) -> list[IndexState]:  # type: ignore[no-untyped-def]
-                mine = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
-                if not mine:
+                own = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
+                if not own:
                     raise _TakenError
                 return updated(rows, self._name, lease_until=until)
 

@@ -100,8 +100,10 @@ class IndexSync:
         manifest = self.store.manifest()
         if manifest is not None:
             # The state as the table has it now: the last lease is part of what makes an index ours.
-            mine = next(s for s in states(self.context.lake, self.state.alias) if s.index_name == self.state.index_name)
-            check_source(self.context, manifest, state=mine, model=self.model)
+            state = next(
+                s for s in states(self.context.lake, self.state.alias) if s.index_name == self.state.index_name
+            )
+            check_source(self.context, manifest, state=state, model=self.model)
         return manifest
 
     def _apply(self, changes: Changes, manifest: Manifest | None, *, lease: Lease) -> Counts:
@@ -328,8 +330,8 @@ def served_hashes(context: Context, *, model: str, version: int, without: set[st
 def _embedded_by(context: Context) -> dict[str, int]:
     """How many texts embed-chunks computed in this run, and how many it found in its cache."""
     runs = context.states.of_stage("embed-chunks")
-    mine = [state.counts for state in runs if state.run_id == context.run_id]
+    own_runs = [state.counts for state in runs if state.run_id == context.run_id]
     return {
-        "embedded": sum(counts.get("computed", 0) for counts in mine),
-        "cache_hits": sum(counts.get("cached", 0) for counts in mine),
+        "embedded": sum(counts.get("computed", 0) for counts in own_runs),
+        "cache_hits": sum(counts.get("cached", 0) for counts in own_runs),
     }

@@ -139,14 +139,14 @@ def _is_cut(answer: str, sentences: Sequence[str]) -> bool:
 
 def _short_answer(answer: str, reading: Reading) -> str | None:
     """The answer without its lead ("The answer is"), if it stands in a source as a part of a sentence; else None."""
-    said = _unmarked(_SAYS_THAT_IT_ANSWERS.sub("", answer)).strip().rstrip(".").strip()
-    if "\n" in said:
+    short = _unmarked(_SAYS_THAT_IT_ANSWERS.sub("", answer)).strip().rstrip(".").strip()
+    if "\n" in short:
         return None
-    for start, end in reading.places(said):  # it may be the whole of a title, and a part of a sentence further down
+    for start, end in reading.places(short):  # it may be the whole of a title, and a part of a sentence further down
         first, last = reading.sentences[reading.sentence_of(start)]
         whole = len(content_stems(reading.text[first:last]))
-        if end <= last and len(content_stems(said)) <= _SHORT_SHARE * whole:
-            return said
+        if end <= last and len(content_stems(short)) <= _SHORT_SHARE * whole:
+            return short
     return None
 
 

@@ -24,19 +24,26 @@ def has_reversed_roles(sentence: str, source: str) -> bool:
     >>> has_reversed_roles("Beta was bought by Alpha.", "In 2001 Alpha bought Beta for a dollar.")
     False
     """
-    said, told = _tokens(sentence), _tokens(source)
+    answer_words, source_words = _tokens(sentence), _tokens(source)
     is_turned = bool(_PASSIVE.search(sentence)) != bool(_PASSIVE.search(source))
-    names = {key: place for place, (key, is_name) in enumerate(said) if is_name}
+    names = {key: place for place, (key, is_name) in enumerate(answer_words) if is_name}
     for one, other in combinations(names, 2):
         left, right = sorted((one, other), key=names.__getitem__)
-        verbs = [key for key, is_name in said[names[left] + 1 : names[right]] if not is_name and key not in _BETWEEN]
+        verbs = [
+            key for key, is_name in answer_words[names[left] + 1 : names[right]] if not is_name and key not in _BETWEEN
+        ]
         verbs = [key for key in verbs if key not in STOP_WORDS]
-        here = [place for place, (key, _) in enumerate(told) if key == left]
-        there = [place for place, (key, _) in enumerate(told) if key == right]
+        here = [place for place, (key, _) in enumerate(source_words) if key == left]
+        there = [place for place, (key, _) in enumerate(source_words) if key == right]
         if not verbs or not here or not there:
             continue
         # Whether `left` comes first, for each place where the source has a verb of the answer between the two.
-        orders = {h < t for h in here for t in there if any(key in verbs for key, _ in told[min(h, t) + 1 : max(h, t)])}
+        orders = {
+            h < t
+            for h in here
+            for t in there
+            if any(key in verbs for key, _ in source_words[min(h, t) + 1 : max(h, t)])
+        }
         if orders == {is_turned}:
             return True
     return False

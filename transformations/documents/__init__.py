@@ -165,8 +165,8 @@ def parse_document(content: bytes, *, path: str) -> ParsedDocument:
     except Exception as error:
         if _is_for_want_of_memory(error):
             return ParsedDocument.refused(path, "out_of_memory: the parser asked for more than it may have")
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:_MAX_REASON]}"
-        return ParsedDocument.refused(path, f"unparseable: {said}", encoding=encoding)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_MAX_REASON]}"
+        return ParsedDocument.refused(path, f"unparseable: {reason}", encoding=encoding)
     markdown = normalise_text(without_data(_storable(extract.markdown)))
     if not markdown.strip():
         return ParsedDocument.refused(path, f"empty: no text is left after parsing as {format_}", encoding=encoding)

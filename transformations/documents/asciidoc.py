@@ -72,8 +72,8 @@ def _without_directives(lines: list[str]) -> Iterator[str]:
                 yield condition.group(1)
         elif medium and not fence:
             kind, name, attributes = medium.groups()
-            if told := _TITLE_OF.search(attributes):
-                yield f".{(told.group(1) or told.group(2)).strip()}"
+            if titled := _TITLE_OF.search(attributes):
+                yield f".{(titled.group(1) or titled.group(2)).strip()}"
             yield line if kind == "image" else f"`+{name}+`"
         else:
             yield line

@@ -71,8 +71,8 @@ def frame_texts(archive: zipfile.ZipFile, part: str) -> list[str]:
 def _text(element: Any) -> str:
     parts = element.iter(f"{W}t", f"{W}tab", f"{W}br", f"{W}cr", f"{W}noBreakHyphen", f"{_M}t")
     hyphen = f"{W}noBreakHyphen"
-    said = ("-" if e.tag == hyphen else (e.text or "") if e.tag in (f"{W}t", f"{_M}t") else " " for e in parts)
-    return " ".join("".join(said).split())
+    pieces = ("-" if e.tag == hyphen else (e.text or "") if e.tag in (f"{W}t", f"{_M}t") else " " for e in parts)
+    return " ".join("".join(pieces).split())
 
 
 def _choose(root: Any) -> None:
@@ -92,10 +92,10 @@ def _choose(root: Any) -> None:
 
 
 def _moved(root: Any) -> None:
-    for gone in list(root.iter(f"{W}moveFrom")):
-        _removed(gone)
-    for come in root.iter(f"{W}moveTo"):
-        come.tag = f"{W}ins"
+    for source in list(root.iter(f"{W}moveFrom")):
+        _removed(source)
+    for target in root.iter(f"{W}moveTo"):
+        target.tag = f"{W}ins"
 
 
 def _equations(root: Any) -> None:

@@ -123,9 +123,9 @@ def _words(body: _Body) -> int:
 def _enclosed(message: Message, depth: int, level: int) -> _Body:
     body = _shown(message, depth, level)
     subject = _header(message, "Subject") or "A message"
-    said = [f"{name}: {value}" for name in ("From", "To", "Date") if (value := _header(message, name))]
+    headers = [f"{name}: {value}" for name in ("From", "To", "Date") if (value := _header(message, name))]
     heading = f"{'#' * min(level, _MAX_HEADING)} {escape_inline(subject)}"
-    about = [escape_block_start(escape_inline(", ".join(said)))] if said else []
+    about = [escape_block_start(escape_inline(", ".join(headers)))] if headers else []
     return _Body([heading, *about, *body.blocks], body.attached)
 
 

@@ -316,8 +316,8 @@ class _Reader:
         self._marks.append((element, node))
 
     def _lead_on(self) -> None:
-        said = self._line.astext().rstrip()
-        if said and said[-1] not in ".:;!?":
+        line = self._line.astext().rstrip()
+        if line and line[-1] not in ".:;!?":
             self._marks.clear()
             self.text(":")
 

@@ -80,15 +80,15 @@ def _filled(parts: list[tuple[bool, str]], number: Decimal) -> str | None:
     if number != number.to_integral_value() or any(is_digits and set(text) & set(".,") for is_digits, text in parts):
         return None
     left = f"{number:f}".partition(".")[0]
-    told: list[str] = []
+    written: list[str] = []
     places = [at for at, (is_digits, _) in enumerate(parts) if is_digits]
     for at in range(len(parts) - 1, -1, -1):
         is_digits, text = parts[at]
         if not is_digits:
-            told.append(text)
+            written.append(text)
             continue
         width = len(left) if at == places[0] else len(text)
         taken = left[len(left) - width :] if width <= len(left) else left
         left = left[: len(left) - len(taken)]
-        told.append(taken.rjust(text.count("0"), "0"))
-    return "".join(reversed(told)).strip()
+        written.append(taken.rjust(text.count("0"), "0"))
+    return "".join(reversed(written)).strip()

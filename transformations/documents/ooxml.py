@@ -77,8 +77,8 @@ def main_part(archive: zipfile.ZipFile, usual: str) -> str | None:
     None if there is none, or if its root element is not that of such a file (`document` for Word).
     """
     names = set(archive.namelist())
-    told = (r.part for r in relations(archive, "").values() if r.kind == "officeDocument" and r.part in names)
-    part = next(told, usual if usual in names else None)
+    named = (r.part for r in relations(archive, "").values() if r.kind == "officeDocument" and r.part in names)
+    part = next(named, usual if usual in names else None)
     kind = usual.rpartition("/")[2].removesuffix(".xml")  # the name of its root: document, workbook, presentation
     return part if part is None or _root_name(archive, part) in (kind, None) else None
 
@@ -113,8 +113,8 @@ def paragraph_texts(element: Any) -> Iterator[str]:
 
 def comment_line(text: str, author: str | None, at: str | None) -> str:
     """A comment as one line, with its author and date if they are known."""
-    told = ", ".join(filter(None, ((author or "").strip(), (at or "")[:19])))
-    return f"Comment ({told}): {' '.join(text.split())}" if told else f"Comment: {' '.join(text.split())}"
+    about = ", ".join(filter(None, ((author or "").strip(), (at or "")[:19])))
+    return f"Comment ({about}): {' '.join(text.split())}" if about else f"Comment: {' '.join(text.split())}"
 
 
 def diagram_texts(model: Any) -> Iterator[str]:

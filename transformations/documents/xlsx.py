@@ -42,12 +42,12 @@ def parse_xlsx(content: bytes) -> Extract:
         names = []
         for name, part in sheets_of(archive, main):
             names.append(name)
-            told = []
+            sheet_blocks = []
             if name in read:
                 read[name].reset_dimensions()  # the size that a file names may be wrong, or a million rows
-                told = [markdown_tables(t) for t in _tables(read[name].iter_rows(), extras_of(archive, part))]
-            told += drawn_texts(archive, part)
-            blocks += [f"# {escape_inline(name)}", *told] if told else []
+                sheet_blocks = [markdown_tables(t) for t in _tables(read[name].iter_rows(), extras_of(archive, part))]
+            sheet_blocks += drawn_texts(archive, part)
+            blocks += [f"# {escape_inline(name)}", *sheet_blocks] if sheet_blocks else []
         workbook.close()
     return Extract(title, "\n\n".join(blocks), {**metadata, "sheets": ", ".join(names)})
 

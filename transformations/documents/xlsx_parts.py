@@ -79,8 +79,8 @@ def _plain_styles(content: bytes) -> bytes:
     formats = etree.SubElement(plain, f"{{{_NS}}}numFmts")
     for format_ in root.iter(f"{_S}numFmt"):
         if (format_.get("numFmtId") or "").isdigit() and format_.get("formatCode") is not None:
-            told = {"numFmtId": format_.get("numFmtId"), "formatCode": format_.get("formatCode")}
-            etree.SubElement(formats, f"{{{_NS}}}numFmt", told)
+            attributes = {"numFmtId": format_.get("numFmtId"), "formatCode": format_.get("formatCode")}
+            etree.SubElement(formats, f"{{{_NS}}}numFmt", attributes)
     for group, one in (("fonts", "font"), ("fills", "fill"), ("borders", "border")):
         made = etree.SubElement(etree.SubElement(plain, f"{{{_NS}}}{group}"), f"{{{_NS}}}{one}")
         if one == "fill":
@@ -199,5 +199,5 @@ def _comments(archive: zipfile.ZipFile, part: str) -> Iterator[str]:
         for comment in root.iter(f"{_S}threadedComment"):
             text = "".join(t.text or "" for t in comment.iter(f"{_S}text"))
             if text.strip():
-                said = comment_line(text, persons.get(comment.get("personId", "")), comment.get("dT"))
-                yield f"{comment.get('ref', '')} {said}".strip()
+                line = comment_line(text, persons.get(comment.get("personId", "")), comment.get("dT"))
+                yield f"{comment.get('ref', '')} {line}".strip()

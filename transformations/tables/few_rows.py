@@ -23,19 +23,19 @@ def fold_changes(feed: pa.Table, *, key: str, before: str | None = None) -> pa.T
     keys = feed[key].to_pylist()
     first: dict[Any, tuple[tuple[int, bool], int]] = {}
     last: dict[Any, tuple[tuple[int, bool], int]] = {}
-    for place, (of, kind, version) in enumerate(zip(keys, kinds, versions, strict=True)):
+    for place, (key_value, kind, version) in enumerate(zip(keys, kinds, versions, strict=True)):
         order = (version, kind not in ("delete", "update_preimage"))
-        if of not in first or order < first[of][0]:
-            first[of] = (order, place)
-        if kind != "update_preimage" and (of not in last or order >= last[of][0]):
-            last[of] = (order, place)
+        if key_value not in first or order < first[key_value][0]:
+            first[key_value] = (order, place)
+        if kind != "update_preimage" and (key_value not in last or order >= last[key_value][0]):
+            last[key_value] = (order, place)
     places = [place for _, place in last.values()]
     folded = feed.take(pa.array(places, pa.int64())).drop_columns([c for c in _FEED if c in feed.column_names])
     ops = ["delete" if kinds[place] == "delete" else "upsert" for place in places]
     folded = folded.append_column("_op", pa.array(ops, pa.string()))
     if before is None:
         return folded
-    starts = [first[of][1] for of in last]
+    starts = [first[key_value][1] for key_value in last]
     held = [None if kinds[place] == "insert" else place for place in starts]
     return folded.append_column("_before", feed[before].take(pa.array(held, pa.int64())))
 
@@ -44,12 +44,12 @@ def net_changes(current: pa.Table, desired: pa.Table, *, key: str | Sequence[str
     """Like `transformations.tables.changes.net_changes`, for rows in memory."""
     keys = [key] if isinstance(key, str) else [*key]
     held: dict[tuple[Any, ...], list[int]] = {}
-    for place, of in enumerate(values(current, keys)):
-        held.setdefault(of, []).append(place)
+    for place, key_values in enumerate(values(current, keys)):
+        held.setdefault(key_values, []).append(place)
     was, now = [*values(current, compare)], [*values(desired, compare)]
     places, ops = [], []
-    for place, of in enumerate(values(desired, keys)):
-        before = held.pop(of, None)
+    for place, key_values in enumerate(values(desired, keys)):
+        before = held.pop(key_values, None)
         if before is None or any(was[each] != now[place] for each in before):
             places.append(place)
             ops.append("insert" if before is None else "update")
@@ -77,10 +77,10 @@ def history_changes(
     Returns None if two rows have the same key and instant, or if a key or an instant is null: those are left to Spark.
     """
     columns = [c for c in changes.column_names if c != "_op"]
-    said = [*values(changes, [*key, order_by])]
+    changed_instants = [*values(changes, [*key, order_by])]
     if replaces_same_instants:
-        is_said = set(said)
-        stays = [of not in is_said for of in values(before, [*key, order_by])]
+        replaced = set(changed_instants)
+        stays = [moment not in replaced for moment in values(before, [*key, order_by])]
         known = before.filter(pa.array(stays, pa.bool_()))
     else:
         known = before
@@ -88,7 +88,7 @@ def history_changes(
     of_known = [mark == "delete" for mark in known["_marks"].to_pylist()]
     is_delete = [*of_known, *(op == "delete" for op in changes["_op"].to_pylist())]
     instants = [*values(both, [*key, order_by])]
-    if len(set(instants)) < len(instants) or any(value is None for of in instants for value in of):
+    if len(set(instants)) < len(instants) or any(value is None for moment in instants for value in moment):
         return None
     nulled = pa.array([None if gone else place for place, gone in enumerate(is_delete)], pa.int64())
     for name in compare:

@@ -86,7 +86,7 @@ def history(
     columns = [c for c in changes.columns if c != op]
     is_delete = F.coalesce(named(op) == "delete", F.lit(False))
     keys, order = [named(k) for k in key], named(order_by)
-    said = changes.select(
+    checked = changes.select(
         *[
             F.coalesce(named(c), _refuse_null(c)).alias(c) if c in (*key, order_by) else named(c)
             for c in columns
@@ -96,9 +96,9 @@ def history(
         (~is_delete).alias("_is_upsert"),
     )
     rest = [c for c in columns if c not in (*key, order_by, *compare, *then_by)]
-    rank = F.struct(*map(named, then_by), "_is_upsert", comparable(said, [*compare, *rest]))
-    row = F.max_by(F.struct(*[named(c) for c in said.columns if c not in (*key, order_by)]), rank)
-    won = said.groupBy(*keys, order).agg(row.alias("_row")).select(*keys, order, "_row.*")
+    rank = F.struct(*map(named, then_by), "_is_upsert", comparable(checked, [*compare, *rest]))
+    row = F.max_by(F.struct(*[named(c) for c in checked.columns if c not in (*key, order_by)]), rank)
+    won = checked.groupBy(*keys, order).agg(row.alias("_row")).select(*keys, order, "_row.*")
 
     in_order = Window.partitionBy(*keys).orderBy(order)
     value = F.struct("_is_upsert", comparable(won, compare))

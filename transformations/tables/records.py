@@ -53,31 +53,33 @@ def fit(
     from pyspark.sql import functions as F
 
     readings = readings or {}
-    came = {name.lower(): name for name in arriving}
+    by_lower_name = {name.lower(): name for name in arriving}
     called = {name: readings.get(name, PLAIN).source or name for name in columns}
     values: dict[str, Column] = {}
-    for number, (name, of) in enumerate(columns.items()):
-        mine = came.get(called[name].lower())
-        read = None if mine is None else read_as(rows, mine, arriving[mine], of, readings.get(name, PLAIN))
-        values[f"_v{number}"] = F.lit(None).cast(of) if read is None else read
+    for number, (name, type_) in enumerate(columns.items()):
+        source = by_lower_name.get(called[name].lower())
+        read = None if source is None else read_as(rows, source, arriving[source], type_, readings.get(name, PLAIN))
+        values[f"_v{number}"] = F.lit(None).cast(type_) if read is None else read
     technical = [c for c in rows.columns if c not in ("_record", "_unreadable", "_unknown")]
     rows = rows.select("*", *[value.alias(place) for place, value in values.items()])
 
     wrong: dict[str, Column] = {}
     texts: dict[str, Column] = {}
-    for place, (name, of) in zip(values, columns.items(), strict=True):
-        mine = came.get(called[name].lower())
-        if mine is None or arriving[mine] == "void":
+    for place, (name, type_) in zip(values, columns.items(), strict=True):
+        source = by_lower_name.get(called[name].lower())
+        if source is None or arriving[source] == "void":
             continue
         value, reading = F.col(place), readings.get(name, PLAIN)
-        is_text = arriving[mine] == "string"
-        is_null = is_null_text(_of(mine), reading) if is_text else F.lit(False)
-        wrong[name] = F.when(_of(mine).isNotNull() & value.isNull() & ~is_null, as_text(_of(mine), arriving[mine]))
-        if is_text and (of != "string" or reading.null_texts):
-            is_another = ~as_text(value, of).eqNullSafe(_of(mine))
-            texts[name] = F.when((value.isNotNull() | is_null) & is_another, _of(mine))
+        is_text = arriving[source] == "string"
+        is_null = is_null_text(_of(source), reading) if is_text else F.lit(False)
+        wrong[name] = F.when(
+            _of(source).isNotNull() & value.isNull() & ~is_null, as_text(_of(source), arriving[source])
+        )
+        if is_text and (type_ != "string" or reading.null_texts):
+            is_another = ~as_text(value, type_).eqNullSafe(_of(source))
+            texts[name] = F.when((value.isNotNull() | is_null) & is_another, _of(source))
     known = {name.lower() for name in (*called.values(), *passed_over)}
-    unknown = {name: as_text(_of(name), of) for name, of in arriving.items() if name.lower() not in known}
+    unknown = {name: as_text(_of(name), type_) for name, type_ in arriving.items() if name.lower() not in known}
     record = F.col("_unreadable").isNull()
     rescued = _as_json(
         wrong_type=_map(wrong),
@@ -120,33 +122,33 @@ def recovered(
     readings = readings or {}
     earlier = earlier or {}
     there = {f.name.lower(): f for f in rows.schema.fields}
-    said = rows.withColumn("_said", F.from_json("_rescued", _RESCUED))
+    parsed = rows.withColumn("_said", F.from_json("_rescued", _RESCUED))
     kept = F.col("_texts") if "_texts" in rows.columns else F.lit(None).cast(_TEXTS)
     maps = {"_kept": kept, "_wrong": F.col("_said.wrong_type"), "_unknown": F.col("_said.unknown")}
     for place, entries in maps.items():
-        said = said.withColumn(place, _by_lower_name(entries))
+        parsed = parsed.withColumn(place, _by_lower_name(entries))
 
     sources: dict[str, Column] = {}
     values: dict[str, Column] = {}
-    for number, (name, of) in enumerate(columns.items()):
+    for number, (name, type_) in enumerate(columns.items()):
         reading = readings.get(name, PLAIN)
         names = [name.lower(), *map(str.lower, earlier.get(name, ()))]
         texts = [F.try_element_at(place, F.lit(n)) for n in names for place in ("_kept", "_wrong")]
         texts.append(F.try_element_at("_unknown", F.lit((reading.source or name).lower())))
-        mine = [F.lit(None).cast(of)]
+        candidates = [F.lit(None).cast(type_)]
         for field in (there[n] for n in names if n in there):
             column, was = F.col(f"`{field.name}`"), field.dataType.simpleString()
             is_renamed = field.name.lower() != names[0]
-            if (is_text and (was != of or not reading.is_plain)) or (is_renamed and was != of):
+            if (is_text and (was != type_ or not reading.is_plain)) or (is_renamed and was != type_):
                 texts.append(as_text(column, was))
             else:
-                mine.append(column if was == of else column.try_cast(of))
+                candidates.append(column if was == type_ else column.try_cast(type_))
         sources[f"_t{number}"] = F.coalesce(*texts)
-        values[f"_v{number}"] = F.when(F.col(f"_t{number}").isNull(), F.coalesce(*mine)).otherwise(
-            read_text(F.col(f"_t{number}"), of, reading)
+        values[f"_v{number}"] = F.when(F.col(f"_t{number}").isNull(), F.coalesce(*candidates)).otherwise(
+            read_text(F.col(f"_t{number}"), type_, reading)
         )
-    said = said.select("*", *[text.alias(place) for place, text in sources.items()])
-    said = said.select("*", *[value.alias(place) for place, value in values.items()])
+    parsed = parsed.select("*", *[text.alias(place) for place, text in sources.items()])
+    parsed = parsed.select("*", *[value.alias(place) for place, value in values.items()])
 
     wrong = {
         name: F.when(F.col(v).isNull() & ~is_null_text(F.col(t), readings.get(name, PLAIN)), F.col(t))
@@ -169,7 +171,7 @@ def recovered(
     )
     own = {n.lower() for n in columns}
     others = [c for c in rows.columns if c.lower() not in own and c not in ("_rescued", "_texts")]
-    return said.select(
+    return parsed.select(
         *[F.col(f"`{c}`") for c in others],
         *[F.col(place).alias(name) for place, name in zip(values, columns, strict=True)],
         rescued.alias("_rescued"),
@@ -273,5 +275,5 @@ def _joined(one: Column, other: Column) -> Column:
 def _as_json(**parts: Column) -> Column:
     from pyspark.sql import functions as F
 
-    said = F.to_json(F.struct(*[part.alias(name) for name, part in parts.items()]))
-    return F.when(said != "{}", said)
+    text = F.to_json(F.struct(*[part.alias(name) for name, part in parts.items()]))
+    return F.when(text != "{}", text)

@@ -128,8 +128,8 @@ def _scalar(text: Column, of: str, reading: Reading) -> Column:
         return F.when(F.base64(found) == text, found)
     plain = F.btrim(text, F.lit(" \t"))
     if of == "boolean":
-        said = F.lower(plain)
-        return F.when(said.isin(*_TRUE), True).when(said.isin(*_FALSE), False)
+        lower = F.lower(plain)
+        return F.when(lower.isin(*_TRUE), True).when(lower.isin(*_FALSE), False)
     if of == "date":
         return within_calendar(_date(plain, reading.format), of)
     if of == "timestamp":

@@ -148,8 +148,10 @@ def candidate_pairs(signatures: DataFrame, *, among: DataFrame | None = None, re
     texts = signatures.where("text_hash IS NOT NULL").groupBy("text_hash")
     keyed = _keyed(texts.agg(F.min("document_id").alias("document_id"), F.first("keys").alias("keys")))
     if among is not None:
-        mine = _keyed(signatures.join(among.select("document_id"), "document_id", "left_semi")).select("key").distinct()
-        keyed = keyed.join(mine, "key", "left_semi")
+        asked_keys = (
+            _keyed(signatures.join(among.select("document_id"), "document_id", "left_semi")).select("key").distinct()
+        )
+        keyed = keyed.join(asked_keys, "key", "left_semi")
     crowd = Window.partitionBy("key").orderBy("document_id")
     ranked = keyed.withColumn("rank", F.row_number().over(crowd))
     first = F.collect_list(F.when(F.col("rank") <= reach, F.col("document_id"))).over(

@@ -58,8 +58,8 @@ def named_rows(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """
     head, body = rows[0], rows[1:]
     names = [name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…" for name in head]
-    told = {column for row in body for column, cell in enumerate(row) if cell}
-    if any(name and (column not in told or name != names[column]) for column, name in enumerate(head)):
+    filled = {column for row in body for column, cell in enumerate(row) if cell}
+    if any(name and (column not in filled or name != names[column]) for column, name in enumerate(head)):
         yield " | ".join(filter(None, head))
     for row in body:
         named = [
