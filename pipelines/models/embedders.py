@@ -190,7 +190,7 @@ def count_tokens(texts: Sequence[str]) -> list[int]:
 
 
 def unknown_ratios(texts: Sequence[str]) -> list[float]:
-    """The share of each text's characters, blanks aside, that MiniLM reads as "[UNK]": an unknown word is one token."""
+    """The share of each text's characters, blanks aside, that MiniLM reads only as "[UNK]"."""
     return [
         min(sum(word.unread for word in words) / max(len("".join(text.split())), 1), 1.0)
         for text, words in zip(texts, _read_words(texts), strict=True)

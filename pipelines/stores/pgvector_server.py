@@ -77,7 +77,7 @@ class Server:
                 self._give_back(lane, closed=closed)
 
     def _give_back(self, lane: Lane, *, closed: int) -> None:
-        """`closed` is how often the server had been closed when the lane was taken."""
+        """Give a connection back; `closed` is how often `close` had been called when it was taken."""
         if lane.connection.closed:
             # The same cause has probably broken the idle ones too: each would make one search fail.
             self.close()

@@ -241,7 +241,7 @@ def everything(context: Context, versions: Versions, *, model: str) -> Changes:
 
 
 def difference(context: Context, store: Store, versions: Versions, *, model: str) -> Changes:
-    """What differs between the table and what was last written to the index, by id and hash."""
+    """The differences, by id and hash, between the table and the rows that were last written to the index."""
     from pyspark.sql import functions as F
 
     lake = context.lake

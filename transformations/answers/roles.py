@@ -11,13 +11,13 @@ from itertools import combinations
 from transformations.text.stems import STOP_WORDS, stem
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’.\-][^\W_]+)*|[,;&]")
-# "Beta was bought by Alpha" may exchange the two, once.
+# A passive ("Beta was bought by Alpha") exchanges the two.
 _PASSIVE = re.compile(r"\bby\b", re.IGNORECASE)
 _BETWEEN = frozenset({"and", "or", "nor", "of", "the", "a", "an", "with", ",", ";", "&"})
 
 
 def has_reversed_roles(sentence: str, source: str) -> bool:
-    """Whether two names or numbers stand around a verb the other way round than in every sentence of `source`.
+    """Whether two names or numbers stand around a verb in the order opposite to every such place in `source`.
 
     >>> has_reversed_roles("Beta bought Alpha.", "In 2001 Alpha bought Beta for a dollar.")
     True

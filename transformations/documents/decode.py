@@ -32,7 +32,7 @@ _LABELS: dict[str, str] = {
     label: codec
     for codec, labels in {
         "utf-8": "utf8 unicode-1-1-utf-8 unicode11utf8 unicode20utf8 x-unicode20utf8 utf-16 utf-16le utf-16be unicode "
-        "ucs-2 csunicode iso-10646-ucs-2 unicodefeff unicodefffe",  # a page that can be read so far is in none of these
+        "ucs-2 csunicode iso-10646-ucs-2 unicodefeff unicodefffe",  # a page whose label can be read is in none of them
         "cp1252": "ansi_x3.4-1968 ascii us-ascii cp1252 cp819 csisolatin1 ibm819 iso-8859-1 iso-ir-100 iso8859-1 "
         "iso88591 iso_8859-1 iso_8859-1:1987 l1 latin1 latin-1 windows-1252 x-cp1252 x-user-defined",
         "cp1254": "cp1254 csisolatin5 iso-8859-9 iso-ir-148 iso8859-9 iso88599 iso_8859-9 iso_8859-9:1989 l5 latin5 "
@@ -79,7 +79,7 @@ _REFUSED = re.compile(
 
 
 class UndecodableError(RefusedDocumentError):
-    """The bytes are no text that can be decoded without guessing; the message starts with the error's name."""
+    """The bytes cannot be decoded without guessing; the message starts with `not_text` or `wrong_encoding`."""
 
 
 def decode(content: bytes, *, is_html: bool = False) -> tuple[str, str]:

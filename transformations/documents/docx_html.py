@@ -58,7 +58,7 @@ def _grid(table: Any) -> list[list[str]]:
     """The cells as rows of equal length; merged cells are repeated as `spread` does."""
     grid: list[list[str]] = []
     spans: list[tuple[int, int, int, int]] = []
-    below: dict[int, int] = {}  # column -> rows that a cell further up still reaches
+    below: dict[int, int] = {}  # column -> how many more rows a cell from above covers
     for top, cells in enumerate(_rows(table)):
         row: list[str] = []
         waiting = list(cells)

@@ -195,7 +195,7 @@ def _table(rows: Sequence[Sequence[str]]) -> Any:
 
 
 def _removed(element: Any) -> None:
-    """Take an element out; the text behind it stays."""
+    """Remove an element from its tree; the text after it stays."""
     parent, before = element.getparent(), element.getprevious()
     if element.tail:
         if before is not None:

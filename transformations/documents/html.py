@@ -56,7 +56,7 @@ def html_to_markdown(text: str) -> str:
 
 def _page(text: str) -> HtmlElement | None:
     text = _NO_CHARACTERS.sub("", _DECLARATION.sub("", text))
-    # Without `huge_tree` libxml2 drops, without a word, what is nested more than 256 deep.
+    # Without `huge_tree` libxml2 silently drops elements that nest more than 256 deep.
     parser = lxml_html.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
     try:
         page: HtmlElement = lxml_html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)

@@ -22,7 +22,7 @@ def is_code_block(element: HtmlElement) -> bool:
 
 
 def code_of(element: HtmlElement) -> str:
-    """The characters of the code as they are laid out."""
+    """The text of the code with its line breaks, without line numbers and buttons."""
     parts: list[str] = []
     walker = etree.iterwalk(element, events=("start", "end"))
     is_left_out = False

@@ -155,7 +155,7 @@ class _Reader:
         elif tag == "input" and element.get("type", "").lower() == "checkbox" and self._is_top(nodes.list_item):
             self.text("[x] " if element.get("checked") is not None else "[ ] ")
         elif tag == "sup":
-            # 10 to the power of 6 is not 106.
+            # Without a "^", 10 to the power of 6 would become 106.
             is_power = not len(element) and _RAISED.fullmatch((element.text or "").strip()) and self._last.isalnum()
             self.text("^" if is_power else None)
         elif tag == "math":

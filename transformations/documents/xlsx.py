@@ -53,7 +53,7 @@ def parse_xlsx(content: bytes) -> Extract:
 
 
 def _tables(rows: Iterable[Sequence[Any]], extras: Extras) -> Iterator[list[list[str]]]:
-    """Runs of rows that are not blank, without the columns that are blank in all of them."""
+    """Runs of rows that are not blank, without the columns that are blank in the whole run."""
     block: list[list[str]] = []
     number = 0
     for number, row in enumerate(rows, 1):

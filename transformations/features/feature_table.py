@@ -236,7 +236,8 @@ def touched_steps(changes: DataFrame, table: FeatureTable) -> DataFrame:
         changes: the source's rows as they were and as they are, in any order, such as a change feed.
 
     Returns:
-        Grain: one row an entity. `entity`, `_first` and `_last`: the least and greatest `event_at`, in microseconds.
+        Grain: one row for each entity. `entity`, `_first` and `_last`: the least and greatest `event_at` that can
+        change, in microseconds.
     """
     from pyspark.sql import functions as F
 

@@ -168,6 +168,6 @@ def _holds_nul(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def _places(mask: pa.Array | pa.ChunkedArray) -> list[int]:
-    # Arrow's own indices_nonzero crashes on a column of no chunks, as all texts of empty lists are.
+    # Not Arrow's indices_nonzero, which crashes on a column without chunks (the texts of empty lists are one).
     places: list[int] = np.flatnonzero(np.asarray(mask, dtype=np.bool_)).tolist()
     return places

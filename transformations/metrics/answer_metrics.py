@@ -74,7 +74,7 @@ def retrieval_quality(
             empty `retrieved` is a miss.
         labels: `request_id`, `label` (JSON: path, heading) and `valid_from`; the last label of a request counts. If it
             has no heading, any chunk of the file is a hit.
-        chunks: `chunk_id`, `path` and `heading_path` of the retrieved chunks, one row a chunk.
+        chunks: `chunk_id`, `path` and `heading_path` of the retrieved chunks, one row for each chunk.
         granularity: length of a window, aligned to the epoch in UTC.
         ranks: the k of the hit_at_k.
 
@@ -108,7 +108,7 @@ def retrieval_quality(
 
 
 def current_labels(labels: DataFrame) -> DataFrame:
-    """One row a request: its label as JSON, the one with the last `valid_from`."""
+    """One row for each request, with its last label (by `valid_from`) as JSON."""
     from pyspark.sql import functions as F
 
     return labels.groupBy("request_id").agg(

@@ -165,7 +165,7 @@ def history_changes(
 
 
 def state_at(history: DataFrame, *, at: Any) -> DataFrame:
-    """The versions that were true at an instant: the table as it was then. Grain: at most one row a key.
+    """The versions that were true at an instant: the table as it was then. Grain: at most one row for each key.
 
     Args:
         history: a history table, or `intervals`.
@@ -176,7 +176,7 @@ def state_at(history: DataFrame, *, at: Any) -> DataFrame:
     from pyspark.sql import functions as F
 
     if isinstance(at, datetime) and at.tzinfo is None:
-        at = at.replace(tzinfo=timezone.utc)  # Spark would take it for a time of this process's own zone
+        at = at.replace(tzinfo=timezone.utc)  # Spark would take it for a time in the zone of this process
     instant = at if isinstance(at, Column) else F.lit(at)
     return history.where((F.col("valid_from") <= instant) & (F.isnull("valid_to") | (F.col("valid_to") > instant)))
 

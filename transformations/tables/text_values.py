@@ -179,7 +179,7 @@ def _date(text: Column, pattern: str | None) -> Column:
 
 
 def _instant(text: Column, pattern: str | None) -> Column:
-    """An instant; what has no zone is UTC, whatever the session's zone is."""
+    """The instant of a text; a text without a zone is UTC, whatever the session's zone is."""
     from pyspark.sql import functions as F
 
     if pattern in EPOCHS:
@@ -202,7 +202,7 @@ def _nested(text: Column, of: str) -> Column:
     """The value of JSON; null if the type cannot hold everything that the JSON says."""
     from pyspark.sql import functions as F
 
-    # `from_json` takes numbers through doubles, unless they are strings.
+    # `from_json` reads numbers as doubles, which lose digits; strings it keeps.
     return _read_nested(F.regexp_replace(text, _STRING_OR_NUMBER, '"$1$2"'), text, of)[0]
 
 

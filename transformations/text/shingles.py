@@ -35,7 +35,7 @@ def _constant(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
-# x → factor * x + term modulo 2^64 with an odd factor is a permutation of the 64-bit numbers.
+# With an odd factor, x → factor * x + term modulo 2^64 is a permutation of the 64-bit numbers.
 _FACTORS = np.array([_constant(f"factor {n}") | 1 for n in range(_MINIMA)], dtype=np.uint64)
 _TERMS = np.array([_constant(f"term {n}") for n in range(_MINIMA)], dtype=np.uint64)
 _MIX = np.uint64(_constant("mix") | 1)
