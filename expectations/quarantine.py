@@ -1,4 +1,4 @@
-"""Refused rows and a quarantine table in; what to change in that table out."""
+"""Refused rows and a quarantine table in, the changes of that table out."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 def quarantine_changes(
     current: DataFrame, refused: DataFrame, *, key: str, same: Sequence[str], now: datetime
 ) -> DataFrame:
-    """What the quarantine needs to know after a batch.
+    """The changes that bring the quarantine up to date after a batch.
 
     Args:
-        current: the quarantine's rows in the scope of the batch, one a key.
+        current: the quarantine's rows in the scope of the batch, one for each key.
         refused: the batch's refused rows, with the quarantine's columns except `attempts` and `replayed_at`.
         key: the key column.
-        same: the columns that tell whether it is the very row refused before (then nothing is written).
+        same: if an open row is equal in these columns, it is the same refusal, and nothing is written.
         now: UTC instant for `replayed_at`.
 
     Returns:
-        The quarantine's columns and `_op`: an insert with `attempts` 1; an update with `attempts` one more where the
-        key was refused before in another form; an update with `replayed_at` where a refused key is in the batch and
-        is refused no longer (repaired, or gone).
+        The quarantine's columns and `_op`: an insert with `attempts` 1 for a new key; an update with `attempts` one
+        higher for a key that was refused before, in another form or before it was repaired; an update with
+        `replayed_at` for an open key in scope that is no longer refused (repaired, or gone).
     """
     from pyspark.sql import functions as F
 

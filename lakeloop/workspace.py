@@ -1,4 +1,4 @@
-"""One workspace as Python sees it: what each command of lakeloop does, as a call."""
+"""The Python interface to one workspace: the main commands of lakeloop as calls."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 def open(path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None) -> Workspace:
-    """The workspace of a lakeloop.yml. Nothing is read of it yet but the settings.
+    """The workspace of a lakeloop.yml. Only the settings are read yet.
 
     Args:
-        path: the file, or the folder that it lies in; by default the nearest one, as for the command.
-        overrides: settings that count more than the file, as {"index.name": "docs"}.
+        path: the file, or the folder that it lies in; None: the nearest one, as for the command.
+        overrides: settings that go before those of the file, such as {"index.name": "docs"}.
 
     Raises:
         ConfigurationError: there is no such file, or it is not valid.
@@ -49,8 +49,8 @@ def open(path: str | Path | None = None, *, overrides: Mapping[str, Any] | None 
 class Workspace:
     """A workspace: its tables, its index and its models.
 
-    Models and the index are opened by the first call that needs them, and stay open for the next ones, of any thread;
-    `close`, or the end of the program, lets them go.
+    The first call that needs models or the index opens them. They stay open for later calls, of any thread; `close`, or
+    the end of the program, closes them.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -72,14 +72,14 @@ class Workspace:
 
     @property
     def tables(self) -> Tables:
-        """The tables that there are, by name, as `tables["silver.documents"]`; the user's own too."""
+        """The tables that exist, by name, as in `tables["silver.documents"]`; the user's own tables too."""
         return Tables(self._lake)
 
     def search(self, query: str, *, k: int = 5, where: str | Filter | None = None) -> list[Hit]:
-        """The `k` chunks nearest to `query`, best first. Needs no Spark where tables are folders.
+        """The `k` chunks nearest to `query`, best first. Needs no Spark if tables are folders.
 
         Args:
-            where: keeps the rows that pass, as "format = rst and not path = a.md".
+            where: a filter that chunks must pass, such as "format = rst and not path = a.md".
 
         Raises:
             ConfigurationError: there is no index yet, or the query or the filter cannot be understood.
@@ -90,11 +90,12 @@ class Workspace:
         return self._open_searcher().search(query, k=k, where=kept)
 
     def ask(self, question: str) -> Answer:
-        """An answer with its sources; the call is logged and traced, as every one is.
+        """An answer with its sources; the call is logged and traced, like every call.
 
         Raises:
-            ConfigurationError: there is no index yet, the question is empty or too long, or it could not be logged.
-            ModelCallError: the language model failed; the call is logged with the error.
+            ConfigurationError: there is no index yet, the question is empty or too long, or the log cannot be written.
+            ModelCallError: the language model or the judge failed; the call is logged with the error.
+            NotLoggedError: there is an answer, but it could not be logged; the error has the answer.
         """
         from pipelines.answering.ask import Answerer
 
@@ -106,15 +107,15 @@ class Workspace:
         return self._answerer.answer(question)
 
     def run(self, *stages: str, force: bool = False) -> Outcome:
-        """Run the stages that are due, in the order of the data flow; all of them, or those that are named.
+        """Run the stages that are due, in the order of the data flow: all of them, or only those that are named.
 
         Args:
-            stages: commands, as "ingest-documents".
+            stages: names of commands, such as "ingest-documents".
             force: do what a limit would refuse, such as a mass delete.
 
         Raises:
             RefusedError: another run is going on in this workspace, or a limit refuses what the run would do.
-            LakeloopError: a stage failed. What does not read its tables was run all the same.
+            LakeloopError: a stage failed. Stages that do not read its tables were run all the same.
         """
         from pipelines.conductor.run import new_context, run_stages
         from pipelines.conductor.stages import STAGES, stage_named
@@ -124,13 +125,13 @@ class Workspace:
         return run_stages(new_context(self.settings, force=force), stages=chosen)
 
     def status(self) -> dict[str, Any]:
-        """How far each stage and the index are, and what is set aside: the object of `lakeloop status --json`."""
+        """How far each stage and the index are, and what is set aside, as in `lakeloop status --json`."""
         from pipelines.operations.status import describe
 
         return describe(self.settings)[0]
 
     def close(self) -> None:
-        """Let models and index go; the next call opens them again."""
+        """Close the models and the index; the next call opens them again."""
         with self._opening:
             self._searcher = self._answerer = None
             self._stack.close()
@@ -151,7 +152,7 @@ class Workspace:
 
 
 class Tables(Mapping[str, "Table"]):
-    """The tables of a workspace that exist, by name: lakeloop's own, and any other Delta table beside them."""
+    """The existing tables of a workspace by name: lakeloop's own, and any other Delta table beside them."""
 
     def __init__(self, lake: Lakehouse) -> None:
         self._lake = lake
@@ -160,7 +161,7 @@ class Tables(Mapping[str, "Table"]):
         """One table.
 
         Raises:
-            ConfigurationError: there is none of that name; the near ones are named.
+            ConfigurationError: there is no table of that name; the text names those with a near name.
         """
         from transformations.errors import ConfigurationError
 
@@ -169,7 +170,7 @@ class Tables(Mapping[str, "Table"]):
         return Table(name, self._lake)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """One table, or `default` where there is none of that name."""
+        """One table, or `default` if there is none of that name."""
         return Table(name, self._lake) if name in self else default
 
     def __contains__(self, name: object) -> bool:
@@ -223,12 +224,12 @@ class Table:
         return rows
 
     def to_spark(self, *, version: int | None = None) -> DataFrame:
-        """The table as a Spark DataFrame, on the active session or one of the settings."""
+        """The table as a Spark DataFrame, in the active session, or in a new one with the settings' options."""
         self._known()
         return self._lake.read(self.name, version=version)
 
     def _known(self) -> pa.Schema:
-        """The columns as they are; from here on the lakehouse knows the table, also one of the user's own."""
+        """The columns as they are now. After this call the lakehouse knows the table, even one of the user's own."""
         from pipelines.features.feature_tables import source_schema
         from transformations.errors import ConfigurationError
 

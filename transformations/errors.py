@@ -1,4 +1,4 @@
-"""Every error that lakeloop raises on purpose, each with the exit code of the command that meets it.
+"""The tree of errors that lakeloop raises on purpose, each with the exit code of the command that meets it.
 
     LakeloopError              1  something failed
     ├── ExpectationFailedError 4  a rule of level "fail" does not hold
@@ -6,8 +6,9 @@
     ├── ConfigurationError     5  a setting, a file or a program that the command needs is wrong or missing
     │   └── MissingDependencyError   an optional library is not installed
     ├── RefusedError           7  the command would do harm (a mass delete, a second writer) and was not forced
-    └── SeveralFailedError     theirs, where they agree; else 1  several stages of a run failed
+    └── SeveralFailedError        several stages of a run failed: their code if all have the same, else 1
 
+A few subclasses are defined beside the code that raises them (`StoreUnavailableError`, `ModelCallError`).
 The text of an error says what failed, on what, what was there, and what to do next.
 """
 
@@ -42,7 +43,7 @@ class ConfigurationError(LakeloopError):
 
     @classmethod
     def unknown_name(cls, kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
-        """An error for `name`, with the near ones of `known` first, or all of them where none is near."""
+        """An error for the unknown `name`: it names those of `known` that are near, or all of them if none is near."""
         options = sorted(known)
         near = get_close_matches(name, options, n=3, cutoff=0.5)
         hint = (
@@ -66,6 +67,6 @@ class SeveralFailedError(LakeloopError):
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error that is not of this tree, and the first line of what it says."""
+    """The class of an error that is not of this tree, and the first line of its message (at most 300 characters)."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

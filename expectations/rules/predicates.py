@@ -1,4 +1,4 @@
-"""A rule in; its predicate as SQL that is never null, for declared expectations, alerts and suites, out."""
+"""A rule in, its predicate as SQL that is never null, for declared expectations, alerts and suites, out."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 
 def holds_sql(rule: Rule) -> str:
-    """SQL that is TRUE or FALSE of a row, never null: no platform is left to say what null means.
+    """SQL that is TRUE or FALSE of a row, never null: no platform has to decide what null means.
 
     Raises:
-        ConfigurationError: the rule is a Column; `in_sql` writes it as SQL.
+        ConfigurationError: the rule's predicate is a Column; `in_sql` writes it as SQL.
     """
     if not isinstance(rule.predicate, str):
         raise ConfigurationError(
             f"rule {rule.name!r} is a Column, and SQL is needed here. Pass the rules through in_sql(rules, rows=…), "
             "or write the predicate as SQL."
         )
-    # On lines of its own: a predicate may end in a comment.
+    # The predicate stands on lines of its own, since it may end in a comment.
     return f"coalesce((\n{rule.predicate}\n), false)"
 
 
 def in_sql(rules: Sequence[Rule], *, rows: DataFrame) -> tuple[Rule, ...]:
-    """The same rules with SQL predicates. What is SQL stays as it is; a Column is written as SQL by Spark itself.
+    """The same rules with SQL predicates: one that is SQL stays as it is, and Spark itself writes a Column as SQL.
 
     Args:
         rows: a frame with the columns that the rules name; no row of it is read.
 
     Raises:
         ConfigurationError: the SQL of a Column does not read back as the same expression (a lambda, a Python
-            function), or the session is one of Spark Connect, which does not write SQL.
+            function), or the session is one of Spark Connect, which cannot write SQL.
     """
     return tuple(rule if isinstance(rule.predicate, str) else _in_sql(rule, rows) for rule in rules)
 
@@ -45,7 +45,7 @@ def _in_sql(rule: Rule, rows: DataFrame) -> Rule:
     from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
-    plain = rows.sparkSession.createDataFrame([], rows.schema)  # its columns carry no table's name
+    plain = rows.sparkSession.createDataFrame([], rows.schema)  # its columns do not carry the name of a table
     if not hasattr(plain, "_jdf"):
         raise ConfigurationError(
             f"rule {rule.name!r} is a Column, and Spark Connect cannot write it as SQL. Write the predicate as SQL."

@@ -1,6 +1,6 @@
-"""Rules in, a frame in; the same rows with the names of the rules that each one breaks, or valid and refused rows, out.
+"""Rules and a frame in, the rows with the names of the rules that each breaks, or valid and refused rows, out.
 
-A rule is a predicate that must be TRUE of a row: false and null both break it. It is written once and serves four
+A rule is a predicate that must be TRUE of a row: false and null both break it. It is written once and used in four
 places: the split here, the declared expectations of a pipeline (declared.py), a Great Expectations suite (suites.py)
 and the SQL of an alert (alerts.py). Rules of a whole table are in table_rules.py.
 """
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = Mapping[str, Any]
 Level = Literal["warn", "quarantine", "fail"]
-"""What happens to a row that breaks the rule: kept and counted; set aside; or the stage stops and writes nothing."""
-# A contract names a rule after a column, whose name takes up to 100 letters.
+"""What happens if a row breaks the rule: it is kept and counted; it is set aside; or the stage stops."""
+# A contract names a rule after a column, whose name has up to 100 letters.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,127}")
 
 
@@ -30,15 +30,15 @@ class Rule:
     """What must be true of a row.
 
     Attributes:
-        name: snake_case, said in quarantine tables, metrics and alerts.
-        predicate: Spark SQL over the row's own columns; or a function without arguments that returns a Column, so
-            that a module can hold rules before there is a Spark. Deterministic; no aggregate, window or subquery. A
-            cast that some row refuses stops the job, as everywhere in Spark: write try_cast, whose null breaks it.
-            NaN is greater than every number in Spark: say `NOT isnan(x)` where that matters.
+        name: snake_case; it stands in quarantine tables, metrics and alerts.
+        predicate: Spark SQL over the row's own columns, or a function without arguments that returns a Column, so
+            that a module can hold rules before Spark has started. It must be deterministic, without aggregate, window
+            or subquery. If a cast fails for some row, it stops the job, as everywhere in Spark: write try_cast, whose
+            null breaks the rule. In Spark NaN is greater than every number: write `NOT isnan(x)` if that matters.
         level: see `Level`.
-        of_row: the same predicate of a row in memory, so that a few rows are judged without Spark; true or false, and
-            false where the SQL is null. None: only Spark can say. tests/spark/test_few_rules.py holds the two against
-            each other.
+        of_row: the same predicate for a row in memory, so that a few rows are judged without Spark. It is true or
+            false, and false if the SQL is null. None: only Spark can judge. tests/spark/test_few_rules.py compares the
+            two.
 
     Raises:
         ConfigurationError: the name is not snake_case, the level unknown, the predicate blank.
@@ -61,30 +61,30 @@ class Rule:
 
     @property
     def column(self) -> Column:
-        """The predicate as it is: it may be null."""
+        """The predicate as a Column, which may be null."""
         from pyspark.sql import functions as F
 
         return F.expr(self.predicate) if isinstance(self.predicate, str) else self.predicate()
 
     @property
     def holds(self) -> Column:
-        """TRUE or FALSE, never null."""
+        """The predicate as a Column that is TRUE or FALSE, never null."""
         from pyspark.sql import functions as F
 
         return F.coalesce(self.column, F.lit(False))
 
     @property
     def definition_id(self) -> str:
-        """The same for the same predicate: results of different ones are not to be compared."""
+        """A hash of the predicate: results of rules with different ones cannot be compared."""
         text = self.predicate if isinstance(self.predicate, str) else str(self.column)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def broken_by(row: Row, rules: Sequence[Rule]) -> list[str]:
-    """The names of the rules that a row in memory breaks, as `failed_rules` says them; each must have its `of_row`.
+    """The names of the rules that a row in memory breaks, in the order of `failed_rules`.
 
     Raises:
-        ConfigurationError: one has none: it would pass unasked.
+        ConfigurationError: a rule has no `of_row`, and the row would pass it without being judged.
     """
     unasked = next((rule.name for rule in rules if rule.of_row is None), None)
     if unasked is not None:
@@ -111,8 +111,8 @@ def failed_rules(rules: Sequence[Rule]) -> Column:
     none = F.array().cast("array<string>")
     if not rules:
         return none
-    # Without the lambda of array_compact, which takes the whole step out of the generated code; and a row that keeps
-    # every rule, as most do, builds no array at all.
+    # Not array_compact, whose lambda would keep Spark from generating code for this step. A row that keeps every rule,
+    # as most do, builds no array at all.
     names = F.array_remove(F.array(*[F.when(r.holds, F.lit("")).otherwise(F.lit(r.name)) for r in rules]), "")
     return F.when(all_hold(rules), none).otherwise(names)
 
@@ -121,7 +121,7 @@ def with_failed_rules(rows: DataFrame, *, rules: Sequence[Rule], table: str = "t
     """Add the column `failed_rules`.
 
     Args:
-        table: what an error calls the rows.
+        table: the name of the rows in an error.
 
     Raises:
         ConfigurationError: as `check_rules`.
@@ -131,10 +131,10 @@ def with_failed_rules(rows: DataFrame, *, rules: Sequence[Rule], table: str = "t
 
 
 def split(rows: DataFrame, *, rules: Sequence[Rule], table: str = "these rows") -> tuple[DataFrame, DataFrame]:
-    """Rows to keep, and the refused ones with `failed_rules`; together all of them, each in one of the two.
+    """The rows to keep, and the refused rows with `failed_rules`; each row is in exactly one of the two.
 
-    A rule of level warn refuses nothing, but is named in a refused row that breaks it too. Each side reads `rows` for
-    itself: persist what is dear to compute. `judged_sides` splits a frame that is judged already.
+    A rule of level warn refuses no row, but is named in a refused row that also breaks it. Each side reads `rows`
+    again: persist them if they are expensive to compute. `judged_sides` splits a frame that is judged already.
 
     Raises:
         ConfigurationError: as `check_rules`.
@@ -145,7 +145,7 @@ def split(rows: DataFrame, *, rules: Sequence[Rule], table: str = "these rows") 
 
 
 def is_refused(rules: Sequence[Rule]) -> Column:
-    """Of a row with `failed_rules`: whether one of them keeps it out of its table."""
+    """Whether one of the `failed_rules` of a row keeps it out of its table."""
     from pyspark.sql import functions as F
 
     names = [F.lit(rule.name) for rule in rules if refuses(rule)]
@@ -153,31 +153,31 @@ def is_refused(rules: Sequence[Rule]) -> Column:
 
 
 def judged_sides(judged: DataFrame, *, rules: Sequence[Rule]) -> tuple[DataFrame, DataFrame]:
-    """What `split` gives, for rows that `with_failed_rules` has judged: no rule is evaluated again."""
+    """Like `split`, for rows that `with_failed_rules` has judged: no rule is evaluated again."""
     return judged.where(~is_refused(rules)).drop("failed_rules"), judged.where(is_refused(rules))
 
 
 def all_hold(rules: Sequence[Rule]) -> Column:
-    """TRUE of a row that keeps every rule, else FALSE."""
+    """TRUE if a row keeps every rule, else FALSE."""
     return _all([rule.holds for rule in rules])
 
 
 def _all(each: list[Column]) -> Column:
     from pyspark.sql import functions as F
 
-    # In pairs, and those in pairs: a chain of thousands is deeper than the JVM's stack.
+    # Joined as a balanced tree: a chain of thousands would be deeper than the JVM's stack.
     while len(each) > 1:
         each = [each[n] & each[n + 1] if n + 1 < len(each) else each[n] for n in range(0, len(each), 2)]
     return each[0] if each else F.lit(True)
 
 
 def check_rules(rows: DataFrame, *, rules: Sequence[Rule], table: str) -> None:
-    """Ask Spark whether each rule can be judged of `rows`; reads no row.
+    """Check with Spark that each rule can be judged for `rows`; no row is read.
 
     Raises:
-        ConfigurationError: two rules of one name; or a predicate that does not parse, has an alias, names a missing
-            column, is not boolean, not deterministic, or needs more than its own row (a subquery). The rule, the table
-            and its columns are named.
+        ConfigurationError: two rules have the same name; or a predicate does not parse, has an alias, names a missing
+            column, is not boolean, is not deterministic, or needs more than its own row (a subquery). The text names
+            the rule, the table and its columns.
     """
     from pyspark.errors import AnalysisException, ParseException
 
@@ -185,7 +185,8 @@ def check_rules(rows: DataFrame, *, rules: Sequence[Rule], table: str) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigurationError(f"{table} has two rules named {', '.join(twice)}. Give each a name of its own.")
-    # Of the columns alone: what makes the rows would be analysed once more for each rule, a second of a wide table.
+    # An empty frame with the same columns: otherwise the plan of `rows` would be analysed again for each rule, which
+    # takes a second for a wide table.
     plain = rows.sparkSession.createDataFrame([], rows.schema)
     if _are_sound(plain, rules):
         return
@@ -216,7 +217,7 @@ def check_rules(rows: DataFrame, *, rules: Sequence[Rule], table: str) -> None:
 
 
 def _are_sound(plain: DataFrame, rules: Sequence[Rule]) -> bool:
-    """Whether all rules together can be judged: a contract of thousands of columns has as many rules."""
+    """Whether all rules can be judged, checked together: a contract of thousands of columns has as many rules."""
     from pyspark.errors import AnalysisException, ParseException
     from pyspark.sql import functions as F
     from pyspark.sql.types import BooleanType
@@ -240,14 +241,14 @@ def _shown(rule: Rule) -> str:
     return rule.predicate if isinstance(rule.predicate, str) else str(rule.column)
 
 
-# What a subquery begins with, outside of quotes and comments; a column of that name has to be quoted.
+# How a subquery begins, outside of quotes and comments; a column with such a name must be quoted.
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`(?:[^`]|``)*`|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _SUBQUERY = re.compile(r"\(\s*(?:select|values|table|from|with)\b", re.IGNORECASE)
 
 
 def _has_subquery(filtered: DataFrame, rule: Rule) -> bool:
     jvm_frame = getattr(filtered, "_jdf", None)
-    if jvm_frame is None:  # Spark Connect does not tell, so the text has to
+    if jvm_frame is None:  # Spark Connect does not say, so the text is searched
         return isinstance(rule.predicate, str) and _SUBQUERY.search(_QUOTED.sub("''", rule.predicate)) is not None
     jvm = filtered.sparkSession._jvm
     assert jvm is not None
@@ -257,7 +258,7 @@ def _has_subquery(filtered: DataFrame, rule: Rule) -> bool:
 
 
 def _is_deterministic(filtered: DataFrame) -> bool:
-    jvm_frame = getattr(filtered, "_jdf", None)  # none under Spark Connect, which does not tell
+    jvm_frame = getattr(filtered, "_jdf", None)  # None under Spark Connect, which does not say
     if jvm_frame is None:
         return True
     return bool(jvm_frame.queryExecution().analyzed().condition().deterministic())

@@ -1,7 +1,7 @@
-"""Rules of a whole table in; one verdict a rule, as a query and evaluated over a frame, out.
+"""Rules of a whole table in, one verdict for each rule out: as a query, or evaluated over a frame.
 
-A table rule names no row that could be set aside, so its level is warn or fail. Each is one SQL query over the table:
-that query is evaluated here, is what a Great Expectations suite runs (suites.py), and what an alert asks (alerts.py).
+A table rule names no row that could be set aside, so its level is warn or fail. Each is one SQL query over the table.
+That query is evaluated here, run by a Great Expectations suite (suites.py), and asked by an alert (alerts.py).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _NOW = "current_timestamp()"
 
 @dataclass(frozen=True)
 class TableRule:
-    """What must be true of a table. Made by the functions below.
+    """What must be true of a table. The functions below make such rules.
 
     Attributes:
         name: snake_case.
         kind: unique, row_count, fresh, references or share.
-        definition: what it asks, in words.
+        definition: the rule in words.
         measure: (table, now, other) as SQL → SQL that gives one row: `checked_rows`, `failed_rows` and `value`.
-        is_kept: SQL over those three that is TRUE where the rule is kept; null breaks it.
+        is_kept: SQL over those three that is TRUE if the rule is kept; null breaks it.
         level: warn (counted) or fail.
-        other: the table that it refers to.
-        row_rule: what it asks of each row, where it counts such rows.
+        other: the table that the rule refers to, if it refers to one.
+        row_rule: for `share`, the rule whose rows are counted; else None.
     """
 
     name: str
@@ -62,7 +62,11 @@ class TableRule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One rule of one table. `value` is what was measured: rows, a share, seconds; None of an empty table."""
+    """The result of one rule for one table.
+
+    Attributes:
+        value: what was measured: rows, a share, seconds; None for the share or the age of an empty table.
+    """
 
     rule: TableRule
     is_kept: bool
@@ -72,7 +76,7 @@ class Verdict:
 
 
 def unique(*key: str, name: str = "has_unique_key", level: Literal["warn", "fail"] = "fail") -> TableRule:
-    """No two rows have the same key, and no part of a key is null. Every row of a shared key, or a null one, failed."""
+    """No two rows have the same key, and no part of a key is null. All rows with a shared or null key have failed."""
     columns, nulls = ", ".join(map(_quoted, key)), " OR ".join(f"{_quoted(c)} IS NULL" for c in key)
     return TableRule(
         name,
@@ -96,7 +100,7 @@ def row_count(
     name: str = "has_enough_rows",
     level: Literal["warn", "fail"] = "fail",
 ) -> TableRule:
-    """The table has so many rows, both ends included."""
+    """The table has from `at_least` to `at_most` rows, both included; None: no upper limit."""
     upper = f" AND value <= {int(at_most)}" if at_most is not None else ""
     return TableRule(
         name,
@@ -114,7 +118,7 @@ def row_count(
 def fresh(
     column: str, *, within: timedelta, name: str = "is_fresh", level: Literal["warn", "fail"] = "fail"
 ) -> TableRule:
-    """The newest instant is at most `within` old. Instants in the future tell nothing; an empty table is not fresh."""
+    """The newest instant is at most `within` old. Instants in the future do not count; an empty table is not fresh."""
     instant = _quoted(column)
     return TableRule(
         name,
@@ -132,7 +136,8 @@ def fresh(
 def references(
     *columns: str, table: str, name: str = "has_its_reference", level: Literal["warn", "fail"] = "fail"
 ) -> TableRule:
-    """Every row finds one in `table` with the same `columns`. A row with a null among them refers to nothing: kept."""
+    """For every row, `table` has one with the same `columns`. A row with a null among them refers to nothing, and is
+    kept."""
     on = " AND ".join(f"r.{_quoted(c)} = o.{_quoted(c)}" for c in columns)
     named = " AND ".join(f"r.{_quoted(c)} IS NOT NULL" for c in columns)
     return TableRule(
@@ -154,7 +159,7 @@ def references(
 def share(
     predicate: str, *, reference: float, tolerance: float, name: str, level: Literal["warn", "fail"] = "warn"
 ) -> TableRule:
-    """The share of rows of which `predicate` (SQL) is TRUE is within `tolerance` of `reference`, both ends included.
+    """The share of rows for which `predicate` (SQL) is TRUE is within `tolerance` of `reference`, both ends included.
 
     An empty table has no share and breaks the rule. Shares are compared to nine digits.
     """
@@ -179,10 +184,10 @@ def verdict_query(rule: TableRule, *, table: str, other: str = "", now: datetime
 
     Args:
         table, other: identifiers as SQL takes them; they are not quoted here.
-        now: for `fresh`; the moment of the query where it is not given.
+        now: for `fresh`, UTC if it has no zone; None: the moment of the query.
 
     Raises:
-        ConfigurationError: the rule refers to another table, and `other` does not say where it is.
+        ConfigurationError: the rule refers to another table, and `other` is not given.
     """
     if rule.other and not other:
         raise ConfigurationError(f"rule {rule.name!r} refers to {rule.other}: say where that is (other=…)")
@@ -201,13 +206,15 @@ def judge_table(
     others: Mapping[str, DataFrame] | None = None,
     table: str = "these rows",
 ) -> list[Verdict]:
-    """Evaluate every rule over `rows` in one action; in the order of the rules.
+    """Evaluate every rule over `rows` in one action; the verdicts are in the order of the rules.
 
     Args:
-        others: the tables that rules refer to.
+        others: the tables that rules refer to, by name.
+        table: the name of the rows in an error.
 
     Raises:
-        ConfigurationError: two rules of one name, a reference that is not in `others`, or a query that Spark refuses.
+        ConfigurationError: two rules have the same name, a table that a rule refers to is not in `others`, or Spark
+            refuses a query.
     """
     from pyspark.errors import AnalysisException, ParseException
 

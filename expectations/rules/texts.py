@@ -1,4 +1,4 @@
-"""Limits in; ready-made rules for rows that hold a text, and for what refining said about it, out."""
+"""Limits in, ready-made rules for rows that hold a text, and for what refining found out about it, out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformations.errors import ConfigurationError
 
 
 def has_text(*, column: str = "text", level: Level = "quarantine") -> Rule:
-    """More than white space of any kind."""
+    """The text has a character that is no white space of any kind."""
     return Rule(
         "has_text",
         f"{column} RLIKE '[^\\\\p{{Z}}\\\\s]'",
@@ -20,7 +20,7 @@ def has_text(*, column: str = "text", level: Level = "quarantine") -> Rule:
 
 
 def is_within_length(*, at_most: int, at_least: int = 1, column: str = "text", level: Level = "quarantine") -> Rule:
-    """So many characters (Unicode code points), both ends included."""
+    """The text has `at_least` to `at_most` characters (Unicode code points), both included."""
     return Rule(
         "is_within_length",
         f"char_length({column}) BETWEEN {int(at_least)} AND {int(at_most)}",
@@ -30,7 +30,7 @@ def is_within_length(*, at_most: int, at_least: int = 1, column: str = "text", l
 
 
 def is_within_token_limit(*, at_most: int, column: str = "token_count", level: Level = "quarantine") -> Rule:
-    """A longer text would be cut by the model without a word."""
+    """The text has 1 to `at_most` tokens; the model would cut a longer one silently."""
     return Rule(
         "is_within_token_limit",
         f"{column} BETWEEN 1 AND {int(at_most)}",
@@ -40,10 +40,10 @@ def is_within_token_limit(*, at_most: int, column: str = "token_count", level: L
 
 
 def is_in_language(*languages: str, column: str = "language", level: Level = "warn") -> Rule:
-    """One of `languages` (ISO 639-1); a text whose language is not known breaks it.
+    """The text's language is one of `languages` (ISO 639-1); null breaks the rule, and so does "und" unless named.
 
     Raises:
-        ConfigurationError: no language, or what is no code of one.
+        ConfigurationError: no language is given, or something that is not the code of one.
     """
     wrong = [code for code in languages if not (code.isascii() and code.isalpha() and code.islower())]
     if wrong or not languages:
@@ -52,17 +52,17 @@ def is_in_language(*languages: str, column: str = "language", level: Level = "wa
 
 
 def is_representative(*, column: str = "is_representative", level: Level = "quarantine") -> Rule:
-    """Not a near-duplicate of another text that is kept in its stead. Not judged yet (null) breaks it."""
+    """The text is no near-duplicate of another text that is kept instead. Null (not judged yet) breaks the rule."""
     return Rule("is_representative", column, level, lambda row: row[column] is True)
 
 
 def has_no_personal_data(*, column: str = "pii_spans", level: Level = "quarantine") -> Rule:
-    """No span of personal data was found; a text in which nobody has looked (null) breaks it."""
+    """No span of personal data was found; null (nobody has looked) breaks the rule."""
     return Rule("has_no_personal_data", f"size({column}) = 0", level, lambda row: row[column] == [])
 
 
 def _is_white(sign: str) -> bool:
-    """As Java's regular expressions have it: separators of Unicode, and the six of ASCII."""
+    """Whether Java's regular expressions call the character white: Unicode's separators and six ASCII characters."""
     return sign in " \t\n\x0b\f\r" or unicodedata.category(sign).startswith("Z")
 
 

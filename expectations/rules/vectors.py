@@ -1,6 +1,6 @@
-"""A dimension in; ready-made rules for rows that hold a vector (an array of floats) out.
+"""A dimension in, ready-made rules for rows that hold a vector (an array of floats) out.
 
-A row may break several: a vector that is null breaks all, one of zeros has no unit length either.
+A row may break several of them: a null vector breaks all, and a vector of zeros is no unit vector either.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ def vector_rules(
     """The rules for unit vectors: not null, `dimension` numbers, all of them finite, not all zero, of length 1.
 
     Args:
-        dimension: the number of numbers, or the column that says it; none: not asked.
+        dimension: how many numbers a vector has, or the column that says so; None: this is not checked.
         tolerance: how far a length may be from 1. 32-bit floats in a few hundred dimensions stay within 1e-6, models
             of half precision within 1e-3.
-        unit_level: the level of the last rule, where it is another: not every model gives unit vectors.
+        unit_level: the level of the rule for length 1, if it is not `level`: not every model gives unit vectors.
     """
     of_dimension = [] if dimension is None else [Rule("has_right_dimension", f"size({column}) = {dimension}", level)]
     finite = f"forall({column}, x -> x IS NOT NULL AND NOT isnan(x) AND abs(x) < double('Infinity'))"

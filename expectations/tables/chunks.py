@@ -1,4 +1,4 @@
-"""What must be true of a chunk before it is embedded."""
+"""Limits in, what must be true of a chunk before it is embedded, as rules, out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from expectations.rules.texts import has_text, is_within_length, is_within_token
 
 
 def chunk_rules(*, max_tokens: int, max_characters: int) -> tuple[Rule, ...]:
-    """The rules for chunks of at most so many tokens and characters: a longer one would be cut without a word."""
+    """The rules for chunks of at most this many tokens and characters: a model would cut a longer one silently."""
     return (
         has_text(),
         is_within_token_limit(at_most=max_tokens),
@@ -16,9 +16,9 @@ def chunk_rules(*, max_tokens: int, max_characters: int) -> tuple[Rule, ...]:
 
 
 def is_known_to_the_model(*, at_most: float = 0.2, level: Level = "warn") -> Rule:
-    """Not more than this share of the letters is unknown to the embedding model: texts of unknown words are all alike.
+    """At most this share of the letters is unknown to the embedding model: texts of unknown words all look the same.
 
-    Asked of chunks as they are cut, in `unknown_ratio`; null, where the model does not say, passes.
+    The rule judges `unknown_ratio` when chunks are cut. Null passes: the model does not say.
     """
     return Rule(
         "is_known_to_the_model",

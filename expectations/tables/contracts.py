@@ -1,14 +1,14 @@
-"""A table's contract and the columns that arrive in; what differs, what the contract makes of it, and its rules, out.
+"""A table's contract and the columns that arrive in, what differs, the contract after it, and its rules, out.
 
-What arrives and does not fit is kept beside the row in `_rescued`, a JSON object that ingest writes:
+Values that arrive and do not fit are kept beside the row in `_rescued`, a JSON object that ingest writes:
 
-    wrong_type   column → the value as it came: it is no value of the column's type
-    unknown      column → value: the contract does not know the column
+    wrong_type   column → the value as it came, which is no value of the column's type
+    unknown      column → value, for a column that the contract does not have
     missing      columns of the contract that the file or table does not have
-    hint         what a missing and an unknown column may have to do with each other
+    hint         a missing and an unknown column that may be the same
     unreadable   a line or file that is no record at all, or why it is none
 
-The rules below read it, so that whatever set a row aside is named by a rule like any other.
+The rules below read it, so that a rule names every reason to set a row aside.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformations.errors import ConfigurationError, ExpectationFailedError
 from transformations.tables.column_types import widens
 
 Evolution = Literal["evolve", "quarantine", "freeze"]
-"""What becomes of a change of the columns: the table follows; the rows are set aside; or the stage stops."""
+"""What happens if the columns change: the table follows; the rows are set aside; or the stage stops."""
 Kind = Literal["new", "missing", "widened", "narrowed", "changed"]
 _MOST_PAIRS = 10_000
 _IS_DELETE = "_op = 'delete' OR "
@@ -31,7 +31,7 @@ _IS_DELETE = "_op = 'delete' OR "
 
 @dataclass(frozen=True)
 class Change:
-    """How one arriving column differs from the contract: its type there (`expected`) and as it came (`arriving`)."""
+    """How one column differs: its type in the contract (`expected`) and as it came (`arriving`); None: not there."""
 
     kind: Kind
     column: str
@@ -55,13 +55,13 @@ class Contract:
     """What a table promises.
 
     Attributes:
-        table: its name, said in errors.
-        columns: name → canonical type. Names are compared without regard to case, as Spark does.
+        table: its name, for errors.
+        columns: name → canonical type. As in Spark, the case of names does not count.
         key: the columns that tell rows apart; never null.
         required: further columns that are never null.
-        order_by: those that say when a change was; not even a delete has a place without them.
+        order_by: the columns that say when a change happened; even a delete needs them.
         evolution: see `Evolution`.
-        row_rules: what else must be true of a row.
+        row_rules: further rules for a row.
     """
 
     table: str
@@ -73,36 +73,39 @@ class Contract:
     order_by: Sequence[str] = ()
 
     def compare(self, arriving: Mapping[str, str]) -> list[Change]:
-        """How the arriving columns (name → canonical type) differ, in the contract's order, then in theirs.
+        """How the arriving columns (name → canonical type) differ: in the contract's order, then new ones in theirs.
 
-        A renamed column is a missing and a new one, each with a hint that asks for the other.
+        A renamed column is a missing and a new one, each with a hint that names the other.
         """
-        came = {name.lower(): (name, of) for name, of in arriving.items()}
+        arrived = {name.lower(): (name, type_) for name, type_ in arriving.items()}
         known = {name.lower() for name in self.columns}
-        missing = [name for name in self.columns if name.lower() not in came]
-        new = {name: of for name, of in arriving.items() if name.lower() not in known}
+        missing = [name for name in self.columns if name.lower() not in arrived]
+        new = {name: type_ for name, type_ in arriving.items() if name.lower() not in known}
         renamed = self._renamed(missing, new)
         changes = []
         for name, expected in self.columns.items():
-            if name.lower() not in came:
+            if name.lower() not in arrived:
                 hint = f"did you mean {renamed[name]!r}, which is new?" if name in renamed else ""
                 changes.append(Change("missing", name, expected, hint=hint))
                 continue
-            of = came[name.lower()][1]
-            if of != expected:
-                kind: Kind = "widened" if widens(expected, of) else "narrowed" if widens(of, expected) else "changed"
-                changes.append(Change(kind, name, expected, of))
+            type_ = arrived[name.lower()][1]
+            if type_ != expected:
+                kind: Kind = (
+                    "widened" if widens(expected, type_) else "narrowed" if widens(type_, expected) else "changed"
+                )
+                changes.append(Change(kind, name, expected, type_))
         was = {to: name for name, to in renamed.items()}
-        for name, of in new.items():
+        for name, type_ in new.items():
             hint = f"did you mean {was[name]!r}, which is missing?" if name in was else ""
-            changes.append(Change("new", name, arriving=of, hint=hint))
+            changes.append(Change("new", name, arriving=type_, hint=hint))
         return changes
 
     def _renamed(self, missing: Sequence[str], new: Mapping[str, str]) -> dict[str, str]:
-        """Missing column → the new one that may be it: a near name, or the only two of one type."""
+        """Missing column → the new one that may be the same: its name is near, or these two are the only ones and have
+        the same type."""
         found: dict[str, str] = {}
         if len(missing) * len(new) > _MOST_PAIRS:
-            return found  # another table altogether, and hours of comparing
+            return found  # this is another table, and the comparison would take hours
         for name in missing:
             left = [n for n in new if n not in found.values()]
             near = get_close_matches(name, left, n=1, cutoff=0.6)
@@ -111,11 +114,11 @@ class Contract:
         return found
 
     def admit(self, changes: Sequence[Change], *, source: str, can_be_column: Sequence[str] = ()) -> Contract:
-        """The contract after `changes`: wider where it evolves, else as it is.
+        """The contract after `changes`: wider if its evolution is "evolve", else as it is.
 
         Args:
-            source: what brought the changes, for the error.
-            can_be_column: the new columns whose names the table can have; the others stay unknown.
+            source: where the changes come from, for the error.
+            can_be_column: the new columns with names that the table can have; the others stay unknown.
 
         Raises:
             ExpectationFailedError: the contract is frozen, and there are changes.
@@ -136,15 +139,15 @@ class Contract:
         return replace(self, columns=columns)
 
     def widened(self, columns: Mapping[str, str]) -> Contract:
-        """The contract with what its table already has beyond it: columns that it gained, types that are wider."""
+        """The contract with columns that its table has gained, and with the wider types of its table."""
         own = {name.lower(): name for name in self.columns}
         together = dict(self.columns)
-        for name, of in columns.items():
-            mine = own.get(name.lower())
-            if mine is None:
-                together[name] = of
-            elif widens(together[mine], of):
-                together[mine] = of
+        for name, type_ in columns.items():
+            known = own.get(name.lower())
+            if known is None:
+                together[name] = type_
+            elif widens(together[known], type_):
+                together[known] = type_
         return replace(self, columns=together)
 
     @property
@@ -152,10 +155,10 @@ class Contract:
         """The contract as rules over a row of bronze: its columns and `_rescued`.
 
         Raises:
-            ConfigurationError: a rule of the source has a name that the contract's own rules have.
+            ConfigurationError: a rule of the source has the name of one of the contract's own rules.
         """
         placing = {*self.key, *self.order_by}
-        # A delete says which record ends, and when; whatever else it says makes no difference.
+        # A delete says which record ends, and when; its other columns do not matter.
         own = [
             Rule("is_readable", "get_json_object(_rescued, '$.unreadable') IS NULL"),
             Rule("has_key", _unless_unreadable(" AND ".join(f"`{k}` IS NOT NULL" for k in self.key))),
@@ -192,5 +195,5 @@ class Contract:
 
 
 def _unless_unreadable(predicate: str) -> str:
-    """What is no record at all breaks the one rule that says so, and no other."""
+    """`predicate`, kept by a line or file that is no record: that breaks only the rule `is_readable`."""
     return f"get_json_object(_rescued, '$.unreadable') IS NOT NULL OR ({predicate})"

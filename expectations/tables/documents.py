@@ -1,4 +1,7 @@
-"""What must be true of a document before it is silver, given the `reason` that ingest or a parser gave."""
+"""Settings in, what must be true of a document before it is silver, as rules, out.
+
+Most rules read the `reason` for which ingest or a parser refused a document.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import replace
 from expectations.rules.rules import Level, Rule
 from expectations.rules.texts import has_no_personal_data, is_in_language
 
-# Reasons that ingest and parsers begin with, and the rule that each of them breaks.
+# The first word of a reason that ingest or a parser gives, and the rule that it breaks.
 _REASONS = {
     "unreadable": "is_readable",
     "invalid_path": "has_valid_path",
@@ -35,7 +38,7 @@ def _unless(reason: str, name: str) -> Rule:
 
 DOCUMENT_RULES: tuple[Rule, ...] = (
     *(_unless(reason, name) for reason, name in _REASONS.items()),
-    # A reason that none of the above knows is still a refusal, never a silent pass.
+    # An unknown reason is still a refusal, never a silent pass.
     Rule(
         "has_no_other_error",
         f"reason IS NULL OR reason RLIKE '^({'|'.join(_REASONS)})'",
@@ -50,12 +53,12 @@ def document_rules(
     language_level: Level = "quarantine",
     allow_personal_data: bool = True,
 ) -> tuple[Rule, ...]:
-    """`DOCUMENT_RULES`, and what only some want of a document that could be read.
+    """`DOCUMENT_RULES`, and optional rules for documents that could be read.
 
     Args:
-        languages: the languages to keep, with "und" where those that nobody can tell are to be kept too; none: all.
-        language_level: what breaking that means.
-        allow_personal_data: whether spans of it may be there.
+        languages: the languages to keep; name "und" to keep documents of unknown language too. Empty: all.
+        language_level: the level of that rule.
+        allow_personal_data: whether a document may have personal data; if not, one that has is refused.
     """
     more = [is_in_language(*languages, level=language_level)] if languages else []
     more += [] if allow_personal_data else [has_no_personal_data()]
@@ -63,7 +66,7 @@ def document_rules(
 
 
 def _of_a_text(rule: Rule) -> Rule:
-    """The rule, kept by a document that has no text for a reason of its own."""
+    """`rule`, kept by a document without text: that has a reason, and breaks another rule."""
     asked = rule.of_row
     assert asked is not None
     return replace(

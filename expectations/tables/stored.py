@@ -1,7 +1,7 @@
-"""The limits of the settings in; what must be true of each table as it is stored out.
+"""The limits of the settings in, what must be true of each table as it is stored out.
 
-Rows are judged before they are written (documents.py, chunks.py). These rules are asked of whole tables afterwards,
-by `lakeloop quality --validate` and by alerts: they find what no single batch can show.
+Rows are judged before they are written (documents.py, chunks.py). These rules judge whole tables afterwards, in
+`lakeloop quality --validate` and in alerts: they find what no single batch can show.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from expectations.tables.chunks import chunk_rules
 
 @dataclass(frozen=True)
 class TableExpectations:
-    """`key` names a row in results."""
+    """The rules for one table. `key` is the columns that name a row in results."""
 
     key: tuple[str, ...]
     rules: tuple[Rule, ...] = ()
@@ -25,7 +25,7 @@ class TableExpectations:
 
 
 def table_expectations(*, max_tokens: int, max_characters: int) -> dict[str, TableExpectations]:
-    """Table → its expectations, for chunks of at most so many tokens and characters."""
+    """Table → its expectations, for chunks of at most this many tokens and characters."""
     return {
         "silver.documents": TableExpectations(("document_id",), (has_text(level="fail"),), (unique("document_id"),)),
         "silver.chunks": TableExpectations(
@@ -36,7 +36,7 @@ def table_expectations(*, max_tokens: int, max_characters: int) -> dict[str, Tab
         "gold.embeddings": TableExpectations(
             ("text_hash", "model"),
             vector_rules(dimension="dimension", level="fail", unit_level="warn"),
-            # A run that is killed and resumed may add a text twice; whoever reads takes one of them.
+            # A run that is killed and resumed may add a text twice; readers take one of the two rows.
             (unique("text_hash", "model", "revision", "dimension", "instruction", level="warn"),),
         ),
         "gold.chunk_index": TableExpectations(

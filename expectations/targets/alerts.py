@@ -1,4 +1,4 @@
-"""Rules and a table's name in; the SQL of an alert, and the alert as a Databricks resource, out."""
+"""Rules and a table's name in, the SQL of an alert, and the alert as a Databricks resource, out."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _EVERY_HOUR = "0 0 * * * ?"
 
 
 def alert_query(table: str, *, rules: Sequence[Rule], where: str = "true") -> str:
-    """One row about the rows of `table`: how many are broken, and by which rule.
+    """SQL that gives one row: how many rows of `table` break a rule, and how many break each rule.
 
     Args:
         table: an identifier as SQL takes it; it is not quoted here.
-        where: SQL that narrows the rows down, such as to the last day.
+        where: SQL that restricts the rows, for example to the last day.
 
     Returns:
-        SQL with the columns `failed_rows` (rows that break a rule of any level, each counted once: what the alert
-        compares), `checked_rows`, and `failed_rows_<rule>` for each rule. Rows that null makes undecided are broken.
+        SQL with the columns `failed_rows` (rows that break a rule of any level, each counted once; the alert compares
+        this), `checked_rows`, and `failed_rows_<rule>` for each rule. If a rule is null for a row, the row breaks it.
     """
     broken = [f"count_if(NOT {holds_sql(rule)}) AS failed_rows_{rule.name}" for rule in rules]
     any_broken = " OR ".join(f"NOT {holds_sql(rule)}" for rule in rules) or "false"
@@ -30,10 +30,11 @@ def alert_query(table: str, *, rules: Sequence[Rule], where: str = "true") -> st
 
 
 def table_alert_query(table: str, *, rule: TableRule, other: str = "") -> str:
-    """One row about a rule of the whole table: `failed_rows` (1 at least where it is broken), `checked_rows`, `value`.
+    """SQL that gives one row about a rule of the whole table: `failed_rows` (0 if it is kept, else at least 1),
+    `checked_rows` and `value`.
 
     Args:
-        other: the identifier of the table that the rule refers to, where it does.
+        other: the identifier of the table that the rule refers to, if it refers to one.
     """
     return (
         "SELECT CASE WHEN is_kept THEN 0 ELSE greatest(failed_rows, 1) END AS failed_rows, checked_rows, value\n"
@@ -44,7 +45,7 @@ def table_alert_query(table: str, *, rule: TableRule, other: str = "") -> str:
 def alert_resource(
     name: str, query: str, *, warehouse_id: str = "${var.warehouse_id}", schedule: str = _EVERY_HOUR
 ) -> dict[str, Any]:
-    """An entry of `resources.alerts` of a bundle (alerts v2): triggered while more than 0 rows are broken.
+    """An entry of `resources.alerts` of a bundle (alerts v2): triggered while `failed_rows` is more than 0.
 
     The fields have the names of monitoring.alerts: `source`, `comparison_operator`, `threshold`.
     """

@@ -1,9 +1,9 @@
-"""Rules in; what the expectations of a declared dataset (`dp.expect_all*`) want of them out.
+"""Rules in, the expectations of a declared dataset (`dp.expect_all*`) out.
 
-Databricks' `pyspark.pipelines` judges declared expectations itself; open-source Spark 4.2 has none of them. A declared
-dataset therefore goes through `kept`, which is our own split wherever the platform has no expectations, and through
-`expected`, which is the platform's decorators wherever it has them. Nothing here asks Spark to resolve a name, which is
-not allowed where a dataset is defined: call `expectations.rules.rules.check_rules` beside the definitions.
+Databricks' `pyspark.pipelines` judges declared expectations itself; open-source Spark 4.2 has no expectations. So a
+declared dataset goes through `kept`, which is our own split if the platform has no expectations, and through
+`expected`, which applies the platform's decorators if it has them. Nothing here asks Spark to resolve a name, which is
+not allowed in the definition of a dataset: call `expectations.rules.rules.check_rules` beside the definitions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Definition = TypeVar("Definition", bound=Callable[..., Any])
 
 
 def by_decorator(rules: Sequence[Rule]) -> dict[str, dict[str, str]]:
-    """The decorator's name → rule → SQL that is never null. Only decorators that a rule needs.
+    """The decorator's name → rule → SQL that is never null, for each decorator that a rule needs.
 
     warn is `expect_all` (kept and counted), quarantine `expect_all_or_drop`, fail `expect_all_or_fail`.
     """
@@ -38,7 +38,7 @@ def has_expectations(dp: Any) -> bool:
 
 
 def expected(dp: Any, *, rules: Sequence[Rule]) -> Callable[[Definition], Definition]:
-    """A decorator, to be put below `@dp.table`: the platform's own expectations, or nothing where it has none."""
+    """A decorator to put below `@dp.table`: the platform's own expectations, or nothing if it has none."""
 
     def decorate(definition: Definition) -> Definition:
         if has_expectations(dp):
@@ -50,10 +50,10 @@ def expected(dp: Any, *, rules: Sequence[Rule]) -> Callable[[Definition], Defini
 
 
 def kept(dp: Any, rows: DataFrame, *, rules: Sequence[Rule], table: str) -> DataFrame:
-    """The rows that the declared `table` is to hold; a stream stays one.
+    """The rows for the declared `table`; a stream stays a stream.
 
-    Where the platform judges, all of them: its decorators drop, and count what they drop. Elsewhere the valid side of
-    our split, and a row that breaks a rule of level fail stops the update, as it would there.
+    If the platform has expectations, these are all rows: its decorators drop rows and count them. If not, they are the
+    valid side of our split, and a row that breaks a rule of level fail stops the update, as on the platform.
     """
     from pyspark.sql import functions as F
 
@@ -68,6 +68,6 @@ def kept(dp: Any, rows: DataFrame, *, rules: Sequence[Rule], table: str) -> Data
 
 
 def refused(rows: DataFrame, *, rules: Sequence[Rule]) -> DataFrame:
-    """The rows that a platform's `expect_all_or_drop` drops, with `failed_rules`: it keeps none of them itself."""
+    """The rows that a platform's `expect_all_or_drop` drops, with `failed_rules`: the platform does not store them."""
     keeps = all_hold([rule for rule in rules if rule.level == "quarantine"])
     return rows.where(~keeps).withColumn("failed_rules", failed_rules(rules))

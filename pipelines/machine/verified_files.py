@@ -1,7 +1,7 @@
-"""A file and the sha256 that it should have in; whether it has, out: read once, as long as it stays the same file.
+"""Checks whether a file has the sha256 that it should have; an unchanged file is read only once.
 
-What was read is remembered, in this process and in a file of the cache, by the file's size, times and inode: a content
-of the same size put in its place has others.
+The result is remembered, in this process and in a file of the cache, by the file's size, times and inode: another file
+of the same size in its place has other times or another inode.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def has_content(path: Path, *, sha256: str, size: int, memory: Path) -> bool:
     """Whether the file is there with exactly that content.
 
     Args:
-        memory: the file in which it is noted what was read; where it cannot be written, every process reads once.
+        memory: the file that remembers results; if it cannot be written, every process reads the file once.
     """
     try:
         stat = path.stat()

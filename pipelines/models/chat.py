@@ -1,7 +1,7 @@
-"""Chat messages in, the text that a language model answers with out, with its tokens counted.
+"""The client of language models: chat messages in, the model's answer and its number of tokens out.
 
-One client for every model: the `openai` library, talking to the server that the settings name or, where they name
-none, to a small model that llama.cpp serves inside this process on loopback. What works against one works against
+There is one client for every model, the `openai` library. It talks to the server that the settings name or, if they
+name none, to a small model that llama.cpp serves inside this process on loopback. Code that works with one works with
 the other.
 """
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# On two quiet cores the local model reads some 330 tokens a second and writes 130. So many characters of sources make
-# a prompt of 290 tokens. With more it copied less and invented more: of 42 questions, 14 answers were grounded with
-# two chunks in 1,300 characters, 10 with three in 1,900.
+# On two idle cores the local model reads some 330 tokens a second and writes 130. This many characters of sources make
+# a prompt of 290 tokens. With more the model copied less and invented more: of the answers to 42 questions, 14 were
+# grounded with two chunks in 1,300 characters, and 10 with three chunks in 1,900.
 LOCAL_SOURCE_CHARS = 1_300
 _LOCAL_CONTEXT_TOKENS = 2_048
 _PROBE_SECONDS = 10.0
@@ -33,7 +33,8 @@ _SETTING = "language_model.base_url"
 
 
 class ModelCallError(LakeloopError):
-    """One call failed. `status_code` is the server's, or 503 for no connection and 504 for no answer in time."""
+    """One call failed. `status_code` is the server's; 502 for an unusable answer, 503 for no connection, 504 for no
+    answer in time."""
 
     def __init__(self, message: str, *, status_code: int) -> None:
         super().__init__(message)
@@ -46,10 +47,10 @@ class Completion:
 
     Attributes:
         text: what it wrote, without blanks at either end.
-        input_tokens: of the prompt; 0 where the server does not say.
-        output_tokens: of the answer; 0 where the server does not say.
-        model: as the server names it.
-        is_cut: whether it would have gone on, had it been allowed more tokens.
+        input_tokens: tokens of the prompt; 0 if the server does not say.
+        output_tokens: tokens of the answer; 0 if the server does not say.
+        model: its name, as the server gives it.
+        is_cut: whether the limit of tokens cut it off.
     """
 
     text: str
@@ -64,8 +65,8 @@ class LanguageModel:
 
     Attributes:
         name: the model's name in the settings.
-        version: of the weights where they are known, else "served".
-        source_chars: how many characters of sources a prompt should hold; None for no limit of the model's own.
+        version: the version of its weights if it is known, else "served".
+        source_chars: how many characters of sources a prompt should hold; None: the model sets no limit.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class LanguageModel:
     def complete(
         self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, stop: Sequence[str] = ()
     ) -> Completion:
-        """The model's answer at temperature 0, ended before any of the texts in `stop`.
+        """The model's answer at temperature 0; it ends before any of the texts in `stop`.
 
         Raises:
             ModelCallError: no connection, no answer in time, an error of the server, or an answer without text.
@@ -117,7 +118,7 @@ class LanguageModel:
         )
 
     def check_reachable(self) -> None:
-        """Ask for the server's list of models; whatever it answers, it is there.
+        """Ask for the server's list of models; any answer shows that the server is there.
 
         Raises:
             LakeloopError: no connection.
@@ -141,10 +142,13 @@ class LanguageModel:
 
 @contextmanager
 def language_model(settings: Settings, *, setting: str = _SETTING) -> Iterator[LanguageModel]:
-    """The settings' model, ready to be called; the local server ends with the block.
+    """The model of the settings, ready to be called; the local server ends with the block.
 
-    Starting the local one takes some 0.5 s. Its server listens on loopback only, on a free port, and wants a key that
-    only this process knows. `setting` is where the user gave a server's address, for errors.
+    The local model starts in some 0.5 s. Its server listens on loopback only, on a free port, and wants a key that only
+    this process knows.
+
+    Args:
+        setting: the name of the setting with the server's address, for errors.
 
     Raises:
         LakeloopError: the server cannot be reached.
@@ -170,7 +174,7 @@ def language_model(settings: Settings, *, setting: str = _SETTING) -> Iterator[L
     file = language_model_file()
     key = secrets.token_hex(16)
     server = _serve(str(file), name=chosen.model, key=key)
-    # A proxy of the environment must not get to see calls to loopback.
+    # Calls to loopback must not go through a proxy that the environment names.
     transport = openai.DefaultHttpxClient(trust_env=False)
     try:
         with openai.OpenAI(
@@ -182,18 +186,18 @@ def language_model(settings: Settings, *, setting: str = _SETTING) -> Iterator[L
         ) as client:
             yield LanguageModel(client, name=chosen.model, version=_LOCAL_VERSION, source_chars=LOCAL_SOURCE_CHARS)
     finally:
-        # The server has no stop: it ends, and frees its port, with its last reference.
+        # The server has no method to stop it: it ends, and frees its port, with its last reference.
         del server
 
 
-# The wheel whose file pipelines/machine/assets.py pins by hash, and the file's quantisation.
+# The version of the wheel whose file pipelines/machine/assets.py pins by hash, and the file's quantisation.
 _LOCAL_VERSION = "0.1.2-q4_1"
 
 
 def _serve(file: str, *, name: str, key: str) -> Any:
-    # Threads that wait for each other by spinning starve one another on a busy machine (seen: 100 times slower); those
-    # that never spin are half as fast on a quiet one. So they spin for some microseconds, then sleep. The OpenMP
-    # runtime reads this when it is loaded, which the import does.
+    # Threads that wait for each other by spinning starve one another on a busy machine (100 times slower was seen), and
+    # threads that never spin are half as fast on an idle one. So they spin for some microseconds, then sleep. The
+    # OpenMP runtime reads this when the import loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         import xllamacpp
@@ -207,9 +211,9 @@ def _serve(file: str, *, name: str, key: str) -> Any:
     params.n_parallel = 1
     params.n_gpu_layers = 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _cores()
-    # Nothing on the screen: llama.cpp prints to stderr, whatever Python's logging says.
+    # Otherwise llama.cpp prints to stderr, whatever Python's logging says.
     params.verbosity = 0
-    # Prompts of other questions are never asked for again; the default would keep up to 8 GB of them.
+    # A prompt is never used again; by default up to 8 GB of them would be kept.
     params.cache_ram_mib = 0
     params.hostnames = ["127.0.0.1"]
     params.port = 0

@@ -1,14 +1,15 @@
-"""Texts in, vectors out: the embedding model of the settings.
+"""The embedding model of the settings: texts in, vectors out.
 
-A model is one of ours, or a class of yours, named as `package.module:Class`: it needs no arguments, has the attributes
-`revision`, `dimension` and (optional) `instruction`, and a method `embed(texts, *, batch_size)` that returns float32
-[len(texts), dimension]. What it raises for a text sets that text aside. It may say more: `max_tokens`, how many it
-reads of a text; `count_tokens(texts)`, by its own tokenizer, so that a chunk's limit is the model's own; and
-`unknown_ratios(texts)`, the share of each text's letters that it cannot read. Where these two are static or class
-methods, texts are cut without loading the weights. The texts of a model without a tokenizer are counted by MiniLM's.
+A model is one of ours, or a class of yours, named as `package.module:Class`. Its constructor takes no arguments. It has
+the attributes `revision`, `dimension` and (optional) `instruction`, and a method `embed(texts, *, batch_size)` that
+returns float32 [len(texts), dimension]. If it raises for a text, that text is set aside. It may also have `max_tokens`,
+the number of tokens that it reads of a text; `count_tokens(texts)`, which counts by its own tokenizer, so that chunks
+keep to the model's own limit; and `unknown_ratios(texts)`, the share of each text's letters that it cannot read. If
+these two are static or class methods, texts are cut without loading the weights. If a model has no `count_tokens`,
+MiniLM's tokenizer counts.
 
-The default is MiniLM-L6-v2 in full precision, run by onnxruntime. Full precision matters: a quantised model's vector
-depends on the other texts of its batch, so that an incremental run and a rebuild would disagree.
+The default is MiniLM-L6-v2 in full precision, run by onnxruntime. Full precision matters: with a quantised model a
+text's vector depends on the other texts of its batch, so an incremental run and a rebuild would disagree.
 """
 
 from __future__ import annotations
@@ -31,26 +32,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MINILM = "all-minilm-l6-v2"
-# The revision is the release whose files pipelines/machine/assets.py pins by hash.
+# Name → (revision, dimension). The revision is the release whose files pipelines/machine/assets.py pins by hash.
 _REVISIONS = {_MINILM: ("1.20.0-beta30", 384)}
 
 
 class Embeds(Protocol):
-    """What a loaded model does."""
+    """A loaded model."""
 
     def embed(self, texts: Sequence[str], *, batch_size: int = 8) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """What makes two vectors comparable. Frozen and picklable: it travels to executors, the weights do not.
+    """The identity of a model: vectors can be compared only if all of it is equal.
+
+    It is sent to executors; the weights are not.
 
     Attributes:
         name: the model's name in the settings.
-        revision: which weights.
+        revision: the version of the weights.
         dimension: length of a vector.
-        instruction: a prefix the model wants before each text; empty for none.
-        max_tokens: how many it reads of a text, where it says so.
+        instruction: a prefix that the model wants before each text; "" for none.
+        max_tokens: how many tokens of a text it reads; None if it does not say.
     """
 
     name: str
@@ -64,7 +67,7 @@ class EmbeddingModel:
         return f"{self.name}@{self.revision}/{self.dimension}" + (f"+{self.instruction}" if self.instruction else "")
 
     def load(self, *, threads: int) -> Embeds:
-        """The model in memory (ours: some 0.4 s and 300 MB); one a process and thread count."""
+        """Load the model (ours takes some 0.4 s and 300 MB); a process loads it once for each number of threads."""
         with _loading:
             return _load(self, threads)
 
@@ -75,10 +78,10 @@ def embedding_model(settings: Settings) -> EmbeddingModel:
 
 
 def chunk_limits(settings: Settings) -> tuple[int, int]:
-    """The most tokens and characters of a chunk.
+    """The most tokens, and the most characters, of a chunk.
 
     Raises:
-        ConfigurationError: a chunk could hold more tokens than the model reads: their end would be cut unseen.
+        ConfigurationError: a chunk could hold more tokens than the model reads, which would cut its end silently.
     """
     model, chunks = embedding_model(settings), settings.chunks
     if model.max_tokens is not None and chunks.max_tokens > model.max_tokens:
@@ -91,7 +94,7 @@ def chunk_limits(settings: Settings) -> tuple[int, int]:
 
 @lru_cache
 def model_named(name: str) -> EmbeddingModel:
-    """Raises ConfigurationError for a name that is neither one of ours nor a class that can be imported."""
+    """The model of that name. Raises ConfigurationError if it is not one of ours or a class that can be imported."""
     if ":" in name:
         cls = _class_of(name)
         return EmbeddingModel(
@@ -120,7 +123,7 @@ def _class_of(name: str) -> Any:
     return cls
 
 
-# The cache alone would load a model once more for each thread that comes while it is being loaded.
+# With the cache alone, each thread that comes while a model is being loaded would load it again.
 _loading = threading.Lock()
 _reading = threading.Lock()
 
@@ -138,9 +141,9 @@ class TextReader:
     """How a model reads texts, before it embeds any.
 
     Attributes:
-        label: of the tokenizer: chunks that were cut by another are cut anew.
-        count_tokens: tokens of each text.
-        unknown_ratios: the share of each text's letters that the model cannot read; None where it does not say.
+        label: the tokenizer's name; chunks that were cut with another tokenizer are cut again.
+        count_tokens: gives the number of tokens of each text.
+        unknown_ratios: gives the share of each text's letters that the model cannot read; None if it does not say.
     """
 
     label: str
@@ -149,7 +152,7 @@ class TextReader:
 
 
 def text_reader(model: EmbeddingModel) -> TextReader:
-    """The model's own tokenizer; MiniLM's, as an estimate, for a model that brings none. Nothing is loaded yet."""
+    """The model's own way to read texts; if it has none, MiniLM's tokenizer as an estimate. Nothing is loaded yet."""
     cls = _class_of(model.name) if ":" in model.name else Embedder
     label = model.label if ":" in model.name and hasattr(cls, "count_tokens") else _MINILM
     return TextReader(
@@ -187,7 +190,7 @@ def count_tokens(texts: Sequence[str]) -> list[int]:
 
 
 def unknown_ratios(texts: Sequence[str]) -> list[float]:
-    """The share of each text's characters, blanks aside, that MiniLM reads as "[UNK]": an unknown word is one token."""
+    """The share of each text's characters, blanks aside, that MiniLM reads only as "[UNK]"."""
     return [
         min(sum(word.unread for word in words) / max(len("".join(text.split())), 1), 1.0)
         for text, words in zip(texts, _read_words(texts), strict=True)
@@ -195,15 +198,15 @@ def unknown_ratios(texts: Sequence[str]) -> list[float]:
 
 
 class _Word(NamedTuple):
-    """What stands between two blanks: its tokens, and how many of its characters MiniLM cannot read."""
+    """A piece of text between two blanks: its number of tokens, and how many characters MiniLM cannot read."""
 
     tokens: int
     unread: int
 
 
-# MiniLM's tokenizer cuts at blanks first and reads no word together with its neighbours: so each word is read once, and
-# not again with each text that it stands in. So many characters of words are kept (some 30 MB), and no longer word:
-# where a script has no blanks, a line is a word.
+# MiniLM's tokenizer cuts at blanks first, and its result for a word does not depend on the neighbours. So each word is
+# read once, and not again with each text. At most this many characters of words are kept (some 30 MB), and no word that
+# is longer than the second number: in a script without blanks, a line is a word.
 _KEPT_CHARACTERS, _LONGEST_KEPT = 1_000_000, 2_000
 _BLANKS = re.compile(r"[ \t\r\n]+")
 _words: dict[str, _Word] = {}
@@ -211,7 +214,7 @@ _kept_characters = 0
 
 
 def _read_words(texts: Sequence[str]) -> list[list[_Word]]:
-    """The words of each text. Those that are not known are read in one batch."""
+    """The words of each text; words that are not known yet are read in one batch."""
     global _kept_characters
     split = [_BLANKS.split(text) for text in texts]
     known = {word: _words.get(word) for words in split for word in words}
@@ -241,7 +244,7 @@ def _word(encoded: Any, *, unknown: int) -> _Word:
 
 
 class Embedder:
-    """MiniLM in this process: mean of the last hidden states over the text's tokens, scaled to norm 1."""
+    """MiniLM in this process: a vector is the mean of the last hidden states over the tokens, scaled to norm 1."""
 
     max_tokens = 512
 
@@ -255,7 +258,7 @@ class Embedder:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # The arena keeps the largest batch's memory for good; without it a worker stays near the weights' size.
+        # The arena would keep the memory of the largest batch; without it a worker needs little more than the weights.
         options.enable_cpu_mem_arena = False
         self._session = onnxruntime.InferenceSession(
             str(embedding_model_dir() / "model.onnx"), options, providers=["CPUExecutionProvider"]
@@ -268,7 +271,7 @@ class Embedder:
     def embed(self, texts: Sequence[str], *, batch_size: int = 8) -> NDArray[np.float32]:
         """Vectors of the texts, in their order: float32 [len(texts), dimension], unit norm.
 
-        Texts are batched by length, since padding is most of the waste. A text longer than 512 tokens is cut there.
+        Texts of similar length are batched together, to save padding. A text is cut after 512 tokens.
         """
         import numpy as np
 

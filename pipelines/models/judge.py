@@ -1,7 +1,7 @@
-"""Asks a judge model whether the sources say what an answer says.
+"""Asks a judge model whether the sources say that an answer is the answer to the question.
 
-Code cannot tell every answer that stands in a source from one that answers the question. Where that matters, a larger
-model is asked, with its own versioned prompt. Its verdict is logged with the answer.
+An answer can stand in a source and still be the answer to another question, which code does not always see. If that
+matters, a larger model is asked, with its own versioned prompt. Its verdict is logged with the answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VERDICT = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge said; `says_so` is None where it gave neither yes nor no."""
+    """What the judge said; `says_so` is None if it said neither yes nor no."""
 
     says_so: bool | None
     text: str
@@ -36,10 +36,10 @@ class Judge:
         self._model, self._prompt = model, prompt
 
     def ask(self, question: str, *, answer: str, sources: Sequence[tuple[str, str]]) -> Verdict:
-        """Whether the sources (title, text) say that `answer` is the answer.
+        """Whether the sources, as (title, text), say that `answer` is the answer to `question`.
 
         Raises:
-            ModelCallError: the judge did not answer, so nothing is known of the answer.
+            ModelCallError: the judge did not answer.
         """
         messages = self._prompt.messages(question, sources=sources, answer=answer)
         text = self._model.complete(messages, max_tokens=_MAX_TOKENS).text
@@ -47,13 +47,13 @@ class Judge:
         return Verdict(found[1].lower() == "yes" if found else None, text, self._model.name, self._prompt.uri)
 
     def check_reachable(self) -> None:
-        """Raises LakeloopError where its server is gone."""
+        """Raises LakeloopError if its server is gone."""
         self._model.check_reachable()
 
 
 @contextmanager
 def judge_of(settings: Settings) -> Iterator[Judge | None]:
-    """The settings' judge; None where they name none.
+    """The judge of the settings; None if they name none.
 
     Raises:
         LakeloopError: its server cannot be reached.

@@ -1,4 +1,4 @@
-"""MLflow, quiet and pointed at this workspace's store and experiment."""
+"""Connects MLflow to this workspace's store and experiment, and keeps it quiet."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from transformations.errors import ConfigurationError, MissingDependencyError
 _PROBE_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
-# The tag by which a trace of an answer is known.
+# The tag that marks a trace of an answer.
 OURS = "prompt_uri"
 _PAGE = 100
 _LONGEST_CALL = timedelta(hours=1)
 
 
 def connect(settings: Settings) -> ModuleType:
-    """The `mlflow` module with its tracking store and experiment set, for this whole process.
+    """The `mlflow` module, with tracking store and experiment set for this whole process.
 
-    The first call for a new sqlite store creates its tables, which takes a few seconds; later ones below one.
+    The first call for a new sqlite store creates its tables, which takes a few seconds; later calls take less than one.
 
     Raises:
         ConfigurationError: the store or the experiment cannot be used.
         MissingDependencyError: `mlflow` is not installed.
     """
-    # Read when mlflow is imported. Spans are written as they end: exporting them from a thread would lose those of
-    # the last second to a kill, and wait a second at every exit.
+    # mlflow reads these at its import. Spans are written when they end: a thread that exports them would lose those of
+    # the last second at a kill, and wait a second at every exit.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
-    # Seven, the default, make a call wait for minutes where the server went away meanwhile.
+    # With the default of seven retries, a call waits for minutes if the server has gone away.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    # SQLAlchemy warns about how MLflow uses it, which nobody here can act on.
+    # SQLAlchemy warns about how MLflow uses it; nobody here can change that.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             import mlflow
 
-            # The first span would import it, and its warnings would make that span a dummy where warnings are errors.
+            # Otherwise the first span imports it, and if warnings are errors, its warnings make that span a dummy.
             import mlflow.pyfunc
         except ImportError:
             raise MissingDependencyError.for_extra("mlflow", "mlflow") from None
@@ -67,7 +67,7 @@ def connect(settings: Settings) -> ModuleType:
 
 
 def _check_reachable(uri: str) -> None:
-    """Raises ConfigurationError where no server answers: MLflow itself would go on trying for minutes."""
+    """Raises ConfigurationError if no server answers: MLflow itself would try for minutes."""
     if not uri.startswith(("http://", "https://")):
         return
     import requests
@@ -84,16 +84,17 @@ def _check_reachable(uri: str) -> None:
 def drop_unlogged_traces(
     settings: Settings, *, logged: Collection[str], unanswered: Collection[str], since: datetime, now: datetime
 ) -> int:
-    """Delete our traces of calls that never came into the log: their process was killed in between. Returns how many.
+    """Delete our traces of calls that were never logged, because their process was killed. Returns how many.
 
-    A trace and a row of the log then stand for one another. The questions are asked again, or nobody got the answer.
+    Then each trace has a row in the log. Nobody got those answers, and their questions may be asked again.
 
     Args:
-        settings: whose experiment.
-        logged: trace ids of the log; a request that is asked again has a trace, and a row, of each try.
-        unanswered: request ids that are about to be asked (again); only this run asks them.
+        settings: they name the experiment.
+        logged: trace ids in the log; a request that is asked again has a trace and a row for each try.
+        unanswered: request ids that this run is about to ask; no other run asks them.
         since: older traces are not looked at.
-        now: a call that is neither logged nor ours to ask may still be going on, for `_LONGEST_CALL`.
+        now: a call that is neither in `logged` nor in `unanswered` may still be going on, until it is `_LONGEST_CALL`
+            old.
     """
     mlflow = connect(settings)
     client = mlflow.MlflowClient()
@@ -129,9 +130,9 @@ def drop_unlogged_traces(
 def _choose_experiment(mlflow: ModuleType, settings: Settings) -> None:
     name = settings.mlflow.experiment
     if settings.tracking_uri.startswith("sqlite") and mlflow.get_experiment_by_name(name) is None:
-        # Without a place of its own, MLflow would write artifacts below whatever folder the command was started in.
+        # Without a location MLflow would write artifacts below the folder in which the command was started.
         folder = Path(settings.root) / "mlartifacts"
-        # Another process may be first.
+        # Another process may create it first.
         with suppress(mlflow.MlflowException):
             mlflow.create_experiment(name, artifact_location=folder.absolute().as_uri())
     mlflow.set_experiment(name)

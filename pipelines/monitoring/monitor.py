@@ -74,7 +74,7 @@ def work(context: Context, due: Work) -> Counts:
 
 
 def _touched_days(context: Context, versions: Versions, labels_read: Versions) -> list[date]:
-    """The UTC dates whose log has grown or whose requests were labelled in these versions; in the first run, all."""
+    """The UTC dates whose calls or labels changed in these versions; in the first run, all."""
     from pyspark.sql import functions as F
 
     lake = context.lake
@@ -83,12 +83,13 @@ def _touched_days(context: Context, versions: Versions, labels_read: Versions) -
         return [row[0] for row in calls.select("request_date").distinct().sort("request_date").collect()]
     days: set[date] = set()
     if versions.since < versions.until:
-        # Rows of the log are appended, and never changed, so a day has changed if its number of rows has. The log is
-        # partitioned by day, so no column needs to be read.
-        now = calls.groupBy("request_date").count()
-        before = lake.read(LOG, version=versions.since).groupBy("request_date").agg(F.count("*").alias("_before"))
-        grown = now.join(before, "request_date", "left").where("_before IS NULL OR count <> _before")
-        days.update(row[0] for row in grown.select("request_date").collect())
+        # Rows of the log are appended or forgotten, and never changed. A day whose calls are all forgotten is gone. If
+        # as many came as went, the newest call is another one.
+        measured = [F.struct(F.count("*"), F.max("request_time")).alias("measured")]
+        now = calls.groupBy("request_date").agg(*measured)
+        before = lake.read(LOG, version=versions.since).groupBy("request_date").agg(*measured)
+        both = now.join(before.withColumnRenamed("measured", "was"), "request_date", "full_outer")
+        days.update(row[0] for row in both.where("NOT measured <=> was").select("request_date").collect())
     if labels_read.since != labels_read.until:
         labels = lake.read(LABELS, version=labels_read.until)
         if labels_read.since is not None:

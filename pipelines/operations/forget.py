@@ -15,6 +15,8 @@ from pipelines.documents.delivery import delivery_of
 from pipelines.documents.landing import document_id
 from pipelines.flow.lock import only_writer
 from pipelines.flow.stage import Context
+from pipelines.monitoring.monitor import PROFILE
+from pipelines.monitoring.monitor import STAGE as MONITOR
 from pipelines.operations.forget_index import Cleared, clear_place, places_to_clear
 from transformations.errors import ConfigurationError, RefusedError
 
@@ -28,8 +30,8 @@ def forget(context: Context, document: str, *, only_index: bool = False) -> dict
     The stages run first, so that the indexes lose it in the ordinary way. Then its earlier rows are removed from the
     tables and their files. All texts that no chunk uses any more are removed from the cache, which includes those of
     older editions of the document. Logged calls that were given one of its chunks are deleted as a whole, with their
-    questions and labels, because they may quote it. Then each index is cleared: the one of the settings, those with
-    other names, and those at earlier places.
+    questions and labels, because they may quote it, and the profile of their days is computed again. Then each index is
+    cleared: the one of the settings, those with other names, and those at earlier places.
 
     Args:
         document: a path, as in silver.documents, or a document_id; also one that was forgotten already.
@@ -74,10 +76,12 @@ def _forget(context: Context, keys: Collection[str], paths: Collection[str], *, 
     # The log last: it says which calls to delete. Questions go with it: one without an answer would be asked again.
     for table in sorted(_holding(context, "request_id"), key=lambda table: lake.spec(table).role == "log"):
         removed[table] = lake.delete(table, {"request_id": calls})
+    if lake.head(PROFILE) is not None:  # a frequent item of a day may be what such a call said
+        advance(context, stages=[MONITOR])
     removed[ARRIVALS] = lake.delete(ARRIVALS, {"document_id": sorted(keys)})
     # Let the stages read the deletions while their change feed is there: it is purged next.
     advance(context, stages=DOCUMENT_STAGES[1:])
-    remains = [f"{table}: {lake.purge(table)}" for table in removed if lake.head(table) is not None]
+    remains = [f"{table}: {lake.purge(table)}" for table in (*removed, PROFILE) if lake.head(table) is not None]
     advance(context, stages=DOCUMENT_STAGES[1:])  # a purge is a commit, too
     cleared = [clear_place(context, place, keys) for place in places_to_clear(context)]
     remains += [place.line for place in cleared]

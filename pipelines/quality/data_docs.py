@@ -1,7 +1,7 @@
-"""Runs a Great Expectations checkpoint for each frame, and builds its Data Docs.
+"""Runs a Great Expectations checkpoint for a table, and builds its Data Docs.
 
-The context is a folder of the workspace (`quality`): suites, checkpoints and results as JSON below gx/, the pages below
-data_docs/. Nothing is sent anywhere.
+The context is a folder of the workspace (`quality`): suites, checkpoints and results are JSON below gx/, the pages are
+below data_docs/. Nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def validate(
         others: the table that a rule refers to → its identifier in SQL.
 
     Returns:
-        Rule → the number of rows that break it; for a rule of the whole table 1 where it is broken.
+        Rule → the number of rows that break it; for a rule of the whole table, 1 if it is broken.
 
     Raises:
         MissingDependencyError: Great Expectations is not installed.
@@ -53,7 +53,7 @@ def validate(
         key=expectations.key,
         others=others,
     )
-    # The rows are read once for each rule, so the caller persists them; the library's own copy would never be freed.
+    # The rows are read once for each rule, so the caller persists them: the library would never free its own copy.
     source = context.data_sources.add_or_update_spark(name="spark", persist=False)
     batch = source.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe("whole")
     definition = context.validation_definitions.add_or_update(
@@ -73,10 +73,10 @@ def validate(
 
 
 def broken(outcome: Any) -> dict[str, int]:
-    """Of a checkpoint's result: rule → what breaks it.
+    """Rule → the number of rows that break it, out of a checkpoint's result.
 
     Raises:
-        LakeloopError: a query could not be run; the library would count that as "not met".
+        LakeloopError: a query could not be run; the library alone would count that as "not met".
     """
     found = {}
     for result in outcome.run_results.values():
@@ -89,13 +89,13 @@ def broken(outcome: Any) -> dict[str, int]:
 
 
 def _exceptions(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The library has two forms: one exception, or one for each metric."""
-    told = [info] if "raised_exception" in info else [v for v in info.values() if isinstance(v, Mapping)]
-    return [each for each in told if each.get("raised_exception")]
+    """The exceptions in a result, which has one of two forms: one exception, or one for each metric."""
+    candidates = [info] if "raised_exception" in info else [v for v in info.values() if isinstance(v, Mapping)]
+    return [each for each in candidates if each.get("raised_exception")]
 
 
 def open_context(folder: Path) -> Any:
-    """The Great Expectations context in `folder`, made where it is not there: analytics off, one site of Data Docs."""
+    """The Great Expectations context in `folder`, made if it does not exist; analytics off, one site of Data Docs."""
     gx = great_expectations()
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Keeps ops.dead_letters: items that a stage could not apply, until it can or they are wanted no longer.
+"""Keeps ops.dead_letters: the items that a stage could not apply.
 
 A letter is open until its item is applied or no longer wanted. The rest of a run goes on without it.
 """
@@ -18,13 +18,13 @@ from pipelines.lakehouse.tables import Lakehouse
 
 TABLE = "ops.dead_letters"
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(minutes=5), timedelta(days=1)
-# By then a day has passed.
+# After this many tries, almost a day of pauses has passed.
 _MOST_ATTEMPTS = 9
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One item that failed. `index_name` is empty for what fails before any index."""
+    """One item that failed. `index_name` is "" if it failed before any index."""
 
     stage: str
     model: str
@@ -42,14 +42,14 @@ class Failure:
 
 
 def open_letters(lake: Lakehouse, *, stage: str | None = None, **where: str) -> list[dict[str, Any]]:
-    """The letters that wait, of one stage (and model, or index_name)."""
+    """The open letters, of one stage if it is given, and with the values of further columns (model, index_name)."""
     wanted = {**({"stage": stage} if stage else {}), **where}
     rows: list[dict[str, Any]] = lake.read_arrow(TABLE, where=wanted or None).to_pylist()
     return [row for row in rows if row["resolved_at"] is None]
 
 
 def to_retry(context: Context, letters: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The chunk_ids of the letters whose time has come, or of all where the run is to retry them."""
+    """The chunk_ids of the letters whose next try is due; of all letters if the run retries everything."""
     now = context.now()
     return [letter["chunk_id"] for letter in letters if context.retry or letter["next_retry_at"] <= now]
 
@@ -62,8 +62,8 @@ def is_overdue(context: Context, letters: Iterable[Mapping[str, Any]]) -> bool:
 def waits_for_work(letter: Mapping[str, Any]) -> bool:
     """Whether only `lakeloop replay`, or a run that has other work, tries the letter again.
 
-    What a model did not answer in time it may answer later; what it has refused so often waits, and so does what an
-    index has refused: that a sync with nothing else to do would only send again.
+    A model that gave no answer may give one later, so its letters are retried, but only nine times. A row that an index
+    has refused waits from the start: a sync with nothing else to do would only send the same row again.
     """
     return bool(letter["index_name"]) or (letter["attempts"] or 0) >= _MOST_ATTEMPTS
 
@@ -71,7 +71,7 @@ def waits_for_work(letter: Mapping[str, Any]) -> bool:
 def report(
     context: Context, failures: Iterable[Failure], *, resolved: Collection[str] = (), known: Iterable[Mapping[str, Any]]
 ) -> int:
-    """Write letters for `failures`, close those of `known` whose chunk_id is in `resolved`. Returns how many failed."""
+    """Write letters for `failures`, close those of `known` with a chunk_id in `resolved`. Returns how many failed."""
     before = {row["letter_id"]: dict(row) for row in known}
     now = context.now()
     rows: dict[str, dict[str, Any]] = {}

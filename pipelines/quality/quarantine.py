@@ -1,8 +1,8 @@
-"""Lists everything that was set aside, with why and what to do next. Needs no JVM.
+"""Lists everything that was set aside, with the reason and what to do next. Needs no JVM.
 
-Four kinds of things are set aside: rows that broke a rule (documents, chunks, records of every source: the tables with
-`failed_rules`), items that a stage could not apply (ops.dead_letters), rules of whole tables that do not hold, and
-files whose kind nobody reads.
+Four kinds of things are set aside: rows that broke a rule (documents, chunks, and records of every source, in the
+tables with `failed_rules`), items that a stage could not apply (ops.dead_letters), rules of whole tables that do not
+hold, and files of a kind that is not read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, DamagedTableError
 
 log = logging.getLogger(__name__)
-# What is read of a quarantine of records, whatever columns its source has.
+# The columns that are read from a quarantine of records, whatever columns its source has.
 _RECORDS = table_spec(
     "quarantine",
     ("record_id", STRING),
@@ -74,12 +74,12 @@ class SetAside:
     """One thing that was set aside.
 
     Attributes:
-        table: where it stands.
-        key: what that table calls it.
-        what: where it came from, for people: a path, or a file and a record of it.
+        table: the table that holds it.
+        key: its key in that table.
+        what: where it came from, for people: a path, or a file and a record in it.
         rules: the rules that it broke.
         reason: why, in words.
-        since: when it was refused, as far as the table knows.
+        since: when it was refused; None if the table does not know.
         attempts: how often it was tried.
         next_step: what to do.
     """
@@ -99,10 +99,10 @@ class SetAside:
 
 
 def set_aside(context: Context, *, tables: Sequence[str] = ()) -> list[SetAside]:
-    """Everything that waits, by table and then the longest first; of some tables alone where they are named.
+    """Everything that is set aside, by table and then the oldest first; only in `tables`, if these are given.
 
     Raises:
-        ConfigurationError: no such table.
+        ConfigurationError: there is no such table.
     """
     everywhere = set_aside_tables(context)
     known = [table for table in everywhere if table not in (DEAD_LETTERS, RULE_RESULTS)]
@@ -121,12 +121,12 @@ def set_aside(context: Context, *, tables: Sequence[str] = ()) -> list[SetAside]
 
 
 def set_aside_tables(context: Context) -> list[str]:
-    """Every table that tells of something set aside."""
+    """Every table that can hold something set aside."""
     return [*quarantine_tables(context.settings, context.lake), DEAD_LETTERS, RULE_RESULTS]
 
 
 def quarantine_tables(settings: Settings, lake: Lakehouse) -> list[str]:
-    """Every table of refused rows: lakeloop's own, one for each source of records, and of sources that are gone."""
+    """Every table of refused rows: lakeloop's own, and one for each source of records, even if the source is gone."""
     names = {f"silver.records_{name}_quarantine" for name in settings.records}
     if (documents := lake.folder("silver.documents")) is not None:
         names |= {
@@ -139,7 +139,7 @@ def quarantine_tables(settings: Settings, lake: Lakehouse) -> list[str]:
 
 
 def waiting(context: Context) -> dict[str, int]:
-    """Table → how many of its rows are set aside now; those without any are left out."""
+    """Table → how many of its rows are set aside now; tables without any are left out."""
     counts: dict[str, int] = {}
     for one in set_aside(context):
         counts[one.table] = counts.get(one.table, 0) + 1
@@ -147,7 +147,7 @@ def waiting(context: Context) -> dict[str, int]:
 
 
 def passed_over(settings: Settings) -> dict[str, tuple[int, str]]:
-    """The kind of the files in the landing folder that are not read → how many, and the first of them."""
+    """Suffix of files in the landing folder that are not read → (how many there are, the path of the first)."""
     kinds: dict[str, tuple[int, str]] = {}
     root = settings.landing_path
     files = files_below(root, settings.ingest, is_strict=False)
@@ -159,7 +159,7 @@ def passed_over(settings: Settings) -> dict[str, tuple[int, str]]:
 
 
 def _named(table: str, known: Sequence[str]) -> str:
-    """The table of that name; its schema may be left out."""
+    """The full name of a table, whose schema may be left out in `table`."""
     short = {name.split(".")[1]: name for name in known}
     if table not in known and table not in short:
         raise ConfigurationError.unknown_name("table of what is set aside", table, known)
@@ -167,10 +167,10 @@ def _named(table: str, known: Sequence[str]) -> str:
 
 
 def _run_starts(lake: Lakehouse) -> dict[str, datetime]:
-    """When a run began: what a table without an instant of its own knows of its rows."""
+    """Run id → when the run began: the instant for rows of a table without one."""
     try:
         runs = lake.read_arrow(STAGE_RUNS, columns=["run_id", "started_at"]).to_pylist()
-    except DamagedTableError as error:  # what is set aside can be told without
+    except DamagedTableError as error:  # the list is still right without these instants
         log.warning("%s", error)
         return {}
     starts: dict[str, datetime] = {}
@@ -243,12 +243,12 @@ def _letters(lake: Lakehouse) -> Iterator[SetAside]:
 
 
 def _tables_that_break_rules(lake: Lakehouse) -> Iterator[SetAside]:
-    """Rules that the last judgement of a table found broken: those of whole tables, and rows' of level fail."""
+    """Rules that the last judgement of a table found broken: rules of whole tables, and rules of rows of level fail."""
     runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     rows = lake.read_arrow(RULE_RESULTS).to_pylist()
     for row in sorted(rows, key=lambda r: str(r["computed_at"] or "")):
         broken = runs.setdefault((row["table_name"], row["stage"], row["rule"]), [])
-        # A rule that was kept in between begins anew.
+        # If the rule was kept in between, the count begins again.
         broken[:] = [] if row["is_kept"] else [*broken, row]
     for (table, stage, rule), broken in runs.items():
         if broken and (broken[-1]["kind"] != "row" or broken[-1]["level"] == "fail"):

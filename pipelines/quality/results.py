@@ -1,4 +1,4 @@
-"""The last results of every rule, and of a validation of the tables."""
+"""Shows the last results of every rule, and validates the stored tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformations.errors import LakeloopError
 
 
 def describe(context: Context) -> tuple[dict[str, Any], str]:
-    """The last results as facts, and the same as text. Needs no JVM where tables are folders."""
+    """The last results as a dictionary, and the same as text. Needs no JVM if tables are folders."""
     settings = context.settings
     results = last_results(context.lake)
     aside = {table: count for table, count in waiting(context).items() if table != RULE_RESULTS}
@@ -45,14 +45,14 @@ def last_results(lake: Lakehouse) -> list[dict[str, Any]]:
 
 
 def validate_tables(context: Context) -> dict[str, int]:
-    """Judge every table that is there as a whole, record the results, and build the Data Docs.
+    """Judge every existing table as a whole, record the results, and build the Data Docs.
 
     Returns:
         Table → the number of rules that are broken.
 
     Raises:
         MissingDependencyError: Great Expectations is not installed.
-        LakeloopError: it came to another result than our own evaluation of the same rules.
+        LakeloopError: Great Expectations and our own evaluation of the same rules disagree.
     """
     lake, settings = context.lake, context.settings
     max_tokens, max_characters = chunk_limits(settings)

@@ -1,4 +1,4 @@
-"""What rules found: rows of monitoring.rule_results, each recorded once."""
+"""Records the results of rules in monitoring.rule_results, each once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RULE_RESULTS = "monitoring.rule_results"
 def row_results(
     table: str, rules: Sequence[Rule], checked_rows: int, broken: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """The columns of monitoring.rule_results that tell of a rule; `broken` is rule → rows that break it."""
+    """One result for each rule, with its columns of monitoring.rule_results; `broken` is rule → rows that break it."""
     return [
         {
             "table_name": table,
@@ -35,27 +35,27 @@ def row_results(
 
 
 def record(context: Context, found: list[dict[str, Any]], *, versions: Versions, source: str, stage: str) -> None:
-    """Append results to monitoring.rule_results, but for those that it has already: running twice changes nothing.
+    """Append results to monitoring.rule_results, except those that it has already: a second run changes nothing.
 
     Args:
         found: as `row_results` gives them.
     """
-    whence = {
+    source_columns = {
         "source_table": source,
         "source_id": versions.table_id,
         "source_version_from": versions.since,
         "source_version_to": versions.until,
     }
-    told = ("table_name", "rule", "definition_id", "level", "checked_rows", "failed_rows", "is_kept")
-    same = (*told, *whence)
+    result_columns = ("table_name", "rule", "definition_id", "level", "checked_rows", "failed_rows", "is_kept")
+    identity = (*result_columns, *source_columns)
     tables = {row["table_name"] for row in found}
     known = set()
     for table in tables:
-        rows = context.lake.read_arrow(RULE_RESULTS, columns=list(same), where={"table_name": table})
+        rows = context.lake.read_arrow(RULE_RESULTS, columns=list(identity), where={"table_name": table})
         rows = rows.filter(pc.equal(rows["source_version_to"], versions.until))
-        known |= {tuple(row[c] for c in same) for row in rows.to_pylist()}
-    new = [row | whence for row in found]
-    new = [row for row in new if tuple(row[c] for c in same) not in known]
+        known |= {tuple(row[c] for c in identity) for row in rows.to_pylist()}
+    new = [row | source_columns for row in found]
+    new = [row for row in new if tuple(row[c] for c in identity) not in known]
     written = {"stage": stage, "computed_at": context.now(), "_run_id": context.run_id}
     if new:
         context.lake.append_arrow(RULE_RESULTS, [row | written for row in new])

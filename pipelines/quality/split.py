@@ -1,13 +1,13 @@
-"""Rows that a stage is about to write, judged once: the valid ones for its table, the refused ones for the quarantine.
+"""Judges the rows that a stage is about to write: the valid ones go to its table, the refused ones to the quarantine.
 
-A stage declares where its rows go, and uses it so:
+A stage declares a `Split`, which says where its rows go, and uses it like this:
 
     judged = SPLIT.judge(context, rows, rules=RULES, versions=versions)
     SPLIT.set_aside(context, judged.refused, count=judged.refused_rows, scope=keys, versions=versions)
     desired = judged.valid …
 
-The one action in `judge` counts everything, and judged frames stay persisted until the stage ends: the caller neither
-persists its rows nor counts the refused ones. Rows in memory are judged there, if every rule can be asked of a row.
+`judge` counts everything in one action, and judged frames stay persisted until the stage ends: the caller neither
+persists its rows nor counts the refused ones. Rows in memory are judged in memory if every rule has an `of_row`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SHOWN_KEYS = 5
 
 @dataclass(frozen=True)
 class Judged:
-    """The two sides of a split, and what was counted; `broken` is rule → rows that break it."""
+    """The two sides of a split, and the counts; `broken` is rule → rows that break it."""
 
     valid: Rows
     refused: Rows
@@ -55,9 +55,9 @@ class Split:
         stage: the command of the stage.
         source: the table that it reads.
         target: the table of the valid rows.
-        quarantine: the table of the refused ones; "" where all are kept or the stage stops.
+        quarantine: the table of the refused rows; "" if no rule can refuse a row without stopping the stage.
         key: the column whose values name a few broken rows in an error.
-        same: columns of the quarantine that tell whether it is the very row refused before.
+        same: columns of the quarantine; if a row is equal in them, it is the same refusal as before.
         scope: the column of the quarantine by which the rows that were judged now are found.
     """
 
@@ -72,13 +72,13 @@ class Split:
     def judge(self, context: Context, rows: Rows, *, rules: Sequence[Rule], versions: Versions) -> Judged:
         """Judge the rows that the stage is about to write into its table.
 
-        The counts are recorded first, one row a rule; the same counts of the same versions are recorded once, and
-        nothing is where no row was judged.
+        The counts are recorded first, one row for each rule. The same counts of the same versions are recorded once. If
+        no row was judged, nothing is recorded.
 
         Raises:
-            ExpectationFailedError: a row breaks a rule of level fail. Nothing but the counts was written.
-            ConfigurationError: a rule cannot be judged of these rows, as in `expectations.rules.rules.check_rules`, or
-                of one of them: its predicate raises where another would be null.
+            ExpectationFailedError: a row breaks a rule of level fail. Only the counts were written.
+            ConfigurationError: a rule cannot be judged for these rows, as in `expectations.rules.rules.check_rules`, or
+                its predicate raises for one of them instead of being null.
         """
         sides: _Sides | _FewSides
         if isinstance(rows, pa.Table) and all(rule.of_row is not None for rule in rules):
@@ -113,13 +113,14 @@ class Split:
             raise _unjudgeable(error, frame, rules=rules, table=self.target) from None
 
     def set_aside(self, context: Context, refused: Rows, *, count: int, scope: Rows, versions: Versions) -> None:
-        """Bring the quarantine up to date before the rows' own table is, so that a row is never in neither.
+        """Bring the quarantine up to date. Call it before the table is written, so that a row is always in one of them.
 
         Args:
-            refused: rows with the quarantine's columns, `failed_rules` among them; persisted by the caller.
-            count: how many there are.
-            scope: the values of the column `scope` that were judged: an open row of theirs that is not refused now is
-                closed.
+            refused: the refused rows, with the quarantine's columns and `failed_rules`; persisted, as `judge` gives
+                them.
+            count: how many refused rows there are.
+            scope: the values of the column `scope` that were judged: an open row with one of them that is not refused
+                now is closed.
         """
         lake, table = context.lake, self.quarantine
         lake.ensure(table)
@@ -140,7 +141,7 @@ class Split:
 
 @dataclass(frozen=True)
 class _Sides:
-    """Judged rows on Spark: the one action that makes it counts everything."""
+    """Judged rows on Spark; the action in `of` counts everything."""
 
     rows: DataFrame
     rules: Sequence[Rule]
@@ -154,7 +155,7 @@ class _Sides:
 
         judged = judged.persist()
         context.persisted.append(judged)
-        # One list of words a row, and no column a rule: a table of 5,000 columns has as many rules.
+        # One list of words for each row, not a column for each rule: a table of 5,000 columns has as many rules.
         words = F.concat(
             F.array(F.lit("*")), F.when(is_refused(rules), F.array(F.lit("!"))).otherwise(F.array()), "failed_rules"
         )
@@ -175,7 +176,7 @@ class _Sides:
 
 @dataclass(frozen=True)
 class _FewSides:
-    """The same of rows in memory; `failed` has the rules that each of them breaks."""
+    """Judged rows in memory; `failed` has the names of the rules that each row breaks."""
 
     rows: pa.Table
     rules: Sequence[Rule]
@@ -203,7 +204,7 @@ class _FewSides:
 
 
 def _unjudgeable(error: PySparkException, rows: DataFrame, *, rules: Sequence[Rule], table: str) -> Exception:
-    """An error that names the rule whose predicate raises; `error` itself where it is not for a rule's sake."""
+    """An error that names the rule whose predicate raises; `error` itself if no single rule is the cause."""
     if not (error.getSqlState() or "").startswith("22"):  # a data exception: a cast, a division, an overflow
         return error
     raising = [rule for rule in rules if _raises(rows, rule)]

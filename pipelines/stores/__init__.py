@@ -1,8 +1,8 @@
-"""The contract between an index and the table that it serves; one file a store beside this one.
+"""The contract of a vector store; each store is an adapter in a file beside this one.
 
 A store holds rows of gold.chunk_index by `chunk_id`, and with them a manifest that says which version of which table
-they equal. Rows and manifest are lost or restored together, so the index itself tells where to go on. What a store
-promises beyond this contract it declares (capabilities.py); tests/stores holds every store to both.
+they equal. Rows and manifest are lost or restored together, so the index itself says where a sync must go on. A store
+declares what it can do beyond this contract (capabilities.py); tests/stores checks both for every store.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Adding a store: its file, and its line here.
+# To add a store, add its file, and its line here.
 STORES = {
     "lance": "pipelines.stores.lance:LanceStore",
     "chroma": "pipelines.stores.chroma:ChromaStore",
@@ -47,19 +47,22 @@ FILTER_COLUMNS = ("document_id", "path", "format", "source")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an index equals.
+    """The version of a table that an index equals, and who wrote it.
 
     Attributes:
-        source_table: the table's name; source_id: its identity (a re-created table has another).
+        source_table: the table's name.
+        source_id: the table's identity; a re-created table has another.
         version: the table's version that the index equals.
         fingerprint: order-independent hash over all rows (transformations/index/fingerprint.py).
-        model, revision, dimension, instruction: of the vectors; an index never holds two kinds.
-        rows: how many.
-        workspace: identity of the workspace that wrote it; place: its folder, for people.
-        commit: identity of the commit that `version` is: a table put back from a copy has others of the same numbers.
-        options: what `index.options` were, as a hash.
+        model, revision, dimension, instruction: of the model of the vectors; an index never holds those of two models.
+        rows: the number of rows.
+        workspace: identity of the workspace that wrote the index.
+        place: the folder of that workspace, for people.
+        commit: identity of the commit with number `version`: a table that is restored from a copy can have other
+            commits with the same numbers.
+        options: hash of the `index.options` with which it was written.
         fence: number of the lease under which it was written; it only grows.
-        format: of this manifest; a newer one than ours is refused.
+        format: format of the manifest; one that is newer than ours is refused.
     """
 
     source_table: str
@@ -80,7 +83,7 @@ class Manifest:
 
     @property
     def model_label(self) -> str:
-        """As in gold.chunk_index's column `model`."""
+        """The model as the column `model` of gold.chunk_index names it."""
         return EmbeddingModel(self.model, self.revision, self.dimension, self.instruction).label
 
     def to_json(self) -> str:
@@ -88,7 +91,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises ConfigurationError for what a newer lakeloop, or something else, wrote."""
+        """Raises ConfigurationError if a newer lakeloop, or something else, wrote `text`."""
         try:
             values = json.loads(text)
             if values["format"] > MANIFEST_FORMAT:
@@ -103,7 +106,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Hit:
-    """One chunk found. `score` is the cosine similarity, 1 for the same direction."""
+    """One chunk that was found. `score` is the cosine similarity, 1 for the same direction."""
 
     chunk_id: str
     document_id: str
@@ -118,7 +121,7 @@ class StoreUnavailableError(LakeloopError):
     """The store is down, slow, or limits the rate: the same call may succeed later.
 
     Attributes:
-        retry_after: seconds that the store asks to wait, where it says so.
+        retry_after: seconds that the store asks to wait; None if it does not say.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -129,62 +132,63 @@ class StoreUnavailableError(LakeloopError):
 class Store(Protocol):
     """One index in one store. Ids are `chunk_id`; rows are Arrow tables with gold.chunk_index's columns.
 
-    An adapter is made by `open_store` with a Place and connects at its first call.
-    One handle serves many threads that search, through commits by others; writers take turns. Its calls raise
-    StoreUnavailableError for what may pass by itself, ConfigurationError for what a person must mend,
-    and the library's own error for a batch that it refuses: the caller then halves the batch down to the bad row.
+    `open_store` makes an adapter from a Place; it connects at its first call. Many threads may search with one adapter,
+    also while others commit; writers take turns. Its calls raise StoreUnavailableError if the cause may pass by itself,
+    ConfigurationError if a person must act, and the library's own error if it refuses a batch: the caller then halves
+    the batch until it has found the bad row.
     """
 
-    # What index.options may hold; `place.parsed` has them.
+    # The model of index.options; `place.parsed` returns an instance.
     options: ClassVar[type[Options]]
     capabilities: Mapping[str, Capability]
-    # Rows beyond them never reach the store: they are set aside, each with its reason.
+    # A row beyond these limits never reaches the store: it is set aside with the reason.
     limits: Limits
 
     def manifest(self) -> Manifest | None:
-        """What the index equals, or None where there is no index, or one that was never committed."""
+        """What the index equals; None if there is no index, or if it was never committed."""
 
     def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
-        """Insert or replace by id; the same rows twice leave the index as once. Ids are distinct within a call.
+        """Insert or replace by id; writing the same rows twice changes nothing. Ids are distinct within a call.
 
-        `are_new` says that the index has none of these ids, so that a store need not look for them. Only a first try
-        may say so: a call that failed may have stored them.
+        Args:
+            are_new: the index has none of these ids, so the store need not look for them. Only a first try may say so,
+                since a call that failed may have stored them.
 
         Returns:
-            The ids that the store refused, with its reason; all others are stored. Empty for nearly all stores.
+            Id → reason for the rows that the store refused; all others are stored. Empty for nearly all stores.
         """
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete by id; an id that is not there is no error."""
 
     def commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
-        """Say what the index now equals, and show readers the writes since the last commit.
+        """Set the manifest, and show readers the writes since the last commit.
 
         Raises:
-            RefusedError: the index no longer has the manifest `expected`, or one of a later fence.
+            RefusedError: the index no longer has the manifest `expected`, or has one with a higher fence.
         """
 
     def ids_with_hashes(self) -> Iterator[pa.RecordBatch]:
-        """All (chunk_id, row_hash) as last written, committed or not: what recovery compares."""
+        """All (chunk_id, row_hash) as last written, committed or not; a recovery compares these."""
 
     def rows(self) -> Iterator[pa.RecordBatch]:
-        """All rows that readers see, every column: what audits compare."""
+        """All rows that readers see, with every column; an audit compares these."""
 
     def search(self, vector: NDArray[np.float32], *, k: int, where: Filter | None = None) -> list[Hit]:
-        """The k rows nearest by cosine that readers see and that pass `where`, best first."""
+        """The k rows nearest by cosine, best first, among those that readers see and that pass `where`."""
 
     def forget(self) -> str:
-        """Drop every old state and compact, so that deleted rows leave the store's files. Returns what remains."""
+        """Drop old states and compact, so that deleted rows leave the store's files. Returns what remains, in words."""
 
     def drop(self) -> None:
         """Remove the index with its manifest."""
 
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""
 
 
 def open_store(settings: Settings, *, dimension: int, name: str | None = None) -> Store:
-    """The index `name` (the settings' own where None) in the store that the settings name.
+    """The index `name` (None: that of the settings) in the store that the settings name.
 
     Nothing is created before the first write.
 
@@ -209,9 +213,9 @@ def adapter_named(store: str) -> Any:
 
 def damaged_index(place: Path | str, error: Exception) -> DamagedTableError:
     """An error for an index on disk that lacks a file or cannot be read."""
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return DamagedTableError(
-        f"the index at {place} is damaged: a file is missing or cannot be read ({said}). Nothing was changed. All that "
+        f"the index at {place} is damaged: a file is missing or cannot be read ({why}). Nothing was changed. All that "
         "it held is in gold.chunk_index: put the folder back from a copy, or remove it, and run: lakeloop sync-index"
     )
 
@@ -219,7 +223,7 @@ def damaged_index(place: Path | str, error: Exception) -> DamagedTableError:
 def check_query(vector: NDArray[np.float32], *, dimension: int, where: Filter | None) -> None:
     """Raises ConfigurationError for a vector of another dimension or without a direction, and for a bad filter.
 
-    Of NaN, infinity or zeros each store would make something else: an error, no hits, any hits.
+    For NaN, infinity or zeros each store would do something else: fail, find nothing, find anything.
     """
     if vector.shape != (dimension,):
         raise ConfigurationError(f"the query's vector has shape {vector.shape}, the index holds ({dimension},)")
@@ -232,7 +236,7 @@ def check_query(vector: NDArray[np.float32], *, dimension: int, where: Filter | 
 
 
 def check_succession(held: Manifest | None, *, expected: Manifest | None, new: Manifest) -> None:
-    """What `commit` demands before it moves the manifest. Raises RefusedError."""
+    """The check of `commit` before it sets the manifest. Raises RefusedError."""
     if held != expected or (held is not None and held.fence > new.fence):
         raise RefusedError(
             f"another sync moved the index meanwhile: it is at {_brief(held)}, this one began from {_brief(expected)} "

@@ -1,7 +1,7 @@
-"""Rows in, an Annoy forest out, kept in step by base, tail and tombstones (segments.py).
+"""The store for Annoy: a forest over most rows, kept up to date by base, tail and tombstones (segments.py).
 
-Three nodes looked at for each row find 0.99 of the ten nearest among 8,156 real chunks; Annoy's own choice, the number
-of trees times that of candidates, found 0.83 by fifty trees.
+A search looks at three nodes for each row of the index, and so finds 0.99 of the ten nearest among 8,156 real chunks.
+Annoy's own choice, the number of trees times the number of candidates, found 0.83 with fifty trees.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a store can do, declared by its adapter; three kinds of missing are told apart."""
+"""What a store can do, as its adapter declares it; there are three kinds of "no"."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def yes(note: str = "") -> Capability:
 
 
 def notimpl(note: str) -> Capability:
-    """The store can, we do not use it yet."""
+    """The store can do it, but lakeloop does not use it yet."""
     return Capability("notimpl", note)
 
 
 def notyet(note: str) -> Capability:
-    """The library lacks it today, in the version that we use."""
+    """The library cannot do it in the version that lakeloop uses."""
     return Capability("notyet", note)
 
 
 def never(note: str) -> Capability:
-    """It does not go with what the store is."""
+    """The store's nature excludes it."""
     return Capability("never", note)
 
 
 def declare(**answers: Capability) -> Mapping[str, Capability]:
-    """All of CAPABILITIES, in order; a test of the suite holds each declaration to its word."""
+    """The answers to all of CAPABILITIES, in order; a test of the suite checks each of them."""
     if set(answers) != set(CAPABILITIES):
         raise TypeError(f"declare exactly {sorted(CAPABILITIES)}, not {sorted(answers)}")
     return {name: answers[name] for name in CAPABILITIES}

@@ -1,10 +1,10 @@
-"""Rows in, a Chroma collection out: in a folder, or at a server of `chroma run` by its address.
+"""The store for Chroma: a collection in a folder, or at a server (`chroma run`).
 
-`index.uri` is a folder, whose part `chroma` Chroma then keeps (`chroma run --path FOLDER/chroma` serves it), or like
-http://localhost:8000, with `index.secret` as the bearer token that a proxy asks for.
+`index.uri` is a folder, in which Chroma keeps the subfolder `chroma` (`chroma run --path FOLDER/chroma` serves it), or
+an address like http://localhost:8000, with `index.secret` as the bearer token that a proxy asks for.
 
-A folder is for one process at a time: each process keeps a graph of the vectors in memory, and what another one writes
-does not reach it. The manifest is metadata of the collection, so both are dropped and restored together.
+Only one process at a time may use a folder: each process keeps a graph of the vectors in memory, and does not see what
+another one writes. The manifest is metadata of the collection, so both are dropped and restored together.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _SCHEMA = INDEX_SCHEMA
 _METADATA = [name for name in _SCHEMA.names if name not in ("chunk_id", "text", "vector")]
 _MANIFEST_KEY = "lakeloop_manifest"
 _ROWS_PER_PAGE = 1000
-# Chroma writes its graph after so many operations, and drops them from its log only then.
+# Chroma writes its graph after this many operations, and drops them from its log only then.
 _OPERATIONS_LOGGED = 1000
-# Exact on some thousand rows; 100, the library's own value, found 9 of 10 among 3,000 random vectors.
+# With this a search of some thousand rows is exact; with 100, the library's own value, it found 9 of 10 among 3,000
+# random vectors.
 _EF_SEARCH = 500
 
 _BOTH = {
@@ -108,7 +109,7 @@ class ChromaStore:
     def commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
         collection = self._create_if_missing()
         check_succession(self.manifest(), expected=expected, new=manifest)
-        # It replaces all metadata of the collection, and leaves the configuration of the graph.
+        # This replaces all metadata of the collection, but not the configuration of the graph.
         collection.modify(metadata={_MANIFEST_KEY: manifest.to_json()})
 
     def ids_with_hashes(self) -> Iterator[pa.RecordBatch]:
@@ -173,7 +174,7 @@ class ChromaStore:
         self._server.close()
 
     def _collection(self) -> Any | None:
-        """As it is now: another handle may have made it anew, or moved its manifest."""
+        """The collection as it is now; another handle may have created it again, or changed its manifest."""
         # Looking must not create Chroma's files.
         if self._server.folder is not None and not self._server.folder.exists():
             return None
@@ -203,7 +204,8 @@ class ChromaStore:
 
 
 def _metadata(row: dict[str, Any]) -> dict[str, str | None]:
-    """A title that is None must be named: Chroma lays new metadata over the old, and None takes a value away."""
+    """A row as Chroma's metadata. A title that is None stays in it: Chroma merges new metadata into old, and None
+    removes a value."""
     return {**row, "heading_path": json.dumps(row["heading_path"], ensure_ascii=False)}
 
 
@@ -212,7 +214,7 @@ def _columns(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _where(where: Filter, *, negated: bool = False) -> dict[str, Any]:
-    """The filter as Chroma's, which has no `not`: it is carried down to the comparisons."""
+    """The filter in Chroma's form, which has no `not`: each `not` moves down to the comparisons."""
     if isinstance(where, In):
         return {where.column: {"$nin" if negated else "$in": list(where.values)}}
     if isinstance(where, Not):

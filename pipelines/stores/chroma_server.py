@@ -1,4 +1,4 @@
-"""Opens a Chroma client for a folder or an address; its errors become ours."""
+"""Opens a Chroma client for a folder or an address, and turns its errors into ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipelines.stores import StoreUnavailableError
 from pipelines.stores.libraries import check_version, library
 from transformations.errors import ConfigurationError
 
-# Chroma keeps what it has open in a table of the process, which no lock of its own guards.
+# Chroma keeps its open folders in a table of the process, without a lock of its own.
 _opening = threading.Lock()
 _MAY_PASS = {408, 429, 502, 503, 504}
 _REFUSED = {401, 403}
@@ -29,7 +29,7 @@ database.execute("VACUUM")
 
 
 class Server:
-    """One server, or the files of one folder, opened at the first call.
+    """A client of one server, or of the files of one folder, opened at the first call.
 
     Args:
         timeout: seconds that one request to a server may take.
@@ -57,15 +57,16 @@ class Server:
             return chromadb.PersistentClient(self.folder, settings=settings)
         self._check_server()
         client = chromadb.HttpClient(self._uri, headers=self._headers, settings=settings)
-        # The client waits for ever, and has no setting against it.
+        # The client waits forever, and has no setting for a timeout.
         session = client._server._session
         session.request = self._guarded(session.request)
         return client
 
     def vacuum(self) -> None:
-        """Write the folder's database anew, so that it loses what it only marked as free.
+        """Rewrite the folder's database, so that it loses what it has only marked as free.
 
-        By another process: SQLite's locks do not hold between Chroma's copy of SQLite and Python's in one.
+        Another process does it: in one process the locks of Chroma's SQLite and of Python's would not exclude each
+        other.
         """
         if self.folder is not None:
             command = [sys.executable, "-I", "-c", _VACUUM, str(self.folder / "chroma.sqlite3")]
@@ -91,7 +92,7 @@ class Server:
         check_server(answer.json(), at=self._uri)
 
     def _guarded(self, request: Callable[..., Any]) -> Callable[..., Any]:
-        """`request` with a timeout, and with errors that say whether time or a person must help."""
+        """`request` with a timeout, and with errors that say whether to wait or to ask a person."""
         unreachable = import_module("httpx").TransportError
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -103,18 +104,18 @@ class Server:
                     "chroma run --path FOLDER --host 127.0.0.1 --port 8000"
                 ) from error
             if answer.status_code in _MAY_PASS | _REFUSED:
-                said = f"the Chroma server at {self._uri} answers {answer.status_code} ({answer.text[:200]})"
+                text = f"the Chroma server at {self._uri} answers {answer.status_code} ({answer.text[:200]})"
                 if answer.status_code in _REFUSED:
-                    raise ConfigurationError(f"{said}. Check index.secret.")
+                    raise ConfigurationError(f"{text}. Check index.secret.")
                 wait = answer.headers.get("retry-after", "")
-                raise StoreUnavailableError(said, retry_after=float(wait) if wait.isdecimal() else None)
+                raise StoreUnavailableError(text, retry_after=float(wait) if wait.isdecimal() else None)
             return answer
 
         return guarded
 
 
 def check_server(version: str, *, at: str) -> None:
-    """Raises ConfigurationError for an old one. All since 1.0 call themselves 1.0.0."""
+    """Raises ConfigurationError if the server is too old. All servers since 1.0 say 1.0.0."""
     check_version(f"Chroma at {at}", found=version, minimum="1.0", remedy="Upgrade the server.")
 
 

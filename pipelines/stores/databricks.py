@@ -1,7 +1,7 @@
-"""Rows in, an index of Databricks AI Search (formerly Vector Search) out: written by us, or read from the table.
+"""The stores for Databricks AI Search (formerly Vector Search): one that we write, one that reads the table itself.
 
-The uri is `databricks://<endpoint>/<catalog>.<schema>`, the token is `index.secret`. Tested against a
-double written from the documentation, never against the service.
+The uri is `databricks://<endpoint>/<catalog>.<schema>`, the token is `index.secret`. They were tested with a double
+that was written from the documentation, never with the service.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HASHES = pa.schema([_SCHEMA.field("chunk_id"), _SCHEMA.field("row_hash")])
 _MANIFEST_ID = "lakeloop:manifest"
 _ROWS_PER_SCAN = 250
 _IDS_PER_DELETE = 10_000
-# A request holds up to 10 MB; a number takes some 22 bytes of JSON, all texts of a row are well below this.
+# A request may have 10 MB. A number takes some 22 bytes of JSON, and all texts of a row together far fewer than 20,000.
 _BYTES_PER_REQUEST, _BYTES_PER_NUMBER, _BYTES_OF_TEXTS = 8_000_000, 22, 20_000
 # States of a Delta Sync index in which no update runs.
 _AT_REST = ("ONLINE", "ONLINE_NO_PENDING_UPDATE", "ONLINE_PIPELINE_FAILED", "OFFLINE_FAILED")
@@ -50,7 +50,7 @@ _COMMON = {
 
 
 class _AiSearchStore:
-    """What both kinds share: reading."""
+    """The part that both kinds of index share, which is reading."""
 
     options: ClassVar[type[Options]] = DatabricksOptions
 
@@ -73,7 +73,7 @@ class _AiSearchStore:
             return []
         found: dict[str, Hit] = {}
         for dictionary in [None] if where is None else to_dictionaries(where):
-            # One more, for the row of the manifest.
+            # One hit more, since the manifest's row may be among them.
             for row in self._query(index, vector / np.linalg.norm(vector), k=k + 1, filters=dictionary):
                 if row["chunk_id"] == _MANIFEST_ID:
                     continue
@@ -113,7 +113,7 @@ class _AiSearchStore:
 
 
 class DirectAccessStore(_AiSearchStore):
-    """A Direct Access index; the manifest is a row of its own that no reader sees."""
+    """A Direct Access index. The manifest is a row of its own, which readers do not see."""
 
     capabilities = declare(
         **_COMMON,
@@ -121,7 +121,7 @@ class DirectAccessStore(_AiSearchStore):
         compare_and_set=notyet("the API has no conditional write: the manifest is read, compared, then written"),
         several_writers=yes("rows are written by primary key"),
     )
-    # As documented; the service has not been tried.
+    # According to the documentation; this was not tried with the service.
     limits = Limits(row_bytes=100_000, unit_vectors=True)
     _ready: Any = None
 
@@ -177,7 +177,7 @@ class DirectAccessStore(_AiSearchStore):
             primary_key="chunk_id",
             embedding_dimension=self._dimension,
             embedding_vector_column="vector",
-            # Lists other than the vector are not among the documented types.
+            # The documented types have no lists other than the vector.
             schema=dict.fromkeys(_SCHEMA.names, "string") | {"vector": "array<float>"},
         )
         if index is not self._ready:
@@ -189,9 +189,9 @@ class DirectAccessStore(_AiSearchStore):
 
 
 class DeltaSyncStore(_AiSearchStore):
-    """A Delta Sync index over gold.chunk_index: Databricks reads the table itself, a commit starts that and waits.
+    """A Delta Sync index over gold.chunk_index: Databricks reads the table itself; a commit starts this and waits.
 
-    What the service does not know of a manifest is empty: the table's identity and the fingerprint.
+    In its manifest the table's identity and the fingerprint are empty, since the service does not know them.
     """
 
     capabilities = declare(
@@ -225,14 +225,14 @@ class DeltaSyncStore(_AiSearchStore):
         )
 
     def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
-        """Nothing: Databricks reads the rows from the table."""
+        """Do nothing: Databricks reads the rows from the table."""
         return {}
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Nothing: Databricks sees in the table what is gone."""
+        """Do nothing: Databricks reads the deletes from the table."""
 
     def commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
-        """Have Databricks read the table, and wait until the index is at the manifest's version or a later one."""
+        """Let Databricks read the table, and wait until the index is at the manifest's version or a later one."""
         check_succession(self.manifest(), expected=expected, new=manifest)
         index = self._connection.index() or self._connection.create(
             "delta_sync",
@@ -258,7 +258,7 @@ class DeltaSyncStore(_AiSearchStore):
                     raise ConfigurationError(
                         f"Databricks could not sync the index {self._connection.index_name}: {status.get('message')}"
                     )
-                # Again after an update that had begun before the version was there.
+                # Ask again if an update has ended that began before the version existed.
                 with suppress(ai_search("exceptions").ResourceConflict):
                     index.sync()
                 asked = True
@@ -269,6 +269,6 @@ class DeltaSyncStore(_AiSearchStore):
 
 
 def _version(status: Mapping[str, Any]) -> int | None:
-    """Of the source table, that the index has taken over."""
+    """The version of the source table that the index has read; None if it has read none."""
     version = (status.get("triggered_update_status") or {}).get("last_processed_commit_version")
     return None if version is None else int(version)

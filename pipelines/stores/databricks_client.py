@@ -1,7 +1,7 @@
-"""An index's address in; Databricks' own client for it out, with a time limit and with errors of ours.
+"""Databricks' own client for one index, with a time limit and with our errors.
 
-The client as it comes waits for an answer without end, and loses how long a busy service asks to wait. All requests of
-its objects pass through their method `_issue_request`; ours takes that place.
+The plain client waits for an answer without end, and drops how long a busy service asks to wait. All requests of its
+objects go through their method `_issue_request`, which is replaced by ours.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Connection:
     """One index of one endpoint.
 
     Args:
-        place: its `uri` is databricks://<endpoint>/<catalog>.<schema>, its `secret` a personal access token; none: the
+        place: its `uri` is databricks://<endpoint>/<catalog>.<schema>, its `secret` a personal access token; None: the
             client finds its own, as in a notebook or a job.
     """
 
@@ -62,7 +62,7 @@ class Connection:
         self._finding = threading.RLock()
 
     def index(self) -> Any | None:
-        """The client's AISearchIndex, or None where there is no such index."""
+        """The client's AISearchIndex, or None if there is no such index."""
         with self._finding:
             if self._index is None:
                 try:
@@ -73,7 +73,7 @@ class Connection:
             return self._index
 
     def create(self, kind: str, **spec: Any) -> Any:
-        """Make the index by the client's method `create_<kind>_index`, or take the one that another has just made."""
+        """Create the index with the client's method `create_<kind>_index`, or take one that another just created."""
         errors = ai_search("exceptions")
         try:
             create = getattr(self._client, f"create_{kind}_index")
@@ -95,7 +95,7 @@ class Connection:
         self._index = None
 
     def wait_until(self, done: Callable[[], bool], *, what: str) -> None:
-        """Ask again and again. Raises StoreUnavailableError after `wait_seconds`."""
+        """Call `done` until it is true. Raises StoreUnavailableError after `wait_seconds`."""
         deadline, pause = time.monotonic() + self._wait, 0.1
         while not done():
             if time.monotonic() + pause > deadline:
@@ -111,7 +111,7 @@ class Connection:
 
     @cached_property
     def is_standard(self) -> bool:
-        """Whether the endpoint is of the type whose filters are dictionaries; the other type reads SQL."""
+        """Whether the endpoint is of the type that takes filters as dictionaries; the other type takes SQL."""
         return bool(self._client.get_endpoint(self.endpoint).get("endpoint_type", "STANDARD") == "STANDARD")
 
     @cached_property
@@ -144,7 +144,7 @@ class Connection:
 
 
 class _Requests:
-    """Sends one request, in a session of the calling thread."""
+    """Sends requests, in one session for each thread."""
 
     def __init__(self, *, timeout: float) -> None:
         self._timeout = timeout
@@ -158,7 +158,7 @@ class _Requests:
         token: str | None = None,
         json: Any = None,
         params: Any = None,
-        **_retries: Any,  # the caller of the store tries again, it knows for how long
+        **_retries: Any,  # not used: the caller of the store tries again, and knows for how long
     ) -> Any:
         requests = library("requests", distribution="requests", minimum="2.28", extra="databricks")
         what = f"Databricks, {method} {url.partition('/api/2.0/')[2] or url}"
@@ -202,5 +202,5 @@ def _error(what: str, response: Any, answer: dict[str, Any]) -> Exception:
 
 
 def _seconds(header: str | None) -> float | None:
-    """Of the header's two forms the one that services like this use; a date is not read."""
+    """The seconds in a Retry-After header; None for its other form, a date, which services like this do not use."""
     return float(header) if header is not None and header.replace(".", "", 1).isdigit() else None

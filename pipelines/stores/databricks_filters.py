@@ -1,7 +1,7 @@
-"""A filter in; dictionaries of Databricks' standard endpoints out, one query each, whose answers together are its rows.
+"""A filter in, dictionaries for Databricks' standard endpoints out: one for each query whose answers are put together.
 
-The keys of one dictionary are joined by AND; a key is a column, or a column and NOT. An OR over columns takes only one
-value a column there and no NOT, so every alternative is a query of its own instead.
+The keys of a dictionary are joined by AND; a key is a column, or a column and NOT. Databricks' own OR over columns
+takes only one value for each column and no NOT, so every alternative is a query of its own instead.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _MOST_QUERIES = 32
 
 
 def to_dictionaries(where: Filter) -> list[Dictionary]:
-    """The filter as alternatives; none where no row can pass.
+    """The filter as alternatives, one dictionary each; an empty list if no row can pass.
 
     >>> to_dictionaries(Or((In("format", ("md", "rst")), Not(In("source", ("wiki",))))))
     [{'format': ['md', 'rst']}, {'source NOT': 'wiki'}]
 
     Raises:
-        ConfigurationError: it takes too many queries.
+        ConfigurationError: the filter takes too many queries.
     """
     return [
         {_key(column, values): _value(values) for column, values in alternative.items()}
@@ -36,7 +36,7 @@ def to_dictionaries(where: Filter) -> list[Dictionary]:
 
 @dataclass(frozen=True)
 class _Values:
-    """What a column may be: one of `names`, or with `negated` anything else."""
+    """The values that a column may have: one of `names`, or with `negated` any other."""
 
     names: frozenset[str]
     negated: bool

@@ -1,4 +1,4 @@
-"""Rows of gold.chunk_index in, the JSON that Databricks AI Search takes out, and back."""
+"""Rows of gold.chunk_index in, JSON for Databricks AI Search out, and back."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _MOST_RESULTS = 10_000
 
 
 def to_input(row: dict[str, Any], vector: NDArray[np.float32]) -> dict[str, Any]:
-    """A row to upsert. Of lists only the vector is among the documented types, so the headings are written as JSON."""
+    """A row to upsert. The only documented type of list is the vector, so the headings are written as JSON."""
     return row | {"heading_path": json.dumps(row["heading_path"]), "vector": vector.tolist()}
 
 
 def failed_keys(answer: dict[str, Any]) -> list[str]:
-    """The keys that an upsert or a delete did not do. Raises the client's error where it failed and names none."""
+    """The keys that failed in an upsert or a delete. Raises the client's error if it failed without naming one."""
     failed: list[str] = (answer.get("result") or {}).get("failed_primary_keys") or []
     if not failed and answer.get("status") != "SUCCESS":
         raise ai_search("exceptions").AISearchException(f"Databricks refused the request and named no row: {answer}")
@@ -67,5 +67,5 @@ def _value(value: dict[str, Any]) -> Any:
 
 
 def _headings(value: Any) -> list[str]:
-    """As JSON from Direct Access, as a list from a table."""
+    """The heading path, which is JSON in a Direct Access index and a list in a Delta Sync index."""
     return list(json.loads(value) if isinstance(value, str) else value or [])

@@ -1,8 +1,8 @@
-"""Rows in, a FAISS index of any kind out, kept in step by base, tail and tombstones (segments.py).
+"""The store for FAISS: an index of any kind over most rows, kept up to date by base, tail and tombstones (segments.py).
 
-Every kind has inner product, on vectors of norm one. Our own parameters of a search find 0.98 of the ten nearest and
-more on 8,156 real chunks; the option `search` asks for less time or more recall. The kinds that FAISS can delete from
-and those that it cannot are treated alike.
+Every kind uses the inner product of vectors of norm one. Our own search parameters find at least 0.98 of the ten
+nearest among 8,156 real chunks; the option `search` trades recall for time. Kinds from which FAISS could delete are
+treated like the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipelines.stores.segment_view import Mask, Positions
 from pipelines.stores.segments import SegmentedOptions, SegmentedStore, declare_segments
 from transformations.errors import ConfigurationError
 
-# FAISS's own values, 16 and 40, found 0.97 by HNSW32.
+# With FAISS's own values, 16 and 40, HNSW32 found 0.97.
 _EF_SEARCH, _EF_CONSTRUCTION = 256, 200
 
 
@@ -39,7 +39,7 @@ class FaissOptions(SegmentedOptions):
 class FaissStore(SegmentedStore):
     library_name = "faiss"
     options: ClassVar[type[SegmentedOptions]] = FaissOptions
-    build_version = 2  # 1 built HNSW by FAISS's own efConstruction
+    build_version = 2  # version 1 built HNSW with FAISS's own efConstruction
     capabilities = declare_segments(yes("as the factory string says; Flat, the default, is exact"))
 
     def __init__(self, place: Place) -> None:
@@ -55,7 +55,7 @@ class FaissStore(SegmentedStore):
 
     def _build(self, vectors: NDArray[np.float32], path: Path) -> None:
         index = self._empty()
-        with suppress(RuntimeError):  # not of this kind
+        with suppress(RuntimeError):  # this kind does not have the parameter
             _faiss().ParameterSpace().set_index_parameter(index, "efConstruction", _EF_CONSTRUCTION)
         index.train(vectors)
         index.add(vectors)
@@ -66,9 +66,9 @@ class FaissStore(SegmentedStore):
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         lists = faiss.try_extract_index_ivf(index)
         if lists is not None:
-            # FAISS looks into a single list unless it is told otherwise; half of the lists held 0.97.
+            # By default FAISS looks into a single list; with half of the lists it found 0.97.
             lists.nprobe = min(lists.nlist, max(8, 3 * lists.nlist // 4))
-        with suppress(RuntimeError):  # not of this kind
+        with suppress(RuntimeError):  # this kind does not have the parameter
             faiss.ParameterSpace().set_index_parameter(index, "efSearch", _EF_SEARCH)
         try:
             faiss.ParameterSpace().set_index_parameters(index, self._own.search)
@@ -100,7 +100,7 @@ class FaissStore(SegmentedStore):
 
 
 def _parameters(index: Any) -> tuple[Any, dict[str, int]] | None:
-    """How this kind of index is told to keep to some rows; None where it cannot: not every kind takes parameters."""
+    """The parameters that restrict a search of this kind of index to some rows; None if the kind takes none."""
     faiss = _faiss()
     lists = faiss.try_extract_index_ivf(index)
     kind, values = (

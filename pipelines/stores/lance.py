@@ -1,11 +1,11 @@
-"""Rows in, a Lance dataset out; readers see the version that the tag `served` names, so whole states only.
+"""The store for Lance: a dataset, of which readers see the version that the tag `served` names, so whole states only.
 
-Every call is one version of the dataset, atomic by itself. The manifest is part of the dataset's configuration; the
-tag moves to the version that carries it, as the last act of a sync. A crash before that leaves readers where they were,
+Every call makes one version of the dataset, atomic by itself. The manifest is part of the dataset's configuration. The
+last act of a sync moves the tag to the version with the new manifest. A crash before that changes nothing for readers,
 and the next sync writes the same rows again.
 
-Readers share one handle of a version, which nobody changes; the handle that writers move on is theirs alone, behind a
-lock. Lance refuses a handle that one thread moves while another one reads by it.
+Readers share one handle of a version, which nobody changes. Writers have another handle, behind a lock, and move it to
+newer versions: Lance fails if one thread moves a handle while another reads with it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TAG = "served"
-# What Lance says of a file that is not there, or is shorter than its own tables of contents tell.
+# What Lance says of a file that is missing, or is shorter than its contents say.
 _SIGNS_OF_DAMAGE = (
     "Not found",
     "No such file",
@@ -46,7 +46,7 @@ _MANIFEST_KEY = "lakeloop.manifest"
 _HIT_COLUMNS = ["chunk_id", "document_id", "path", "title", "heading_path", "text"]
 _DELETES_PER_CALL = 1000
 _FRAGMENTS_BEFORE_COMPACTION = 32
-# Readers that opened an older version may go on with it for so long.
+# How long readers that opened an older version may go on with it.
 _KEEP_VERSIONS_FOR = timedelta(hours=1)
 
 
@@ -125,7 +125,7 @@ class LanceStore:
     def ids_with_hashes(self) -> Iterator[pa.RecordBatch]:
         with self._writing:
             dataset = self._open_latest()
-            # Of its own: what is read stays the version that it was, whoever writes meanwhile.
+            # A handle of its own, which stays at this version whoever writes meanwhile.
             dataset = None if dataset is None else dataset.checkout_version(dataset.version)
         if dataset is not None:
             yield from self._batches(dataset, ["chunk_id", "row_hash"])
@@ -204,7 +204,7 @@ class LanceStore:
         return dataset
 
     def _open_latest(self) -> Any | None:
-        """The last version that was written; the handle keeps what it has read of the ones before. Writers only."""
+        """The writers' handle, at the last version that was written; what it has read of earlier ones stays cached."""
         if self._latest is not None:
             try:
                 self._latest.checkout_latest()
@@ -215,7 +215,7 @@ class LanceStore:
         return self._latest
 
     def _open(self) -> Any | None:
-        """A handle of its own on the last version."""
+        """A new handle on the last version; None if there is no dataset."""
         try:
             return _lance().dataset(self._uri)
         except ValueError as error:
@@ -224,10 +224,10 @@ class LanceStore:
         return None
 
     def _read(self, read: Callable[[Any], T]) -> T | None:
-        """What `read` gets from the served version; None where there is none.
+        """What `read` gets from the served version; None if there is none.
 
-        A forget, or a commit an hour later, removes the files of a version that a reader has opened: whoever meets
-        that reads the version that is served by then.
+        A forget, or a commit an hour later, can remove the files of the version that a reader has opened. Then this
+        reads again, from the version that is served by then.
         """
         while True:
             opened = self._open_pair()
@@ -242,7 +242,7 @@ class LanceStore:
                     raise self._explained(error) from error
 
     def _explained(self, error: OSError | ValueError) -> Exception:
-        """The error, or, where a file of a folder is missing or broken, one that says what to do."""
+        """The error; if a file of a folder is missing or broken, one that says what to do."""
         is_damage = any(sign in str(error) for sign in _SIGNS_OF_DAMAGE)
         return damaged_index(self._uri, error) if is_damage and "://" not in self._uri else error
 
@@ -251,9 +251,9 @@ class LanceStore:
         return None if opened is None else opened[1]
 
     def _open_pair(self) -> tuple[Any, Any] | None:
-        """The version that the tag names, and the tag; kept open, with what it has read, until the tag moves.
+        """The tag, and a handle on the version that it names; kept open, with its cache, until the tag moves.
 
-        Threads that come while one opens the next version wait for it, rather than open it once more each.
+        While one thread opens the next version, the others wait for it instead of opening it again.
         """
         seen = self._served
         if seen is not None and _tag_of(seen[1]) == seen[0]:
@@ -271,7 +271,7 @@ class LanceStore:
 
 
 def _tag_of(dataset: Any) -> Any | None:
-    """What the tag says now, whatever version the handle is of."""
+    """The tag as it is now, whatever version the handle has."""
     return dataset.tags.list().get(_TAG)
 
 
@@ -281,7 +281,7 @@ def _manifest(dataset: Any) -> Manifest | None:
 
 
 def _sql(where: Filter) -> str:
-    """The filter as Lance's SQL. Columns are known names, values are literals: only a quote has a meaning in one."""
+    """The filter as Lance's SQL. Columns are known names; values are literals, in which only a quote is escaped."""
     if isinstance(where, In):
         return f"{where.column} IN ({', '.join(map(_literal, where.values))})"
     if isinstance(where, Not):
@@ -295,6 +295,6 @@ def _literal(value: str) -> str:
 
 def _lance() -> Any:
     lance = library("lance", distribution="pylance", minimum="8.0", extra="lance")
-    # It warns at every fork; ours start another program at once (Java), which is safe.
+    # It warns at every fork; a fork of ours starts another program (Java) at once, which is safe.
     warnings.filterwarnings("ignore", message="lance is not fork-safe")
     return lance

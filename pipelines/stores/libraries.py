@@ -1,4 +1,4 @@
-"""The name of an optional library in; its module out, or an error that says what to install."""
+"""Imports an optional library, or raises an error that says what to install."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def library(module: str, *, distribution: str, minimum: str, extra: str) -> Any:
 
 
 def check_version(what: str, *, found: str, minimum: str, remedy: str) -> None:
-    """Raises ConfigurationError where `found` (dotted numbers, then anything) is older than `minimum`."""
+    """Raises ConfigurationError if `found` (dotted numbers, then anything) is older than `minimum`."""
     if _numbers(found) < _numbers(minimum):
         raise ConfigurationError(f"{what} {found} is too old: lakeloop needs {minimum} or newer. {remedy}")
 

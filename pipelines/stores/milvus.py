@@ -1,8 +1,7 @@
-"""Rows in, a Milvus collection out: Milvus Lite in a folder, or a Milvus server by its address, by the same calls.
+"""The store for Milvus: a collection of Milvus Lite in a folder, or of a Milvus server, used by the same calls.
 
-`index.uri` is a folder, which then holds `milvus.db`, or like http://localhost:19530, with `index.secret` as the
-server's token. The server's side is tested with the server that comes with Milvus Lite; a Milvus cluster has not been
-tried.
+`index.uri` is a folder, which then holds `milvus.db`, or an address like http://localhost:19530, with `index.secret` as
+the server's token. The use of a server is tested with the server of Milvus Lite; a Milvus cluster has not been tried.
 
 The manifest is a property of the collection, so both are dropped and restored together.
 """
@@ -31,7 +30,7 @@ _SCHEMA = INDEX_SCHEMA
 _MANIFEST_KEY = "lakeloop.manifest"
 _HIT_COLUMNS = ["chunk_id", "document_id", "path", "title", "heading_path", "text"]
 _ROWS_PER_CALL = 1000
-# The most that Milvus takes; it refuses a row with a longer text.
+# The longest text that Milvus takes; it refuses a row with a longer one.
 _MAX_TEXT_BYTES = 65535
 _MAX_HEADINGS = 64
 
@@ -97,7 +96,7 @@ class MilvusStore:
     def commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
         self._create_if_missing()
         check_succession(self.manifest(), expected=expected, new=manifest)
-        # Until then Milvus Lite has the rows in a log that it did not sync to the disk, and searches scan them.
+        # Until a flush Milvus Lite has the rows in a log that is not synced to the disk, and searches scan them.
         self._call("flush")
         self._call("alter_collection_properties", properties={_MANIFEST_KEY: manifest.to_json()})
 
@@ -136,8 +135,8 @@ class MilvusStore:
         if self._server.file is None:
             self._call("compact")
             return "deleted rows, in files that Milvus has compacted, until its garbage collection removes them"
-        # Milvus Lite cannot be asked to compact. Whoever stops this between the last two calls loses rows and manifest
-        # together, and the next sync fills the index anew.
+        # Milvus Lite cannot be asked to compact. If the process is stopped between dropping the old collection and
+        # renaming the copy, rows and manifest are lost together, and the next sync fills the index again.
         copy = f"forgetting_{self._name}"
         self._call("drop_collection", on=copy)
         self._create(copy, properties=self._properties())
@@ -186,7 +185,7 @@ class MilvusStore:
         return dict(self._call("describe_collection")["properties"])
 
     def _load(self) -> None:
-        """Milvus searches and reads what is loaded; Milvus Lite opens its file with nothing loaded."""
+        """Load the collection: Milvus searches and reads only what is loaded, and Milvus Lite starts with nothing."""
         if not self._loaded:
             self._call("load_collection")
             self._loaded = True
@@ -211,7 +210,7 @@ class MilvusStore:
         index = client.prepare_index_params()
         index.add_index("vector", index_type="FLAT", metric_type="COSINE")
         self._call("create_collection", on=name, schema=schema, consistency_level="Strong", properties=dict(properties))
-        # There is nothing to wait for: FLAT is no more than the vectors.
+        # There is nothing to wait for: a FLAT index is only the vectors.
         self._call("create_index", on=name, index_params=index, sync=False)
         self._call("load_collection", on=name)
 
@@ -220,7 +219,7 @@ class MilvusStore:
 
 
 def _expression(where: Filter) -> str:
-    """The filter as Milvus's expression. Columns are known names, values are literals."""
+    """The filter as an expression of Milvus. Columns are known names, values are literals."""
     if isinstance(where, In):
         return f"{where.column} in [{', '.join(map(_literal, where.values))}]"
     if isinstance(where, Not):
@@ -228,7 +227,7 @@ def _expression(where: Filter) -> str:
     return (" and " if isinstance(where, And) else " or ").join(f"({_expression(part)})" for part in where.parts)
 
 
-# What has a meaning, or no place, between double quotes.
+# Characters that must be escaped between double quotes.
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 

@@ -1,4 +1,4 @@
-"""Calls Milvus Lite or a Milvus server; its errors become ours."""
+"""Calls Milvus Lite or a Milvus server, and turns its errors into ours."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from transformations.errors import ConfigurationError
 
 _OLDEST_SERVER = "2.5"
 _OLDEST_LITE = "3.2"
-# Codes of pymilvus's own, and names of gRPC's.
+# Error codes of pymilvus, and names of codes of gRPC.
 _MAY_PASS = {2, 8, "UNAVAILABLE", "DEADLINE_EXCEEDED"}
 _REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 
-# pymilvus asks an idle server every 10 s whether it is there, and Milvus Lite's hangs up on who asks so often. And a
-# new connection is to be a new one: clients that share one share its pause after a failure.
+# By default pymilvus pings an idle server every 10 s, and Milvus Lite's server closes connections that ping so often.
+# And connections must not be shared: clients that share one also share its pause after a failure.
 _GRPC = {
     "grpc.keepalive_time_ms": 300_000,
     "grpc.keepalive_permit_without_calls": False,
     "grpc.use_local_subchannel_pool": 1,
 }
 
-# Milvus Lite runs one server a file in this process; it stops when the last handle lets go.
+# Milvus Lite runs one server for each file in this process; it stops when its last handle is closed.
 _handles: Counter[Path] = Counter()
 _handles_lock = threading.Lock()
 
 
 def pymilvus() -> Any:
-    # It logs what it raises, with the whole stack.
+    # It would log what it raises, with the whole stack.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     return library("pymilvus", distribution="pymilvus", minimum="3.0", extra="milvus")
 
 
 class Server:
-    """One server, or one file of Milvus Lite, connected at the first call.
+    """A client of one server, or of one file of Milvus Lite, connected at the first call.
 
     Args:
         timeout: seconds that one call may take.
@@ -64,7 +64,7 @@ class Server:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """What pymilvus raises, as errors that say whether time or a person must help; bad data stays as it is."""
+        """Turn errors of pymilvus into ours, which say whether to wait or to ask a person; errors of bad data stay."""
         raised = pymilvus().exceptions
         try:
             yield
@@ -111,7 +111,7 @@ class Server:
 
     def _connect(self) -> Any:
         with self.errors():
-            # A connection that is shared would outlive this handle.
+            # Dedicated, since a shared connection would outlive this handle.
             client = pymilvus().MilvusClient(
                 self._uri, token=self._token, timeout=self._timeout, dedicated=True, grpc_options=_GRPC
             )
@@ -120,7 +120,7 @@ class Server:
 
 
 def check_server(version: str, *, at: str) -> None:
-    """Raises ConfigurationError for an old one; it says `v2.6.0`, or `milvus_lite-3.2.2` where it is Milvus Lite's."""
+    """Raises ConfigurationError if the server is too old; it says `v2.6.0`, or `milvus_lite-3.2.2` for Milvus Lite."""
     number = version.removeprefix("milvus_lite-")
     minimum = _OLDEST_SERVER if number == version else _OLDEST_LITE
     check_version(f"Milvus at {at}", found=number, minimum=minimum, remedy="Upgrade the server.")

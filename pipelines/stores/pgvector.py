@@ -1,4 +1,4 @@
-"""Rows in, a PostgreSQL table with pgvector out; every write is visible at once, the manifest moves in one transaction.
+"""The store for PostgreSQL with pgvector: a table. Writes are visible at once; the manifest moves in one transaction.
 
 The uri is `postgresql://user@host:port/database`, the password is `index.secret`.
 """
@@ -56,7 +56,7 @@ class PgvectorStore:
         forgets_at_once=never("the write-ahead log, replicas and backups keep the text until the server recycles them"),
     )
 
-    # A text of PostgreSQL knows no U+0000, and no field is larger than 1 GB.
+    # A text in PostgreSQL cannot hold U+0000, and no field can be larger than 1 GB.
     limits = Limits(nul=False, row_bytes=1_000_000_000)
 
     def __init__(self, place: Place) -> None:
@@ -107,7 +107,7 @@ class PgvectorStore:
             index = "CREATE INDEX IF NOT EXISTS {hnsw} ON {table} USING hnsw (vector vector_cosine_ops)"
             connection.execute(self._sql(index if self._hnsw else "DROP INDEX IF EXISTS {hnsw}"))
         with self._writing() as connection:
-            # Two first commits: the second waits here, then sees what the first one wrote.
+            # If there are two first commits, the second waits here, and then sees what the first one wrote.
             connection.execute(
                 "INSERT INTO lakeloop_manifests (index_name) VALUES (%s) ON CONFLICT DO NOTHING", (self._name,)
             )
@@ -143,9 +143,9 @@ class PgvectorStore:
     def forget(self) -> str:
         if self._exists():
             with self._server.errors(), self._server.lane() as lane:
-                # ANALYZE too: the planner's statistics hold samples of the other columns.
+                # Also ANALYZE, since the planner's statistics hold samples of the other columns.
                 lane.connection.execute(self._sql("VACUUM (FULL, ANALYZE) {table}"))
-                with suppress(psycopg().errors.InsufficientPrivilege):  # then the server's own checkpoint will do
+                with suppress(psycopg().errors.InsufficientPrivilege):  # then the server's own checkpoint does it
                     lane.connection.execute("CHECKPOINT")
         return (
             "the table's files are rewritten; PostgreSQL's write-ahead log keeps the text until its segments are "
@@ -162,7 +162,8 @@ class PgvectorStore:
         self._server.close()
 
     def _sql(self, text: str) -> Composed:
-        """`text` with the names that it wants, quoted. A dot, that no index's name has, keeps an index from a table."""
+        """`text` with quoted names for its placeholders. The names of SQL indexes have a dot, which no table's has, so
+        the two never collide."""
         sql = psycopg().sql
         composed: Composed = sql.SQL(text).format(
             table=sql.Identifier(f"lakeloop_{self._name}"),
@@ -173,7 +174,7 @@ class PgvectorStore:
         return composed
 
     def _pages(self, columns: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """By key, a query each: nothing is held open between two pages."""
+        """Pages in the order of the key, with one query each, so that nothing stays open between two pages."""
         query, last = f"SELECT {columns} FROM {{table}} WHERE chunk_id > %s ORDER BY chunk_id LIMIT %s", ""  # noqa: S608
         while found := self._read(query, (last, _ROWS_PER_PAGE)):
             arrays = [pa.array(c, type=f.type) for c, f in zip(zip(*found, strict=True), schema, strict=True)]
@@ -181,7 +182,7 @@ class PgvectorStore:
             last = found[-1][0]
 
     def _read(self, query: str, parameters: Sequence[Any]) -> list[Any]:
-        """The answer to a query; nothing where there is no such table."""
+        """The rows that a query gives; none if there is no such table."""
         with self._server.errors(), self._server.lane() as lane:
             if not lane.has_vector:
                 return []
@@ -199,7 +200,7 @@ class PgvectorStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection[Any]]:
-        """One transaction, on a table that is there."""
+        """One transaction; the table is created first if it does not exist."""
         if not self._exists():
             self._create()
         with self._server.errors(), self._server.lane() as lane, lane.connection.transaction():
@@ -212,7 +213,7 @@ class PgvectorStore:
         with self._server.errors(), self._server.lane() as lane:
             connection = lane.connection
             with connection.transaction():
-                # CREATE … IF NOT EXISTS fails where another does it at the same moment.
+                # Without this lock CREATE … IF NOT EXISTS fails if another connection does it at the same moment.
                 connection.execute("SELECT pg_advisory_xact_lock(hashtext('lakeloop'))")
                 self._server.create_extension(lane)
                 connection.execute(
@@ -220,10 +221,10 @@ class PgvectorStore:
                 )
                 if not self._exists():
                     connection.execute(self._sql(f"CREATE TABLE {{table}} ({columns})"))
-                    # Else the planner keeps samples of the texts in a table of its own, where forget does not reach.
+                    # Otherwise the planner keeps samples of the texts in a table of its own, which forget cannot reach.
                     unsampled = ", ".join(f"ALTER {name} SET STATISTICS 0" for name in _UNSAMPLED)
                     connection.execute(self._sql(f"ALTER TABLE {{table}} {unsampled}"))
-                    # Of a table that someone dropped by hand.
+                    # The manifest of a table that someone dropped by hand.
                     connection.execute("DELETE FROM lakeloop_manifests WHERE index_name = %s", (self._name,))
             self._server.adopt_extension(lane)
 
@@ -234,7 +235,7 @@ def _tuples(rows: pa.Table, *, dimension: int) -> Iterator[tuple[Any, ...]]:
 
 
 def _condition(where: Filter) -> tuple[str, list[list[str]]]:
-    """The filter as SQL, and its values apart from it. Columns are known names."""
+    """The filter as SQL with parameters, and their values. Columns are known names."""
     if isinstance(where, In):
         return f"{where.column} = ANY(%s)", [list(where.values)]
     if isinstance(where, Not):

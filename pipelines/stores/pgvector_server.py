@@ -1,4 +1,4 @@
-"""Opens connections to PostgreSQL that know pgvector; its errors become ours."""
+"""Opens connections to PostgreSQL that know pgvector, and turns its errors into ours."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _OLDEST_SERVER = 130000
 _OLDEST_EXTENSION = "0.5.0"
 _FIRST_WITH_ITERATIVE_SCANS = "0.8.0"
 _EF_SEARCH = 100
-# So many connections a store; a thread that wants one more waits. PostgreSQL's own limit is 100 for all its clients.
+# The most connections of one store; a thread that needs one more waits. PostgreSQL allows 100 to all its clients.
 _MOST_CONNECTIONS = 8
-# What PostgreSQL says when only a person can help; a failed connection carries no error code.
+# Texts of PostgreSQL's errors if only a person can help; a failed connection has no error code.
 _REFUSALS = ("authentication failed", "does not exist", "no password supplied", "pg_hba.conf")
 
 
@@ -32,19 +32,19 @@ def psycopg() -> Any:
 
 @dataclass
 class Lane:
-    """One connection, and whether it knows pgvector's types: a database that has no extension yet knows none."""
+    """One connection, and whether it knows pgvector's types: it cannot while the database has no extension."""
 
     connection: Connection[Any]
     has_vector: bool = False
 
 
 class Server:
-    """One database, connected at the first call, and again after a connection broke.
+    """The connections to one database, opened at the first call, and again after one broke.
 
-    Threads that work at the same time have a connection each: what one reads is never part of another's transaction.
+    Threads that work at the same time have a connection each, so that one never reads within another's transaction.
 
     Args:
-        hnsw: searches may scan an HNSW index.
+        hnsw: whether searches may use an HNSW index.
     """
 
     def __init__(self, uri: str, *, secret: str | None, hnsw: bool) -> None:
@@ -58,7 +58,7 @@ class Server:
 
     @contextmanager
     def lane(self) -> Iterator[Lane]:
-        """A connection of this thread's own until the block ends; a block inside the block has the same one."""
+        """A connection for this thread alone until the block ends; a block inside it gets the same one."""
         held: Lane | None = getattr(self._mine, "lane", None)
         if held is not None:
             yield held
@@ -77,9 +77,9 @@ class Server:
                 self._give_back(lane, closed=closed)
 
     def _give_back(self, lane: Lane, *, closed: int) -> None:
-        """`closed` is how often the server had been closed when the lane was taken."""
+        """Give a connection back; `closed` is how often `close` had been called when it was taken."""
         if lane.connection.closed:
-            # What broke this one broke the others: they would fail one search each.
+            # The same cause has probably broken the idle ones too: each would make one search fail.
             self.close()
             return
         with self._lock:
@@ -97,7 +97,7 @@ class Server:
             connect_timeout=10,
             keepalives_idle=30,
             application_name="lakeloop",
-            # A plan that was prepared fails once another process has made the table anew.
+            # A prepared plan fails after another process has created the table again.
             prepare_threshold=None,
             **password,
         )
@@ -111,18 +111,18 @@ class Server:
         return Lane(opened)
 
     def create_extension(self, lane: Lane) -> None:
-        """In the open transaction, where the database lacks it."""
+        """Create the extension in the open transaction, if the database lacks it."""
         errors = psycopg().errors
         try:
             lane.connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         except (errors.UndefinedFile, errors.FeatureNotSupported) as error:
             raise ConfigurationError(
-                f"the server of {self._uri} has no pgvector ({_said(error)}). Install its package there, as in "
+                f"the server of {self._uri} has no pgvector ({_one_line(error)}). Install its package there, as in "
                 "apt install postgresql-18-pgvector."
             ) from error
 
     def adopt_extension(self, lane: Lane) -> None:
-        """Teach the connection pgvector's types; nothing where the database does not have the extension yet."""
+        """Teach the connection pgvector's types; do nothing if the database does not have the extension yet."""
         found = lane.connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
         if found is None:
             return
@@ -135,7 +135,7 @@ class Server:
         pgvector = library("pgvector.psycopg", distribution="pgvector", minimum="0.4", extra="pgvector")
         pgvector.register_vector(lane.connection)
         if self._hnsw:
-            # The extension's own value, 40, found 0.965 of the ten nearest among 8,156 real chunks.
+            # With the extension's own value, 40, it found 0.965 of the ten nearest among 8,156 real chunks.
             lane.connection.execute(f"SET hnsw.ef_search = {_EF_SEARCH}")
             # The scan goes on until k rows pass the filter, in order; without this it ends after the first few dozen.
             lane.connection.execute("SET hnsw.iterative_scan = strict_order")
@@ -145,23 +145,23 @@ class Server:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """What psycopg raises, as errors that say whether time or a person must help; bad data stays as it is."""
+        """Turn errors of psycopg into ours, which say whether to wait or to ask a person; errors of bad data stay."""
         library = psycopg()
         try:
             yield
         except library.errors.InsufficientPrivilege as error:
             raise ConfigurationError(
-                f"{self._uri} does not allow it ({_said(error)}). Ask its administrator."
+                f"{self._uri} does not allow it ({_one_line(error)}). Ask its administrator."
             ) from error
         except library.OperationalError as error:
             if error.sqlstate is None and any(refusal in str(error) for refusal in _REFUSALS):
                 raise ConfigurationError(
-                    f"{self._uri} refuses us ({_said(error)}). Check index.uri and index.secret."
+                    f"{self._uri} refuses us ({_one_line(error)}). Check index.uri and index.secret."
                 ) from error
-            raise StoreUnavailableError(f"{self._uri} does not answer ({_said(error)})") from error
+            raise StoreUnavailableError(f"{self._uri} does not answer ({_one_line(error)})") from error
 
     def close(self) -> None:
-        """Let go of what is idle now, and of what is in use as soon as it no longer is."""
+        """Close idle connections now, and those in use as soon as they are given back."""
         with self._lock:
             idle, self._idle = self._idle, []
             self._closed += 1
@@ -169,7 +169,7 @@ class Server:
             lane.connection.close()
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 

@@ -1,7 +1,7 @@
-"""Where one index of one store is, with its options: what an adapter is made of.
+"""The place of one index in one store, and its options: the argument of an adapter.
 
-An adapter declares what `index.options` may hold as a model of pydantic, a subclass of `Options`. Fields are annotated
-and described; a store without options takes `Options` itself.
+An adapter declares its `index.options` as a pydantic model, a subclass of `Options` whose fields have a type and a
+description. A store without options takes `Options` itself.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Options(BaseModel):
-    """Options of a store, as text or as what it stands for."""
+    """The options of a store; a value may be given as text or as the type of its field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,14 +43,18 @@ class Place:
     options: Options | None = None
 
     def parsed(self, model: type[_Parsed]) -> _Parsed:
-        """The options as `model`, which is the adapter's own."""
+        """The options as an instance of `model`, the adapter's own."""
         options = model() if self.options is None else self.options
         assert isinstance(options, model), f"{options!r} are not {model.__name__}"
         return options
 
 
 def parse_options(store: str, given: Mapping[str, Any], *, model: type[Options]) -> Options:
-    """Raises ConfigurationError with store, option, what was given and what is allowed."""
+    """`given` as an instance of `model`.
+
+    Raises:
+        ConfigurationError: an option is unknown or wrong; the text names store, option, value and what is allowed.
+    """
     for name in given:
         if name not in model.model_fields:
             raise ConfigurationError.unknown_name(f"option of {store}", name, model.model_fields)

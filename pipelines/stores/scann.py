@@ -1,8 +1,8 @@
-"""Rows in, a ScaNN index out (a partition tree and hashed vectors), kept in step by base, tail and tombstones.
+"""The store for ScaNN: a partition tree with hashed vectors, kept up to date by base, tail and tombstones.
 
-Its index keeps hashes only: each hit takes ten candidates, which the stored vectors bring into order (segments.py).
-Fewer leaves searched are faster and find less: of the ten nearest among 8,156 real chunks, half of the leaves held 0.96
-and a tenth 0.80.
+The index keeps only hashes. So each hit takes ten candidates, which are then ordered by the stored vectors
+(segments.py). A search of fewer leaves is faster and finds less: of the ten nearest among 8,156 real chunks, half of
+the leaves had 0.96 and a tenth of them 0.80.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ScannStore(SegmentedStore):
         return _scann()
 
     def _least_rows(self) -> int:
-        # Each of the 16 centres that a hash knows should stand for some rows.
+        # A hash distinguishes 16 centres, and each should stand for several rows.
         return max(256, self._own.leaves)
 
     def _build(self, vectors: NDArray[np.float32], path: Path) -> None:
@@ -63,7 +63,7 @@ class ScannStore(SegmentedStore):
         return _scann().load_searcher(str(path))
 
     def _ask(self, index: Any, query: NDArray[np.float32], *, count: int, among: Mask) -> Positions:
-        # More than there are means all; -1 would mean as many as were chosen when the base was built.
+        # A number above that of the leaves means all; -1 would mean the number chosen when the base was built.
         leaves = self._own.leaves_to_search or len(among)
         found, _ = index.search(query, final_num_neighbors=count, leaves_to_search=leaves)
         return np.asarray(found, dtype=np.intp)

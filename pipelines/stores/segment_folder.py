@@ -1,7 +1,7 @@
-"""A folder of an index's files, which holds whole states only, at every moment.
+"""The folder of an index's files, which holds only whole states at every moment.
 
-state.json              the states; it is replaced by a rename, and nothing else is ever written twice
-rows-….arrow            rows, every column: the base's, in the order of its index, or those of one upsert
+state.json              the states; it is replaced by a rename, and no other file is ever written twice
+rows-….arrow            rows with every column: those of the base, in the order of its index, or those of one upsert
 index-….<library>       the library's index over a base's vectors
 deleted-….arrow         the ids of one delete
 lock                    held while one of these is written
@@ -30,7 +30,7 @@ _STATE, _LOCK = "state.json", "lock"
 
 @dataclass(frozen=True)
 class Base:
-    """Rows with the library's index over them; `recipe` says how it was built."""
+    """The files of the rows and of the library's index over them; `recipe` says how the index was built."""
 
     rows: str
     index: str
@@ -39,7 +39,7 @@ class Base:
 
 @dataclass(frozen=True)
 class State:
-    """What an index holds: the base, then each upsert and delete since, in order; of an id the last one counts."""
+    """What an index holds: the base, then each upsert and delete since, in order; for each id the last one counts."""
 
     base: Base | None = None
     tail: tuple[str, ...] = ()
@@ -52,7 +52,8 @@ class State:
 
 @dataclass(frozen=True)
 class States:
-    """What readers see, what they saw before (they may still be opening it), and what the next commit will show."""
+    """What readers see (`committed`), what they saw before and may still be opening (`previous`), and what the next
+    commit will show (`pending`)."""
 
     committed: State | None = None
     previous: State | None = None
@@ -61,7 +62,7 @@ class States:
 
     @property
     def written(self) -> State | None:
-        """All that was written, committed or not."""
+        """The last state that was written, committed or not."""
         return self.pending or self.committed
 
 
@@ -72,7 +73,7 @@ class Folder:
         self.path = path
 
     def states(self) -> States:
-        """Raises ConfigurationError for a file that something else, or a newer lakeloop, wrote."""
+        """The states; empty if there is no index. Raises ConfigurationError if something else wrote the file."""
         try:
             text = (self.path / _STATE).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
@@ -90,14 +91,14 @@ class Folder:
 
     @contextmanager
     def writing(self) -> Iterator[States]:
-        """The states, while no other process writes; the kernel drops the lock with the process."""
+        """The states; no other process writes until the block ends. The kernel frees the lock if the process dies."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / _LOCK).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield self.states()
 
     def replace(self, states: States) -> None:
-        """Move to `states` in one step that outlives a loss of power, then remove the files that none of them names."""
+        """Move to `states` in one step that survives a power failure, then remove the files that no state names."""
         draft = self.path / f"{_STATE}.new"
         draft.write_text(json.dumps(asdict(states)), encoding="utf-8")
         _sync(draft)
@@ -109,7 +110,8 @@ class Folder:
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def write(self, table: pa.Table, *, kind: str) -> str:
-        """A new file's name. One record batch: read back, every column is one piece of the mapped file."""
+        """Write a new file, and return its name. It is one record batch, so that each column is one piece of the mapped
+        file when it is read."""
         path = self.new(f"{kind}-", ".arrow")
         with path.open("wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table.combine_chunks())
@@ -117,21 +119,21 @@ class Folder:
         return path.name
 
     def read(self, name: str) -> pa.Table:
-        """The table, mapped and not loaded; a reader keeps it when the file is removed."""
+        """The table, mapped and not loaded; a reader can still use it after the file is removed."""
         with pa.memory_map(str(self.path / name)) as file:
             return pa.ipc.open_file(file).read_all()
 
     def new(self, prefix: str, suffix: str) -> Path:
-        """A path that was never used, so that what is cached by name is never stale."""
+        """A path that was never used, so that a cache by name is never stale."""
         return self.path / f"{prefix}{secrets.token_hex(8)}{suffix}"
 
     def keep(self, path: Path) -> None:
-        """Let a new file (or folder of files) outlive a loss of power."""
+        """Make a new file (or folder of files) survive a power failure."""
         for file in (*path.iterdir(), path) if path.is_dir() else (path,):
             _sync(file)
 
     def remove(self) -> None:
-        """The states first: what a kill leaves over is then no index any more."""
+        """Remove the folder, the states first: after a kill in between, the rest is no index any more."""
         (self.path / _STATE).unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""The live rows of one state of an index, and the nearest of them by exact cosine."""
+"""Reads the live rows of one state of an index, and finds the nearest of them by exact cosine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def file_schema(dimension: int) -> pa.Schema:
 
 
 class Part:
-    """The rows of one file; `alive` says which of them no later file replaces or deletes."""
+    """The rows of one file; `alive` is false for those that a later file replaces or deletes."""
 
     def __init__(self, table: pa.Table, alive: Mask, *, dimension: int) -> None:
         self.table = table
@@ -54,15 +54,15 @@ class Part:
         return self.alive if where is None else self.alive & np.asarray(_mask(self.table, where))
 
     def cosines(self, query: NDArray[np.float32], rows: Positions) -> NDArray[np.float32]:
-        """Of `rows` with a query of norm one."""
-        if 2 * len(rows) > len(self.vectors):  # cheaper than a copy of so many
+        """The cosines of `rows` with a query of norm one."""
+        if 2 * len(rows) > len(self.vectors):  # cheaper than to copy most of the vectors
             return np.asarray((self.vectors @ query / self.norms)[rows])
         some = self.vectors[rows]
         return np.asarray(some @ query / norms(some))
 
 
 class View:
-    """One state, opened. `index` is the library's over the base, once somebody has loaded it."""
+    """One open state. `index` is the library's index over the base, once it is loaded."""
 
     def __init__(self, folder: Folder, state: State, *, dimension: int) -> None:
         self.state = state
@@ -105,7 +105,7 @@ class View:
         where: Filter | None,
         in_base: Callable[[Mask], Positions],
     ) -> list[Hit]:
-        """The k nearest rows, best first: of the tail all are compared, of the base those that `in_base` proposes."""
+        """The k nearest rows, best first: among all rows of the tail, and those of the base that `in_base` proposes."""
         found: list[tuple[float, Part, int]] = []
         for part in self.parts:
             mask = part.passing(where)
@@ -118,7 +118,7 @@ class View:
 
 
 def live_rows(parts: Sequence[Part], *, dimension: int) -> pa.Table:
-    """As files hold them."""
+    """The live rows of all parts, in the types of files."""
     return pa.concat_tables([file_schema(dimension).empty_table(), *(p.table.filter(p.alive) for p in parts)])
 
 

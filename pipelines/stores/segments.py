@@ -1,11 +1,11 @@
-"""Makes of an index library that cannot change what it has built a store that is written to like any other.
+"""The base of stores whose library cannot change an index that it has built.
 
     base        the library's index over most rows, never changed
     tail        the rows written since, few enough to be compared one by one
     tombstones  the ids that the tail replaces or deletes, dropped from what the base finds
 
 A search merges base and tail. Scores are computed from the stored vectors, so that only the base's choice of candidates
-is ever approximate. Once tail and tombstones have outgrown their share, a commit builds a new base.
+can be approximate. If tail and tombstones grow beyond a share of the base, a commit builds a new one.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from transformations.index.vectors import ANYTHING, matrix_of
 from transformations.tables.filters import Filter
 
 _FILES_BEFORE_FOLDING = 32
-# Where fewer of the base's rows pass a filter, to compare these one by one is as fast, and exact.
+# If less than this share of the base's rows passes a filter, comparing these one by one is as fast, and exact.
 _LEAST_SHARE = 0.1
 # The states that this process searches, by folder and options: a base stays loaded from search to search.
 _SERVED: dict[tuple[object, ...], View] = {}
-# Held by who opens a state: the others wait for it, rather than load the same base once more each.
+# Held while a state is opened: other threads wait for it instead of loading the same base again.
 _OPENING = threading.Lock()
 
 
 def declare_segments(approximate_search: Capability) -> Mapping[str, Capability]:
-    """What all of these stores have in common."""
+    """The capabilities that all of these stores share, with the one that differs."""
     local = never("a folder on one machine's disk; its files are mapped, locked and renamed")
     return declare(
         atomic_commit=yes("one rename moves readers from state to state"),
@@ -56,7 +56,7 @@ def declare_segments(approximate_search: Capability) -> Mapping[str, Capability]
 
 
 class SegmentedOptions(Options):
-    """What all of these stores take. A base that was built with another of the `built_in` is built anew."""
+    """The options of all these stores. A base that was built with other values of the `built_in` options is rebuilt."""
 
     built_in: ClassVar[tuple[str, ...]] = ()
 
@@ -75,12 +75,12 @@ class SegmentedOptions(Options):
 
 
 class SegmentedStore(ABC):
-    """One folder, `<name>.<library>` below `uri`. A library's store says how its index is built, loaded and asked."""
+    """One folder, `<name>.<library>` below `uri`. A subclass says how its library builds, loads and asks an index."""
 
     limits = ANYTHING
     library_name: ClassVar[str]
     options: ClassVar[type[SegmentedOptions]]
-    # Raised where `_build` makes another index of the same options: bases of before are then built anew, too.
+    # Raise it if `_build` makes a different index from the same options: older bases are then rebuilt.
     build_version: ClassVar[int] = 1
 
     def __init__(self, place: Place) -> None:
@@ -104,18 +104,18 @@ class SegmentedStore(ABC):
 
     @abstractmethod
     def _build(self, vectors: NDArray[np.float32], path: Path) -> None:
-        """Write the index over `vectors` (each of norm one), which it names by their positions."""
+        """Write to `path` the index over `vectors` (each of norm one); it names them by their positions."""
 
     @abstractmethod
     def _load(self, path: Path) -> Any:
-        """The index, ready to be asked by several threads."""
+        """The index, loaded; several threads may ask it."""
 
     @abstractmethod
     def _ask(self, index: Any, query: NDArray[np.float32], *, count: int, among: Mask) -> Positions:
-        """About the `count` nearest positions; a library that can keeps to those that are true in `among`."""
+        """About the `count` nearest positions; only those that are true in `among`, if the library can restrict it."""
 
     def _least_rows(self) -> int:
-        """Fewer rows the library cannot build an index over."""
+        """The least number of rows over which the library can build an index."""
         return 0
 
     def manifest(self) -> Manifest | None:
@@ -173,7 +173,7 @@ class SegmentedStore(ABC):
         self._folder.remove()
 
     def close(self) -> None:
-        if self._has_searched:  # else what is loaded is another's, who goes on
+        if self._has_searched:  # otherwise another handle has loaded it, and still uses it
             _SERVED.pop(self._key, None)
 
     def _append(self, table: pa.Table, *, kind: str) -> None:
@@ -183,7 +183,7 @@ class SegmentedStore(ABC):
             self._folder.replace(replace(states, pending=replace(written, tail=(*written.tail, name))))
 
     def _open(self, which: Literal["committed", "written"], *, with_index: bool = False) -> View | None:
-        """The state that is there now. A commit may remove its files meanwhile; then there is a newer one to open."""
+        """The state that is there now. If a commit removes its files meanwhile, the newer state is opened."""
         while (state := getattr(self._folder.states(), which)) is not None:
             try:
                 return self._served(state) if with_index else self._view(state)
@@ -218,12 +218,12 @@ class SegmentedStore(ABC):
         try:
             return self._load(path)
         except Exception:
-            if not path.exists():  # each library has an error of its own for it
+            if not path.exists():  # each library raises another error for this
                 raise FileNotFoundError(str(path)) from None
             raise
 
     def _candidates(self, view: View, query: NDArray[np.float32], k: int, among: Mask) -> Positions:
-        """Positions in the base, of which `among` allows at least k, or all that it allows."""
+        """Positions in the base that `among` allows: at least k of them, or all."""
         passing, size = int(np.count_nonzero(among)), len(among)
         if passing >= max(size * _LEAST_SHARE, 1):
             count = max(k, self._segments.candidates * k * size // passing)
@@ -236,7 +236,7 @@ class SegmentedStore(ABC):
         return np.flatnonzero(among)
 
     def _tidied(self, state: State) -> State:
-        """The state as it is while the tail is small; else one of fewer files, or with a new base."""
+        """The same state while the tail is small; else one with fewer files, or with a new base."""
         view = self._view(state)
         if view.base is None:
             due = sum(int(part.alive.sum()) for part in view.tail) >= self._rows_for_base()
@@ -262,7 +262,7 @@ class SegmentedStore(ABC):
         return replace(state, tail=tuple(folded))
 
     def _compacted(self, state: State) -> State:
-        """The same rows in one file, with a base where they are enough for one."""
+        """The same rows in one file, with a base if they are enough for one."""
         table = live_rows(self._view(state).parts, dimension=self._dimension)
         if table.num_rows == 0:
             return replace(state, base=None, tail=())

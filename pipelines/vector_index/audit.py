@@ -1,4 +1,4 @@
-"""An index and its table in; every difference between them out, compared on Spark row by row and vector by vector."""
+"""Compares an index with its table on Spark, row by row and vector by vector, and lists every difference."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 SOURCE = "gold.chunk_index"
-# A store may return a vector that differs in the last bits of a 32-bit float: no other vector is as near as that.
+# A store may return a vector that differs in the last bits of a 32-bit float; no other vector is as near as this.
 SAME_VECTOR = 1e-5
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an index holds beside what it should hold, at the version that its manifest names.
+    """The result of comparing an index with its table, at the version that its manifest names.
 
     Attributes:
+        rows: how many rows the index has.
         differences: (kind, chunk_id), sorted; kinds are missing, ghost, duplicate, stale, wrong_filter, wrong_vector.
-        is_fingerprint_right: whether the manifest's fingerprint is that of the rows that should be there.
+        is_fingerprint_right: whether the manifest's fingerprint is that of the rows that should be in the index.
     """
 
     index_name: str
@@ -67,10 +68,11 @@ class Audit:
 
 
 def audit(context: Context, state: IndexState) -> Audit:
-    """Compare what readers of the index see with the table at the version that the manifest names.
+    """Compare what readers of the index see with the table, at the version that the manifest names.
 
     Raises:
-        ConfigurationError: there is no index, or that version of the table can no longer be read.
+        ConfigurationError: there is no index that belongs to the table as it is.
+        RefusedError: the index belongs to another workspace.
     """
     from pyspark.sql import functions as F
 
@@ -111,8 +113,9 @@ def audit(context: Context, state: IndexState) -> Audit:
 
 
 def belongs(lake: Lakehouse, manifest: Manifest, *, head: Head) -> bool:
-    """Whether the version that the manifest names is one of the table as it is: not of another one, and not another
-    commit of the same number.
+    """Whether the version that the manifest names is a version of this table, and the same commit.
+
+    It is not if the table was re-created, or restored from a copy and then got another commit with that number.
     """
     if manifest.source_id not in ("", head.table_id) or manifest.version > head.version:
         return False
@@ -121,7 +124,7 @@ def belongs(lake: Lakehouse, manifest: Manifest, *, head: Head) -> bool:
 
 
 def _digests(*, hash_column: Column) -> Column:
-    """What is compared of a row, small enough to be shuffled."""
+    """The parts of a row that are compared, as hashes, which are cheap to shuffle."""
     from pyspark.sql import functions as F
 
     return F.struct(
@@ -141,7 +144,7 @@ def _kind() -> Column:
         .when(F.col("copies") > 1, "duplicate")
         .when(~F.col("expected.text").eqNullSafe(F.col("found.text")), "stale")
         .when(~F.col("expected.filters").eqNullSafe(F.col("found.filters")), "wrong_filter")
-        # A row whose own hash was altered would be taken for another by the next comparison.
+        # If a row's stored hash was altered, the next comparison of hashes would be wrong.
         .when(~F.col("expected.row_hash").eqNullSafe(F.col("found.row_hash")), "stale")
         .when(~F.col("expected.row_hash").eqNullSafe(F.col("row_hash")), "stale")
         .when(~F.col("expected.vector").eqNullSafe(F.col("found.vector")), "wrong_vector")
@@ -149,7 +152,7 @@ def _kind() -> Column:
 
 
 def _equal_enough(context: Context, wanted: DataFrame, held: DataFrame, ids: Sequence[str]) -> set[str]:
-    """Those of `ids` whose two vectors are the same to the last bits."""
+    """Those of `ids` whose two vectors differ at most in their last bits."""
     from pyspark.sql import functions as F
 
     unlike = context.lake.frame(pa.table({"chunk_id": pa.array(ids, pa.string())}))
@@ -160,7 +163,7 @@ def _equal_enough(context: Context, wanted: DataFrame, held: DataFrame, ids: Seq
 
 
 def distance(first: str, second: str) -> Column:
-    """The largest difference of two vectors in any dimension; infinite where one has more of them."""
+    """The largest difference of two vectors in any dimension; infinite if they have different numbers of dimensions."""
     from pyspark.sql import functions as F
 
     apart = F.array_max(F.zip_with(first, second, lambda a, b: F.abs(F.coalesce(a - b, F.lit(float("inf"))))))

@@ -1,7 +1,7 @@
-"""Finds what an index must be told: from the change feed, by comparing, or all of it.
+"""Finds the changes that an index needs.
 
-Four ways, from cheap to dear: the change feed since the index's version; ids and hashes of table against index where
-the feed is of no use; everything where the index is empty; and the few rows that an audit names.
+There are three ways: the change feed since the index's version; a comparison of ids and hashes of table and index, if
+the feed cannot be used; and all rows, if the index is empty. (A repair makes a `Changes` of what an audit has found.)
 """
 
 from __future__ import annotations
@@ -37,16 +37,20 @@ class Changes:
     """The net changes of one sync.
 
     Attributes:
-        mode: "changes", "difference" or "everything": how they were found.
-        upserts, inserts, deletes, skipped: how many; inserts are those of the upserts that the index did not have.
-        vanished: deletes that a mass-delete limit counts: chunks of documents of which nothing is left to serve.
-        moved: how many of these say what a new row of another document says; counted where it matters only.
-        held: rows of the index, where the index was read.
+        mode: how they were found: "changes", "difference", "everything" or "repair".
+        upserts, inserts, deletes, skipped: how many; inserts are the upserts of rows that the index did not have.
+        vanished: how many deletes the limit on mass deletes counts: chunks of documents of which nothing is left.
+        moved: counts those of `vanished` whose text is also in a new row of another document; called only if the limit
+            is exceeded.
+        held: the number of rows in the index, if the index was read; else 0.
         batches: the rows to upsert, as a stream on the driver.
-        frame: the same rows on Spark, where Spark has them.
-        gone: ids to delete, where `keys` does not tell them.
-        doubled: ids that are there more than once: to be deleted before they are written.
-        is_exact: whether `hashes` tells all that the index loses and gains.
+        frame: the same rows on Spark, if Spark has them.
+        keys: chunk_id, `_op`, row_hash and `_before` (the hash before) of each change, if they are known.
+        gone: ids to delete, if `keys` does not have them.
+        doubled: ids that the index has more than once; they are deleted before they are written.
+        is_exact: whether `hashes` gives everything that the index loses and gains.
+        committed_at: when the oldest commit was made that the index lacks; None if it is not known.
+        cached: frames to unpersist at the end.
     """
 
     mode: str
@@ -72,7 +76,7 @@ class Changes:
         return [row["chunk_id"] for row in to_pylist(selected(where_in(self.keys, "_op", ["delete"]), ["chunk_id"]))]
 
     def hashes(self) -> tuple[list[str], list[str]]:
-        """Row hashes that the index gains and loses."""
+        """The row hashes that the index gains, and those that it loses."""
         assert self.keys is not None
         if not self.upserts and not self.deletes:
             return [], []
@@ -81,7 +85,7 @@ class Changes:
         return added, [row["_before"] for row in rows if row["_before"] is not None]
 
     def judged(self, ids: Sequence[str]) -> set[str]:
-        """Which of `ids` were decided upon: all, where everything was compared."""
+        """Those of `ids` that these changes decide about: all of them, unless the changes come from the feed."""
         if self.mode != "changes":
             return set(ids)
         if self.keys is None or not ids:
@@ -89,7 +93,7 @@ class Changes:
         return {row["chunk_id"] for row in to_pylist(selected(where_in(self.keys, "chunk_id", ids), ["chunk_id"]))}
 
     def lag_seconds(self, now: datetime) -> float | None:
-        """From the oldest commit that the index lacked until `now`."""
+        """Seconds from the oldest commit that the index lacked until `now`; None if that commit is not known."""
         return None if self.committed_at is None else (now - self.committed_at).total_seconds()
 
     def close(self) -> None:
@@ -100,9 +104,12 @@ class Changes:
 def changes_since(
     context: Context, versions: Versions, *, model: str, is_clean: bool, also: Sequence[str] = ()
 ) -> Changes:
-    """The feed of these versions, folded; rows whose hash is what it was are skipped.
+    """The folded feed of these versions; rows whose hash has not changed are skipped.
 
-    Not so after a sync that stopped half-way (`is_clean` false): the index may hold what the table took back since.
+    Args:
+        is_clean: whether the last sync came to its end. If not, no row is skipped: the index may hold a state that the
+            table has reverted since.
+        also: ids to write again, whether they have changed or not.
     """
     few = _few_changes_since(context, versions, model=model, is_clean=is_clean, also=also)
     if few is not None:
@@ -160,7 +167,7 @@ def changes_since(
 def _few_changes_since(
     context: Context, versions: Versions, *, model: str, is_clean: bool, also: Sequence[str]
 ) -> Changes | None:
-    """The same without Spark; None where the feed is not few rows in a folder."""
+    """Like `changes_since`, without Spark; None unless the feed is a few rows of a table in a folder."""
     assert versions.since is not None
     again = context.lake.few_keys(SOURCE, "chunk_id", also)
     feed = context.lake.few_changes(SOURCE, after=versions.since, until=versions.until)
@@ -180,10 +187,10 @@ def _few_changes_since(
     new = [row for row in kept if row["_op"] == "upsert"]
 
     def moved() -> int:
-        """As `_moved`."""
+        """Like `_moved`."""
         vanished = Counter(r["text_hash"] for r in rows if r["_op"] == "delete" and r["document_id"] not in stays)
-        came = Counter(r["text_hash"] for r in rows if r["_op"] == "upsert" and r["_before"] is None)
-        return (vanished & came).total()
+        inserted = Counter(r["text_hash"] for r in rows if r["_op"] == "upsert" and r["_before"] is None)
+        return (vanished & inserted).total()
 
     return Changes(
         mode="changes",
@@ -202,13 +209,13 @@ def _few_changes_since(
 
 
 def _first_commit(context: Context, versions: Versions) -> datetime | None:
-    """When the oldest commit was made that the index lacks."""
+    """When the oldest commit that the index lacks was made."""
     assert versions.since is not None
     return min((commit["at"] for commit in news_since(context.lake, SOURCE, versions.since)), default=None)
 
 
 def everything(context: Context, versions: Versions, *, model: str) -> Changes:
-    """All rows of the table, for an index that holds none. Folders need no Spark for it."""
+    """All rows of the table, for an index that holds none. If tables are folders, this needs no Spark."""
     lake = context.lake
     where = {"model": model}
     count = sum(
@@ -234,7 +241,7 @@ def everything(context: Context, versions: Versions, *, model: str) -> Changes:
 
 
 def difference(context: Context, store: Store, versions: Versions, *, model: str) -> Changes:
-    """What differs between the table and what was last written to the index, by id and hash."""
+    """The differences, by id and hash, between the table and the rows that were last written to the index."""
     from pyspark.sql import functions as F
 
     lake = context.lake
@@ -260,7 +267,7 @@ def difference(context: Context, store: Store, versions: Versions, *, model: str
         inserts=inserts,
         deletes=deletes,
         skipped=ids.num_rows - deletes - (upserts - inserts),
-        # What new rows stand for was replaced, as by a document that was renamed.
+        # New rows replace as many deleted ones, as when a document was renamed.
         vanished=max(deletes - inserts, 0),
         held=ids.num_rows,
         batches=batches,
@@ -271,7 +278,7 @@ def difference(context: Context, store: Store, versions: Versions, *, model: str
 
 
 def rows_of(context: Context, ids: pa.Array, *, model: str, version: int) -> Iterator[pa.RecordBatch]:
-    """The table's rows with these ids, streamed past: whatever their number, memory stays small."""
+    """The table's rows with these ids, as a stream: memory stays small, however many rows the table has."""
     columns, where = INDEX_SCHEMA.names, {"model": model}
     for batch in context.lake.read_batches(SOURCE, columns=columns, where=where, version=version):
         found = batch.filter(pc.is_in(batch.column("chunk_id"), ids))
@@ -280,7 +287,8 @@ def rows_of(context: Context, ids: pa.Array, *, model: str, version: int) -> Ite
 
 
 def _moved(folded: DataFrame) -> int:
-    """Rows of documents that vanish whose texts come in under other documents, as when a folder was renamed."""
+    """How many rows of vanished documents have a text that new rows of other documents have, as when a folder was
+    renamed."""
     from pyspark.sql import functions as F
 
     kept = F.max((F.col("_op") == "upsert").cast("int")).alias("is_kept")

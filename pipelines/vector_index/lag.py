@@ -1,4 +1,4 @@
-"""How far an index is behind its table, in versions, seconds and rows."""
+"""Measures how far an index is behind its table, in versions, seconds and rows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from pipelines.lakehouse.table_log import news_since
 from pipelines.lakehouse.tables import Lakehouse
 
-# Delta's defaults, where the table sets nothing.
+# Delta's defaults, for a table that sets nothing.
 _LOG_RETENTION, _FILE_RETENTION = timedelta(days=30), timedelta(days=7)
 _WARN_BELOW = timedelta(hours=24)
 _UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
-# What engines call the rows that a commit changed.
+# The names that engines give to the number of rows that a commit changed.
 _ROW_METRICS = re.compile(
     r"^(num_?output_?rows|num_?added_?rows|num_?inserted_?rows|num_?deleted_?rows|num_?updated_?rows|"
     r"num_?target_?rows_?(inserted|updated|deleted))$",
@@ -27,9 +27,11 @@ class Lag:
     """How far an index is behind its table.
 
     Attributes:
-        versions: commits that it lacks; rows: that these changed, as the engine counted; seconds: since the oldest.
-        history_hours: until the feed that the next sync reads may be gone; None where it lacks nothing. Then ids and
-            hashes are compared instead: slower, and nothing is embedded again.
+        versions: the number of commits that it lacks.
+        rows: the number of rows that these commits changed, as the engine counted them.
+        seconds: since the oldest of these commits.
+        history_hours: hours until the feed that the next sync needs may be gone; None if the index lacks nothing. After
+            that, ids and hashes are compared instead: this is slower, and nothing is embedded again.
     """
 
     versions: int
@@ -61,7 +63,7 @@ def lag_of(lake: Lakehouse, table: str, *, version: int, now: datetime) -> Lag:
 
 
 def changed_rows(metrics: dict[str, Any]) -> int:
-    """Rows that a commit inserted, updated or deleted, by its own metrics.
+    """How many rows a commit inserted, updated or deleted, according to its metrics.
 
     >>> changed_rows({"numTargetRowsInserted": "2", "numTargetRowsUpdated": "1", "numOutputRows": "9"})
     3
@@ -74,7 +76,7 @@ def changed_rows(metrics: dict[str, Any]) -> int:
 
 
 def duration(text: str | None, *, default: timedelta) -> timedelta:
-    """Delta's `interval 7 days`.
+    """A duration as Delta writes it (`interval 7 days`); `default` if it is missing or cannot be read.
 
     >>> duration("interval 36 hours", default=timedelta(0))
     datetime.timedelta(days=1, seconds=43200)

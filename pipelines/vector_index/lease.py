@@ -1,7 +1,8 @@
-"""The right to write to one index, in ops.index_state: at most one holder, each with a higher number than the last.
+"""The lease on one index, kept in ops.index_state: the right to write, with at most one holder at a time.
 
-The number (the fence) goes into the index's manifest, which only moves to the same or a higher one. So a writer that
-lost its lease unawares, say in a paused machine, can no longer commit.
+Each holder gets a higher number (the fence) than the last one. The number goes into the index's manifest, and a
+manifest never replaces one with a higher number. So a writer that lost its lease without noticing, for example on a
+paused machine, can no longer commit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ log = logging.getLogger(__name__)
 
 
 class Lease:
-    """Held until `release`; renewed by a thread every third of its length."""
+    """One lease, held until `release`; a thread renews it after each third of its length.
+
+    Attributes:
+        fence: its number.
+        was_clean: whether the writing before came to its end.
+    """
 
     def __init__(self, context: Context, name: str) -> None:
         self._context, self._name = context, name
@@ -35,7 +41,7 @@ class Lease:
         self.was_clean = self._may_have_written = False
 
     def acquire(self, *, at_least: int) -> None:
-        """Take the lease, with a number above `at_least` (the index's own) and above all before.
+        """Take the lease, with a number above `at_least` (that of the index) and above all earlier ones.
 
         Raises:
             RefusedError: another writer holds it.
@@ -43,7 +49,8 @@ class Lease:
 
         def take(rows: list[IndexState]) -> list[IndexState]:
             (row,) = [row for row in rows if row.index_name == self._name]
-            now = self._context.now()
+            # The lease counts from here, not from the commit: that may take long.
+            self._renewed, now = time.monotonic(), self._context.now()
             if (
                 row.lease_holder is not None
                 and row.lease_holder != self._holder
@@ -62,11 +69,10 @@ class Lease:
             )
 
         change(self._context.lake, take)
-        self._renewed = time.monotonic()
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     def check(self) -> None:
-        """To be called before each writing. Raises RefusedError where the lease has run out: another may have it."""
+        """Call this before each write. Raises RefusedError if the lease has run out: another writer may have it."""
         silent = time.monotonic() - self._renewed
         if self._lost_to_another:
             raise RefusedError(
@@ -86,9 +92,9 @@ class Lease:
         self._may_have_written = True
 
     def release(self, manifest: Manifest | None) -> None:
-        """Give the lease back; `manifest` is what the index now equals, None where the sync did not get there."""
+        """Give the lease back; `manifest` is the index's new one, or None if the sync did not commit."""
         self._stop.set()
-        # Where nothing was written, a limit's refusal say, the index is what it was.
+        # If nothing was written, for example because a limit refused it, the index is as clean as before.
         mirror = {"is_clean": self.was_clean and not self._may_have_written} if manifest is None else {
             "source_table": manifest.source_table,
             "source_id": manifest.source_id,
@@ -99,8 +105,8 @@ class Lease:
         }  # fmt: skip
 
         def give_back(rows: list[IndexState]) -> list[IndexState]:
-            mine = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
-            if not mine:
+            own = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
+            if not own:
                 return rows
             free = {"lease_holder": None, "lease_until": None, "updated_at": self._context.now()}
             return updated(rows, self._name, **free, **mirror)
@@ -110,22 +116,22 @@ class Lease:
     def _renew(self) -> None:
         pause = self._seconds / 3
         while not self._stop.wait(pause):
+            before = time.monotonic()
             until = self._context.now() + timedelta(seconds=self._seconds)
 
             def prolong(rows: list[IndexState], until=until) -> list[IndexState]:  # type: ignore[no-untyped-def]
-                mine = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
-                if not mine:
+                own = [r for r in rows if r.index_name == self._name and r.fence == self.fence]
+                if not own:
                     raise _TakenError
                 return updated(rows, self._name, lease_until=until)
 
-            before = time.monotonic()
             try:
                 change(self._context.lake, prolong)
             except _TakenError:
                 self._lost_to_another = True
                 return
             except Exception as error:
-                # It may pass, and the lease still has some of its time: `check` stops the writer once that is over.
+                # The cause may pass, and the lease still has time left; `check` stops the writer when that is over.
                 self._last_failure = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
                 log.warning("the lease on %s was not renewed, trying again: %s", self._name, self._last_failure)
                 pause = min(self._seconds / 20, 5.0)
@@ -134,12 +140,15 @@ class Lease:
 
 
 class _TakenError(Exception):
-    """The lease has another number by now."""
+    """Another writer has the lease: its number in the table is no longer ours."""
 
 
 @contextmanager
 def writing(context: Context, name: str, *, at_least: int) -> Iterator[Lease]:
-    """Hold the lease on the index `name`; given back even where the work fails, without a manifest then."""
+    """Take the lease on the index `name` for a block, which releases it with its manifest.
+
+    If the block fails, the lease is given back without a manifest.
+    """
     lease = Lease(context, name)
     lease.acquire(at_least=at_least)
     try:

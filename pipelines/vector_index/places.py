@@ -1,7 +1,7 @@
-"""Where an index was ever written in; the same places, told from any copy of the workspace, out: ops.index_places.
+"""Keeps ops.index_places: every place to which an index was ever written.
 
-A place is recorded before the first row goes there, and leaves the table when its index is dropped. So a document can
-be forgotten everywhere, also where `index.name`, `index.store` or `index.uri` once said.
+A place is recorded before the first row is written there, and removed when its index is dropped. So a document can be
+forgotten everywhere, also in places that `index.name`, `index.store` or `index.uri` named in the past.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Place:
         return self.index_name, self.store, self.uri
 
     def open(self, settings: Settings) -> Store:
-        """The store of this index. The secret is that of the settings only where it is their own address."""
+        """The store of this index. The secret of the settings is used only for their own store and address."""
         index = settings.index
         if (index.store, settings.index_uri) != (self.store, self.uri):
             known = index.options if index.store == self.store else {}
@@ -43,7 +43,8 @@ class Place:
 
 
 def kept(settings: Settings, uri: str) -> str:
-    """How a table keeps an address: folders of the workspace from its root, so that a copy means its own."""
+    """An address as the table keeps it: a folder of the workspace is relative to its root, so that in a copy of the
+    workspace it means the copy's folder."""
     if "://" in uri:
         return uri
     path = Path(uri)
@@ -51,24 +52,24 @@ def kept(settings: Settings, uri: str) -> str:
 
 
 def told(settings: Settings, uri: str) -> str:
-    """The address that `kept` made."""
+    """The address from which `kept` made `uri`, or in a copy of the workspace the copy's own."""
     return uri if "://" in uri else str(settings.path(uri))
 
 
 def places(lake: Lakehouse) -> list[Place]:
-    """Every place that is recorded."""
+    """All recorded places."""
     rows = lake.read_arrow(TABLE).to_pylist()
     return [Place(**{**row, "uri": told(lake.settings, row["uri"])}) for row in rows]
 
 
 def note(lake: Lakehouse, found: Iterable[Place]) -> None:
-    """Record those of the places that are not."""
+    """Record those places that are not recorded yet."""
     known = {place.address for place in places(lake)}
     new = {place.address: place for place in found if place.address not in known}
     lake.append_arrow(TABLE, [asdict(p) | {"uri": kept(lake.settings, p.uri)} for p in new.values()])
 
 
 def forget_place(lake: Lakehouse, place: Place) -> None:
-    """Its index was dropped."""
+    """Remove the record of a place whose index was dropped."""
     uri = kept(lake.settings, place.uri)
     lake.delete(TABLE, {"index_name": [place.index_name], "store": [place.store], "uri": [uri]})

@@ -18,10 +18,10 @@ from transformations.errors import RefusedError
 
 
 def repair(context: Context, state: IndexState) -> dict[str, Any]:
-    """Audit the index and put right what differs, at the version that its manifest names.
+    """Audit the index and correct what differs, at the version that its manifest names.
 
     Returns:
-        The audit's counts of differences, and the upserts and deletes that were made.
+        The audit's counts of differences, and the counts of the sync, such as its upserts and deletes.
     """
     found = audit(context, state)
     if found.is_equal:

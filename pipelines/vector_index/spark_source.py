@@ -1,11 +1,11 @@
-"""An index in; its rows as a Spark DataFrame out: `spark.read.format("lakeloop_index")`.
+"""A Spark data source for the rows of an index: `spark.read.format("lakeloop_index")`.
 
     from pipelines.vector_index.spark_source import register_source
     register_source(spark, load_settings())
     spark.read.format("lakeloop_index").load().groupBy("format").count().show()
 
-Rows are those that readers see, with the columns of gold.chunk_index but the technical ones. The option `index` names
-one behind the alias; without it, it is the served one.
+The rows are those that readers see, with the columns of gold.chunk_index except the technical ones. The option `index`
+names an index behind the alias; without it, the served one is read.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SCHEMA = INDEX_SCHEMA
 def register_source(spark: SparkSession, settings: Settings) -> None:
     """Make the indexes of these settings readable in this session.
 
-    The settings travel inside the source, so that no secret stands in an option, which query plans show. The alias is
-    looked up now: register again after a swap.
+    The source itself holds the settings, so that no secret is in an option, which query plans show. The alias is looked
+    up now: register again after a swap.
     """
     from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
     from pyspark.sql.pandas.types import from_arrow_schema
@@ -47,7 +47,7 @@ def register_source(spark: SparkSession, settings: Settings) -> None:
             self._state = state
 
         def partitions(self) -> list[Any]:
-            # A store hands out its rows as one stream; what follows is spread by Spark.
+            # A store gives its rows as one stream; Spark distributes the later steps.
             return [InputPartition(0)]
 
         def read(self, partition: Any) -> Iterator[Any]:

@@ -1,8 +1,8 @@
 """Keeps ops.index_state: the indexes behind one name, which of them readers get, and who may write.
 
-An alias (`index.name` in the settings) is what readers ask for. Behind it stand one index a model: the served one, a
-shadow that is being filled for the next model, the previous one that a swap can go back to. Every change of the table
-is one compare-and-set of all of it, so an alias moves at once and a lease has one holder.
+Readers ask for an alias (`index.name` in the settings). Behind it is one index for each model: the served one, a shadow
+that is being filled for the next model, and the previous one, to which a swap can go back. Every change of the table is
+one compare-and-set of the whole table, so an alias moves at once and a lease has one holder.
 """
 
 from __future__ import annotations
@@ -32,9 +32,13 @@ _TRIES = 20
 
 @dataclass(frozen=True)
 class IndexState:
-    """One row: an index, its role behind its alias, its lease, and a copy of its manifest's watermark.
+    """One row: an index, its role behind its alias, its lease, and a copy of its manifest's version.
 
-    `model` is the label of the vectors that it holds, `model_name` the setting that gave it.
+    Attributes:
+        model: the label of the model of its vectors.
+        model_name: the setting that named this model.
+        is_clean: whether the last writing came to its end.
+        fence: number of the last lease.
     """
 
     index_name: str
@@ -62,7 +66,7 @@ class IndexState:
 
     @property
     def has_its_model(self) -> bool:
-        """Whether `model_name` still means the same model: a new revision under the old name cannot keep it in step."""
+        """Whether `model_name` still means the same model: a new revision of that name cannot update this index."""
         return model_named(self.model_name).label == self.model
 
     def open(self, settings: Settings) -> Store:
@@ -70,7 +74,7 @@ class IndexState:
         return open_store(settings, dimension=self.dimension, name=self.index_name)
 
     def manifest(self, settings: Settings) -> Manifest | None:
-        """What this index equals. Its store is let go at once: some can be open in one process only."""
+        """What this index equals. Its store is closed at once, since some can be open in one process only."""
         store = self.open(settings)
         try:
             return store.manifest()
@@ -79,7 +83,7 @@ class IndexState:
 
 
 def index_models(context: Context) -> list[Subject]:
-    """The embedding models that an index needs: those in use, then the settings' own."""
+    """The embedding models that need an index: those of the indexes in use, then that of the settings."""
     settings = context.settings
     own = embedding_model(settings)
     held = states(context.lake, settings.index.name)
@@ -89,7 +93,7 @@ def index_models(context: Context) -> list[Subject]:
 
 
 def physical_name(alias: str, model: EmbeddingModel) -> str:
-    """The index of one model behind an alias: models never share one."""
+    """The name of the index of one model behind an alias; models never share an index."""
     return f"{alias}_{hashlib.sha256(model.label.encode()).hexdigest()[:8]}"
 
 
@@ -114,10 +118,11 @@ def served(lake: Lakehouse, alias: str) -> IndexState | None:
 
 
 def open_served(settings: Settings, lake: Lakehouse) -> tuple[IndexState, Store, Manifest]:
-    """The index behind the settings' alias, with what it equals.
+    """The served index behind the settings' alias: its state, its open store and its manifest.
 
     Raises:
-        ConfigurationError: no index of that name, or the alias points at an index that is gone.
+        ConfigurationError: there is no index of that name, or the alias points at an index that is gone.
+        RefusedError: the index belongs to another workspace.
     """
     alias = settings.index.name
     state = served(lake, alias)
@@ -137,10 +142,10 @@ def open_served(settings: Settings, lake: Lakehouse) -> tuple[IndexState, Store,
 
 
 def change(lake: Lakehouse, update: Callable[[list[IndexState]], list[IndexState]]) -> list[IndexState]:
-    """Replace the table's rows by `update(rows)`, once more for each writer that was quicker.
+    """Replace the table's rows by `update(rows)`; if another writer was quicker, try again with the new rows.
 
     Raises:
-        RefusedError: the table did not hold still for twenty tries.
+        RefusedError: other writers were quicker in twenty tries.
     """
     for _ in range(_TRIES):
         version = lake.ensure(TABLE).version
@@ -153,11 +158,12 @@ def change(lake: Lakehouse, update: Callable[[list[IndexState]], list[IndexState
 
 
 def register(lake: Lakehouse, settings: Settings, model: EmbeddingModel) -> IndexState:
-    """The state of `model`'s index behind the settings' alias: a new one is its shadow, the first one is served."""
+    """The state of `model`'s index behind the settings' alias, recorded if it is new: the first index is served, every
+    later one is a shadow."""
     alias = settings.index.name
     name, store, uri = physical_name(alias, model), settings.index.store, settings.index_uri
     known = next((state for state in states(lake, alias) if state.index_name == name), None)
-    # Before anything is written there: what is forgotten later is sought in every place that was ever written.
+    # Recorded before anything is written there, because forget looks into every place that was ever written.
     note(lake, [*([known.place] if known else []), Place(name, alias, store, uri, model.name, model.dimension)])
     if known is not None and (known.store, known.uri) == (store, uri):
         return known
@@ -170,7 +176,7 @@ def register(lake: Lakehouse, settings: Settings, model: EmbeddingModel) -> Inde
             row = IndexState(
                 name, alias, "shadow" if is_served else "served", store, uri, model.name, model.label, model.dimension
             )
-        # In another place it is another index, of which nothing is known yet.
+        # In another place it is a new index, of which nothing is known yet.
         elsewhere = replace(row, store=store, uri=uri, is_clean=False)
         return [*others, replace(elsewhere, source_id=None, version=None, fingerprint=None, rows=None)]
 
@@ -178,12 +184,13 @@ def register(lake: Lakehouse, settings: Settings, model: EmbeddingModel) -> Inde
 
 
 def holder(run_id: str) -> str:
-    """Who writes: the run, and the process by which another one on this machine can tell that it is dead."""
+    """The name of a lease's holder: the run, the machine and the process, so that others on this machine can see
+    whether it still lives."""
     return f"{run_id} {platform.node()} {os.getpid()}"
 
 
 def is_alive(lease_holder: str) -> bool:
-    """False only where the holder was a process of this machine that has ended."""
+    """False only if the holder was a process of this machine that has ended."""
     *_, node, pid = lease_holder.split(" ")
     if node != platform.node():
         return True
@@ -202,7 +209,7 @@ def updated(states: Sequence[IndexState], name: str, /, **values: object) -> lis
 
 
 def foreign(manifest: Manifest, *, state: IndexState, root: Path) -> RefusedError:
-    """The error that names whose the index is."""
+    """The error that names the workspace to which the index belongs."""
     return RefusedError(
         f"the index {state.index_name} at {state.uri} belongs to the workspace {manifest.workspace} in "
         f"{manifest.place or 'an unknown folder'}, not to this one in {root}. Nothing was read or "
@@ -220,13 +227,13 @@ def check_owner(
     is_writing: bool = False,
     take_over: str | None = None,
 ) -> None:
-    """Raises RefusedError, with its name, where the index belongs to another workspace.
+    """Raises RefusedError, with the other workspace's name, if the index belongs to another workspace.
 
-    A copy of a workspace has its identity. So a writer asks for more: an index that was last written from another
-    folder was written under a lease that this workspace knows of.
+    A copy of a workspace has the same identity as the original. So more is checked for a writer: if the index was last
+    written from another folder, this workspace must know the lease under which it was written.
 
     Args:
-        take_over: a workspace whose index is to become this one's, as its owner asked for.
+        take_over: the workspace whose index shall become this one's; the user has asked for it.
     """
     if manifest is None or (take_over is not None and take_over == manifest.workspace):
         return

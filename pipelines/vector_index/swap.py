@@ -1,4 +1,4 @@
-"""Points the alias at a shadow index that passed its gates, at once, and back."""
+"""Points the alias at a shadow index that passed its gates, and back; each move happens at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _K, _QUERIES, _MIN_RECALL = 10, 50, 0.95
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition of a swap: what was wanted, and what was there."""
+    """One condition of a swap, with what was found in words."""
 
     name: str
     is_passed: bool
@@ -67,7 +67,8 @@ def swap_back(context: Context) -> dict[str, Any]:
     """Let the alias serve the index that it served before the last swap, at once.
 
     Raises:
-        ConfigurationError: there is none, or it is gone from its store.
+        ConfigurationError: there is no such index, or it is gone from its store.
+        RefusedError: the index belongs to another workspace by now.
     """
     alias = context.settings.index.name
     target = next((state for state in states(context.lake, alias) if state.role == "previous"), None)
@@ -87,7 +88,7 @@ def finish(context: Context) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: there is nothing to drop.
-        RefusedError: one of the indexes is another workspace's by now; nothing was dropped.
+        RefusedError: one of the indexes belongs to another workspace by now; nothing was dropped.
     """
     alias, lake = context.settings.index.name, context.lake
     keep = served(lake, alias)
@@ -95,28 +96,28 @@ def finish(context: Context) -> dict[str, Any]:
     if keep is None:
         raise ConfigurationError(f"swap: behind {alias!r} is no index that is served; nothing was done")
     for state in others:
-        with closing(state.place.open(context.settings)) as store:  # where it was written last, whatever is set now
+        with closing(state.place.open(context.settings)) as store:  # the place of the index, whatever is set now
             check_owner(lake, store.manifest(), state=state, is_writing=True)
     names = {state.index_name for state in others}
-    # First out of the table: an index without its row is garbage, a row without its index would be an alias to nothing.
+    # The rows go first: an index without its row is garbage, but a row without its index is an alias to nothing.
     kept = change(lake, lambda rows: [row for row in rows if row.index_name not in names])
     for state in others:
         with closing(state.place.open(context.settings)) as store:
             store.drop()
         forget_place(lake, state.place)
-    own = {embedding_model(context.settings).label} - {state.model for state in others}  # it may be on its way
+    own = {embedding_model(context.settings).label} - {state.model for state in others}  # its index may come next
     unused = _unused_models(context, used={state.model for state in kept} | own)
     if not others and not unused:
         raise ConfigurationError(f"swap: behind {alias!r} is no index that is not served; nothing was done")
     for label in unused:
-        # Who comes back to this model later finds that its rows are to be written again.
+        # If this model is used again later, its rows must be written again.
         context.states.forget("embed-chunks", [label])
         lake.delete(SOURCE, {"model": [label]})
     return {"serves": keep.index_name, "dropped": sorted(names)}
 
 
 def _unused_models(context: Context, *, used: set[str]) -> list[str]:
-    """Models whose rows no index serves, behind this alias or another; also those that a finish left when it died."""
+    """Models whose rows no index needs, behind this alias or another; also those that a killed `finish` left."""
     models = context.lake.read_arrow(SOURCE, columns=["model"])["model"]
     return sorted(set(pc.unique(models).to_pylist()) - used)
 
@@ -140,7 +141,7 @@ def _move(context: Context, target: IndexState) -> dict[str, Any]:
 
 
 def check_gates(context: Context, state: IndexState) -> list[Gate]:
-    """Is the index complete, exactly the table's, and does its search find what exact search finds?"""
+    """Check that the index is complete, equals the table, and that its search finds what an exact search finds."""
     store = state.open(context.settings)
     try:
         manifest, head = store.manifest(), context.lake.head(SOURCE)
@@ -170,9 +171,9 @@ def check_gates(context: Context, state: IndexState) -> list[Gate]:
 
 
 def _recall(context: Context, store: Store, manifest: Manifest) -> float | None:
-    """The share of the exact ten nearest that the index finds, over up to fifty of its own rows as queries.
+    """The share of the exact ten nearest that the index finds, with up to fifty rows of the table as queries.
 
-    Ties and vectors that are there several times count by their score, not by their id.
+    A hit counts by its score, not by its id, because of ties and vectors that occur several times. None without rows.
     """
     rows = context.lake.read_arrow(SOURCE, columns=["vector"], where={"model": manifest.model_label})
     if rows.num_rows == 0:

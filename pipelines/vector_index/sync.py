@@ -1,4 +1,7 @@
-"""One writing to one index, from the lease to the record: what a sync and a repair share (docs/vector-index.md)."""
+"""Writes changes to one index, from the lease to the record of the run: the part that a sync and a repair share.
+
+docs/vector-index.md has the protocol.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +38,14 @@ from transformations.index.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 COMMAND, SOURCE, RUNS = "sync-index", "gold.chunk_index", "ops.index_runs"
-# Below so many rows, deleting many of them is an ordinary edit.
+# Up to this many deletes are an ordinary edit, whatever share of the index they are.
 _FEW_ROWS = 10
 
 
 def lacking(context: Context, manifest: Manifest | None, *, head: Head) -> Versions:
-    """The versions of the table that an index with this manifest lacks; everything, where it cannot be told by them."""
+    """The versions of the table that an index with this manifest lacks; all (`since` None) if that cannot be known."""
     everything = Versions(None, head.version, head.table_id)
-    # An index that Databricks fills itself knows its table by name only.
+    # An index that Databricks fills itself knows only the name of its table, so its `source_id` is "".
     if manifest is None or manifest.source_id not in ("", head.table_id):
         return everything
     commit = manifest.commit or None
@@ -51,12 +54,12 @@ def lacking(context: Context, manifest: Manifest | None, *, head: Head) -> Versi
 
 
 class IndexSync:
-    """One writing to one index, from the lease to the record: what a sync and a repair share.
+    """Writes to the index of one model, from the lease to the record of the run.
 
     Args:
-        model: whose index it is.
-        versions: the versions that the index will have taken in; `until` is what its manifest will say.
-        command: for the record.
+        model: the embedding model of the index.
+        versions: the versions whose changes are written; the manifest will name `until`.
+        command: the command, for the record.
     """
 
     def __init__(self, context: Context, model: EmbeddingModel, versions: Versions, *, command: str) -> None:
@@ -64,7 +67,7 @@ class IndexSync:
         name = physical_name(context.settings.index.name, self.model)
         self.store: Store = open_store(context.settings, dimension=self.model.dimension, name=name)
         try:
-            # Before the place is noted as this workspace's: what is refused now is refused the next time, too.
+            # Before `register` records the place as this workspace's, so that the next try is refused, too.
             refuse_unfinished(context, self.store, name=name)
             self.state = register(context.lake, context.settings, self.model)
         except BaseException:
@@ -75,11 +78,15 @@ class IndexSync:
         self.started_at, self.start = context.now(), time.monotonic()
 
     def run(self, find: Callable[[IndexSync, Manifest | None, bool], Changes]) -> Counts:
-        """Apply what `find` (of this, the manifest, and whether the last writing came to its end) says."""
+        """Apply the changes that `find` returns, and commit.
+
+        Args:
+            find: gets this object, the index's manifest, and whether the last writing came to its end.
+        """
         try:
             before = self._manifest_of_ours()
             with writing(self.context, self.state.index_name, at_least=before.fence if before else 0) as lease:
-                manifest = self._manifest_of_ours()  # who had the lease before may have moved it
+                manifest = self._manifest_of_ours()  # the last holder of the lease may have moved it
                 with self._timed("compare"):
                     changes = find(self, manifest, lease.was_clean)
                 try:
@@ -92,9 +99,11 @@ class IndexSync:
     def _manifest_of_ours(self) -> Manifest | None:
         manifest = self.store.manifest()
         if manifest is not None:
-            # As the table says now: who wrote last is part of what makes an index ours.
-            mine = next(s for s in states(self.context.lake, self.state.alias) if s.index_name == self.state.index_name)
-            check_source(self.context, manifest, state=mine, model=self.model)
+            # The state as the table has it now: the last lease is part of what makes an index ours.
+            state = next(
+                s for s in states(self.context.lake, self.state.alias) if s.index_name == self.state.index_name
+            )
+            check_source(self.context, manifest, state=state, model=self.model)
         return manifest
 
     def _apply(self, changes: Changes, manifest: Manifest | None, *, lease: Lease) -> Counts:
@@ -110,7 +119,7 @@ class IndexSync:
             patience=context.settings.index.patience_seconds,
         )
         writer.delete(changes.doubled)
-        # New before old: a reader without atomic commits meets a document twice rather than not at all.
+        # New rows before deletes: if the store has no atomic commit, a reader finds a document twice rather than never.
         with self._timed("upsert"), context.progress.step(COMMAND, total=changes.upserts or None) as step:
             if changes.upserts and self._is_distributed(changes):
                 lease.check()
@@ -120,7 +129,7 @@ class IndexSync:
                 for written in writer.upsert(changes.batches(), schema=schema, are_new=are_new):
                     step.advance(written)
         with self._timed("delete"):
-            # Of a row that was refused no old version stays: it would be found for what its chunk says no longer.
+            # The old version of a refused row is deleted too: it would be found for a text that is no longer there.
             writer.delete([*changes.deleted_ids(), *writer.refused])
         with self._timed("letters"):
             set_aside = self._report(writer, changes)
@@ -140,7 +149,7 @@ class IndexSync:
         return counts
 
     def _is_distributed(self, changes: Changes) -> bool:
-        """Executors write where the store takes several writers and Spark has executors of their own."""
+        """Whether executors write: the store takes several writers, and Spark's executors are not in this process."""
         if self.store.capabilities["several_writers"].support != "yes" or changes.frame is None:
             return False
         return not str(changes.frame.sparkSession.conf.get("spark.master", "local")).startswith("local")
@@ -174,7 +183,8 @@ class IndexSync:
         return report(self.context, failures, resolved=resolved, known=self.letters)
 
     def _manifest(self, changes: Changes, before: Manifest | None, *, fence: int, refused: dict[str, str]) -> Manifest:
-        """The index's next manifest; its fingerprint follows from the last one where every change was applied."""
+        """The index's next manifest. If all changes are known and were applied, its fingerprint follows from the last
+        one; else it is computed from the table."""
         context, model = self.context, self.model
         if changes.is_exact and before is not None and before.fingerprint and not self.letters and not refused:
             added, removed = changes.hashes()
@@ -203,7 +213,7 @@ class IndexSync:
         )
 
     def _record(self, changes: Changes, counts: Counts, *, writer: IndexWriter, fence: int) -> None:
-        """One row of ops.index_runs."""
+        """Append one row to ops.index_runs."""
         embedded = _embedded_by(self.context)
         lag_versions = None if self.versions.since is None else self.versions.until - self.versions.since
         row = {
@@ -238,7 +248,7 @@ class IndexSync:
 
 
 def source_name(context: Context) -> str:
-    """What a manifest calls the table."""
+    """The name of the table in a manifest."""
     settings = context.settings
     return (
         f"{settings.catalog}.{settings.schema_prefix}{SOURCE}" if settings.catalog else settings.schema_prefix + SOURCE
@@ -246,11 +256,11 @@ def source_name(context: Context) -> str:
 
 
 def check_source(context: Context, manifest: Manifest, *, state: IndexState, model: EmbeddingModel) -> None:
-    """What a writer demands of an index that is there.
+    """Check that a writer of this table and model may write to an existing index.
 
     Raises:
-        RefusedError: it is another workspace's.
-        ConfigurationError: it was made by another table, or holds vectors of another model.
+        RefusedError: the index belongs to another workspace.
+        ConfigurationError: it was made from another table, or holds vectors of another model.
     """
     check_owner(context.lake, manifest, state=state, is_writing=True, take_over=context.take_over)
     if manifest.source_table != source_name(context):
@@ -266,7 +276,7 @@ def check_source(context: Context, manifest: Manifest, *, state: IndexState, mod
 
 
 def refuse_unfinished(context: Context, store: Store, *, name: str) -> None:
-    """Raises RefusedError where rows without a manifest are in a place in which this workspace never wrote."""
+    """Raises RefusedError if the place has rows without a manifest, and this workspace never wrote there."""
     uri = context.settings.index_uri
     known = [*places(context.lake), *(state.place for state in all_states(context.lake))]
     is_known = (name, context.settings.index.store, uri) in {place.address for place in known}
@@ -280,17 +290,18 @@ def refuse_unfinished(context: Context, store: Store, *, name: str) -> None:
 
 
 def has_rows(store: Store) -> bool:
-    """Whether anything was ever written there, committed or not."""
+    """Whether the store has rows, committed or not."""
     return any(batch.num_rows for batch in store.ids_with_hashes())
 
 
 def refuse_mass_delete(
     context: Context, name: str, *, deletes: int, rows: int, moved: Callable[[], int] = lambda: 0
 ) -> None:
-    """Raises RefusedError where too large a share of an index would vanish, and this is not forced.
+    """Raises RefusedError if too large a share of an index would vanish, unless the run is forced.
 
     Args:
-        moved: asked only then: how many of the deleted rows say what new ones say, too.
+        moved: gives how many of the deleted rows have a text that new rows have too; called only if the share is too
+            large without it.
     """
     limit = context.settings.index.max_delete_ratio
 
@@ -307,7 +318,7 @@ def refuse_mass_delete(
 
 
 def served_hashes(context: Context, *, model: str, version: int, without: set[str]) -> list[str]:
-    """The row hashes that an index of `model` holds at a version of the table, dead letters left out."""
+    """The row hashes that an index of `model` holds at a version of the table, without the chunk_ids in `without`."""
     rows = pa.Table.from_batches(
         context.lake.read_batches(SOURCE, columns=["chunk_id", "row_hash"], where={"model": model}, version=version),
         schema=pa.schema([("chunk_id", pa.string()), ("row_hash", pa.string())]),
@@ -317,10 +328,10 @@ def served_hashes(context: Context, *, model: str, version: int, without: set[st
 
 
 def _embedded_by(context: Context) -> dict[str, int]:
-    """What embed-chunks computed and found in its cache in this run."""
+    """How many texts embed-chunks computed in this run, and how many it found in its cache."""
     runs = context.states.of_stage("embed-chunks")
-    mine = [state.counts for state in runs if state.run_id == context.run_id]
+    own_runs = [state.counts for state in runs if state.run_id == context.run_id]
     return {
-        "embedded": sum(counts.get("computed", 0) for counts in mine),
-        "cache_hits": sum(counts.get("cached", 0) for counts in mine),
+        "embedded": sum(counts.get("computed", 0) for counts in own_runs),
+        "cache_hits": sum(counts.get("cached", 0) for counts in own_runs),
     }

@@ -1,4 +1,4 @@
-"""Batches of rows and ids in; the same in the store, out: patient with a busy store, exact about a bad row."""
+"""Writes batches of rows to a store: it waits for a busy store, and finds the bad rows of a refused batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformations.index.vectors import deletable, refusals
 log = logging.getLogger(__name__)
 ROWS_PER_CALL = 20_000
 _BYTES_PER_CALL = 128 * 1024 * 1024
-# So many rows refused one by one, and none accepted in between: perhaps it is not the rows. A plain one tells.
+# If this many single rows are refused in a row, the store itself may be the cause; a plain row then shows it.
 _POISON_IN_A_ROW = 8
 _LONGEST_WAIT = 30.0
 
@@ -27,12 +27,14 @@ class IndexWriter:
     """Writes to one store.
 
     Args:
-        check: called before each call of the store; raises where the writer may write no longer.
+        check: called before each call of the store; raises if the writer may no longer write.
         patience: seconds that a store may be unavailable before the writer gives up.
 
     Attributes:
-        refused: why rows were not written, by chunk_id.
-        written: rows; size: their bytes in Arrow; calls: of the store.
+        refused: chunk_id → why the row was not written.
+        written: number of rows written.
+        size: their bytes in Arrow.
+        calls: number of calls of the store.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class IndexWriter:
         self.written = self.size = self.calls = 0
 
     def upsert(self, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema, are_new: bool = False) -> Iterator[int]:
-        """Write the rows, some 20,000 a call; yields how many after each call.
+        """Write the rows, some 20,000 in each call; yields after each call how many it wrote.
 
-        `are_new` says that the index has none of them, as in Store.upsert.
+        Args:
+            are_new: the index has none of these rows, as in `Store.upsert`.
         """
         for rows in _packed(batches, schema=schema):
             bad = refusals(rows, dimension=self._dimension, limits=self._store.limits)
@@ -67,14 +70,14 @@ class IndexWriter:
             yield self.written - before
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete by id, some 20,000 a call. An id that the store cannot hold is not there."""
+        """Delete by id, some 20,000 in each call. Ids that the store cannot hold are left out: it has none of them."""
         ids = deletable(ids, limits=self._store.limits)
         for start in range(0, len(ids), ROWS_PER_CALL):
             part = ids[start : start + ROWS_PER_CALL]
             self._patiently(lambda part=part: self._store.delete(part))  # type: ignore[misc]
 
     def _upsert(self, rows: pa.Table, *, are_new: bool = False) -> None:
-        tries = iter([are_new])  # a call that failed may have stored them: only the first may say so
+        tries = iter([are_new])  # only the first try may say that rows are new: a call that failed may have stored them
         try:
             refused = self._patiently(lambda: self._store.upsert(rows, are_new=next(tries, False)))
         except LakeloopError:
@@ -98,10 +101,10 @@ class IndexWriter:
         self.size += rows.nbytes
 
     def _check_store(self, refused: pa.Table, error: Exception) -> None:
-        """Raises `error` where the store refuses a plain row too: then it is the store, and no row is to blame.
+        """Raises `error` if the store refuses a plain row too: then the store is the cause, and no row is.
 
-        The plain row has the id of the refused one, which nobody else writes, and points where no text does; it is
-        deleted at once, as the refused one's older self will be.
+        The plain row has the id of the refused row, which nobody else writes, and a vector that no text has. It is
+        deleted at once; an older version of the refused row is deleted later anyway.
         """
         plain: dict[str, object] = dict.fromkeys(refused.column_names, "-")
         plain |= {"heading_path": [], "vector": [1.0] + [0.0] * (self._dimension - 1)}
@@ -119,7 +122,8 @@ class IndexWriter:
         log.warning("%s rows in a row were refused, and a plain one was not: it is the rows", _POISON_IN_A_ROW)
 
     def _patiently(self, call: Callable[[], object]) -> dict[str, str]:
-        """Call, and again while the store is unavailable: after what it asks for, else after ever longer pauses."""
+        """Call, and call again while the store is unavailable: after the time that it asks for, or after ever longer
+        pauses."""
         waited, pause = 0.0, 0.5
         while True:
             self._check()
@@ -139,7 +143,8 @@ class IndexWriter:
 def write_on_executors(
     settings: Settings, *, name: str, dimension: int
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for `mapInArrow`: rows → (chunk_id, reason) of the refused, and a last row of counts a partition."""
+    """A function for `mapInArrow`: rows → (chunk_id, reason) of refused rows; the last row of each partition has the
+    counts, and a null chunk_id."""
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         store = open_store(settings, dimension=dimension, name=name)
@@ -157,7 +162,7 @@ def write_on_executors(
 
 
 def _packed(batches: Iterable[pa.RecordBatch], *, schema: pa.Schema) -> Iterator[pa.Table]:
-    """In one piece each: a store takes many small ones for much more work."""
+    """Join batches to tables of one piece each: for many small pieces a store does much more work."""
     waiting: list[pa.RecordBatch] = []
     count = size = 0
     for batch in batches:
@@ -174,7 +179,7 @@ def _packed(batches: Iterable[pa.RecordBatch], *, schema: pa.Schema) -> Iterator
 
 
 def _portions(rows: pa.Table) -> Iterator[pa.Table]:
-    """`rows` in portions of few enough bytes, or of one row."""
+    """`rows` in portions of at most `_BYTES_PER_CALL`, or of one row."""
     if rows.nbytes <= _BYTES_PER_CALL or rows.num_rows < 2:
         yield rows
         return

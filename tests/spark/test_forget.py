@@ -8,6 +8,8 @@ import pytest
 
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import DOCUMENT_STAGES
+from pipelines.monitoring.monitor import PROFILE
+from pipelines.monitoring.monitor import STAGE as MONITOR
 from pipelines.operations.forget import forget
 from pipelines.operations.plan import plan
 from pipelines.operations.verify import verify
@@ -54,6 +56,15 @@ def test_a_plan_tells_what_a_run_then_does_and_a_forgotten_document_is_on_no_dis
     with pytest.raises(ConfigurationError, match=r"unknown document 'privat.md'. Did you mean 'private.md'"):
         forget(new_context(settings), "privat.md")
     private.unlink()
+    context = new_context(settings)
+    chunks = context.lake.read_arrow("silver.chunks", columns=["document_id", "chunk_id", "text"]).to_pylist()
+    chunk = next({**c, "doc_id": c["document_id"], "rank": 1} for c in chunks if SECRET in c["text"])
+    answer = {"request_id": "a", "status_code": 200, "sampling_fraction": 1.0, "response": f"At {SECRET}'s."}
+    day = {"request_time": context.now(), "request_date": context.now().date()}
+    context.lake.append_arrow("inference.inference_log", [answer | day | {"retrieved": [chunk], "model_id": "m"}])
+    run_stages(context, stages=[MONITOR])
+    profiled = context.lake.read_arrow(PROFILE, columns=["frequent_items"]).to_pylist()
+    assert SECRET in str(profiled), "an answer that is given often is an item of its day"
     before = counted()
     receipt = forget(new_context(settings), "private.md")
 
@@ -63,6 +74,7 @@ def test_a_plan_tells_what_a_run_then_does_and_a_forgotten_document_is_on_no_dis
     assert receipt["removed"]["gold.embeddings"] == 4, "its three texts, and that of the document that went earlier"
     files = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert len(files) > 50
+    assert context.lake.read_arrow(PROFILE).num_rows == 0
     assert [p for p in files if SECRET.encode() in p.read_bytes()] == []
     (row,) = new_context(settings).lake.read_arrow("ops.forget_receipts").to_pylist()
     assert row["receipt_id"] == receipt["receipt_id"]

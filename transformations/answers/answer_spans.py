@@ -1,8 +1,8 @@
-"""A question and a passage in; how well each name, number or phrase of the passage answers the question, out.
+"""A question and a passage in, a score for each name, number or phrase of the passage as an answer out.
 
-A short answer that stands in its source can still be the answer to another question. So it is judged by where it
-stands: how many of the question's rare words are in its sentence, how near they are to it, whether it is of the kind
-that the question asks for (a date for "when"), and how much better all that is than for any rival in the same passage.
+A short answer can stand in its source and still be the answer to another question. So its place is judged: how many
+rare words of the question are in its sentence, how near they are to it, whether it is of the kind that the question
+asks for (a date for "when"), and how much better it scores than its rivals in the same passage.
 The weights are fitted by benchmarks/grounding.py, which also publishes how often they are right and wrong.
 """
 
@@ -17,7 +17,7 @@ from math import exp, log
 from transformations.answers.span_weights import BIAS, WEIGHTS
 from transformations.text.stems import STOP_WORDS, content_stems, stem
 
-# What counts: how good an answer is by itself, and its lead over all its rivals together.
+# The weights of an answer's own score, and of its lead over all its rivals together.
 _OF_ITSELF, _OF_LEAD = 0.65, 0.35
 _OF_BEST_SPAN = 0.42
 _NO_RIVAL = -6.0
@@ -31,7 +31,7 @@ _NUMBER_WORDS = (
     "|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million|billion|dozen"
 )
 _PLACES = "city|country|state|place|location|town|county|region|continent|river|island|province|district"
-# The first that is found in a question says what it asks for.
+# The first pattern that is found in a question says what the question asks for.
 _ASKED: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
     for kind, pattern in (
@@ -87,9 +87,9 @@ class Reading:
     sentences: tuple[tuple[int, int], ...]
 
     def support(self, answer: str) -> float | None:
-        """How well `answer`, where it stands in the passage, answers the question; None where it does not stand there.
+        """How well `answer` answers the question, judged by its place in the passage; None if it is not in the passage.
 
-        Above `span_weights.LEAST` it is taken for right.
+        If it stands in several places, the best one counts. From `span_weights.LEAST` on it is taken for right.
         """
         places = self.places(answer)
         if not places:
@@ -99,12 +99,12 @@ class Reading:
         return _OF_ITSELF * own + _OF_LEAD * (own - _together(apart))
 
     def support_of_sentence(self, number: int) -> float:
-        """The same for the sentence of that number: by its share of the question and the best span that stands in it,
+        """The same for the sentence of that number: its share of the question's words and the best span in it count,
         against all other sentences together."""
         return self._of_sentences[number] - _together([z for n, z in enumerate(self._of_sentences) if n != number])
 
     def places(self, answer: str) -> list[tuple[int, int]]:
-        """Where `answer` stands, whatever its case, blanks and article."""
+        """The (start, end) of each place of `answer` in the text; case, blanks and a leading article do not count."""
         words = [re.escape(word) for word in _TOKEN.findall(answer.strip(_EDGES))]
         if len(words) > 1 and words[0].lower() in ("the", "a", "an"):
             words = words[1:]
@@ -137,7 +137,7 @@ class Reading:
 
     @cached_property
     def _asked(self) -> Mapping[str, float]:
-        """Stem of the question that the passage has → how rare it is there, the sum of all 1."""
+        """Stem that question and passage share → its weight: rarer in the passage weighs more, and the sum is 1."""
         found = [frozenset(content_stems(self.text[start:end])) for start, end in self.sentences]
         held = {s: sum(s in of for of in found) for s in dict.fromkeys(content_stems(self.question))}
         weights = {s: log(1 + len(found) / count) for s, count in held.items() if count}
@@ -146,7 +146,8 @@ class Reading:
 
     @cached_property
     def _shares(self) -> list[tuple[float, float]]:
-        """For each sentence the share of the question in it, and with half of what only the one before it has."""
+        """For each sentence its share of the question's words, and that share plus half of what only the sentence
+        before it has."""
         found: list[tuple[float, float]] = []
         before: frozenset[str] = frozenset()
         for start, end in self.sentences:
@@ -173,7 +174,7 @@ class Reading:
         return BIAS + sum(WEIGHTS.get(name, 0.0) * value for name, value in self.features(start, end).items())
 
     def features(self, start: int, end: int) -> dict[str, float]:
-        """What is known of the span as an answer: name → value."""
+        """The traits of the span as an answer: name → value, as `span_weights.WEIGHTS` names them."""
         number = self.sentence_of(start)
         share, with_context = self._shares[min(number, len(self._shares) - 1)]
         inside = [n for n, (_, left, right) in enumerate(self._words) if left < end and right > start]
@@ -208,12 +209,12 @@ def _meet(start: int, end: int, places: Sequence[tuple[int, int]]) -> bool:
 
 
 def _together(scores: Sequence[float]) -> float:
-    """The logarithm of the sum of what they stand for: many middling rivals count as a good one does."""
+    """The logarithm of the sum of the scores' exponentials: many middling rivals count as much as one good one."""
     return log(sum(exp(max(min(score, 20.0), -20.0)) for score in scores)) if scores else _NO_RIVAL
 
 
 def rivals(text: str) -> Iterator[tuple[int, int]]:
-    """Spans of `text` that could be somebody's answer: names, numbers, dates, and runs of words that carry content."""
+    """Spans of `text` that could answer some question: names, numbers, dates, and runs of words that carry content."""
     seen = set()
     for start, end in _spans_of_rivals(text):
         while start < end and text[start] in _EDGES:

@@ -1,8 +1,9 @@
-"""An answer and its sources in; whether the sources support it, or the passage to quote instead, out.
+"""An answer and its sources in, whether the sources support it, or the passage to quote instead, out.
 
-A small model invents. So every sentence of an answer must be supported by one passage of one source (two
-neighbouring sentences): most of its content words stand there, and all its numbers, identifiers, code and negations.
-Words are compared by stem; the question's own words count for nothing, since repeating them says nothing.
+A small model invents. So most content words of an answer must stand in its sources, each sentence compared with the
+one passage (two neighbouring sentences) that fits it best, and all its numbers, identifiers and code must stand in the
+sources. A negation needs one in its passage. Words are compared by stem. Words of the question do not count, since
+repeating them says nothing.
 
 This is a check of words, not of meaning: an answer that recombines a passage's words into something wrong passes.
 """
@@ -20,11 +21,11 @@ from transformations.answers.roles import has_reversed_roles
 from transformations.answers.span_weights import LEAST, LEAST_OF_SENTENCE
 from transformations.text.stems import IDENTIFIER, STOP_WORDS, content_stems, stem
 
-# A window of so many neighbouring sentences is one passage.
+# A passage is a window of this many neighbouring sentences.
 _PASSAGE_SENTENCES = 2
 _QUOTE_CHARS = 500
 _SHORT_CHARS = 60
-# So much of the question's words must stand in a source for a passage of it to tell anything.
+# The share of the question's words that a source must have; with less, its passages say nothing about the question.
 _LEAST_COVERED = 0.2
 _LATER_COSTS = 0.15
 _LONGER_COSTS = 0.05
@@ -34,7 +35,7 @@ _LIST_MARK = re.compile(r"^[ \t]*(?:[-*+]|\d{1,3}[.)])[ \t]+", re.MULTILINE)
 _SENTENCE_END = re.compile(
     r"(?<=[.!?:])[\"')\]]*\s+(?=[\"'(\[`*A-Z0-9])|\n\s*\n|\n(?=[ \t]*(?:[-*+]|\d{1,3}[.)])[ \t])"
 )
-# A row begins and ends with a bar; a chunk may begin in the middle of one that was too long for it.
+# A row begins and ends with a bar; a chunk may begin in the middle of a row that was too long for it.
 _TABLE_ROW = re.compile(r"^[ \t]*(\|[^\n]*\|)[ \t]*$", re.MULTILINE)
 _ENDS_WELL = re.compile(r"[.!?`]['\")\]*]*$")
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*(?![\w])")
@@ -56,9 +57,9 @@ _SAYS_THAT_IT_ANSWERS = re.compile(
     r"|(?:it|that|this)\s+(?:is|was))\s+",
     re.IGNORECASE,
 )
-# A short answer is a part of its sentence; from so much of it on it is judged as one.
+# A short answer has at most this share of the content words of its sentence; one with more is judged as a sentence.
 _SHORT_SHARE = 0.6
-# An answer says something if it names one thing, or has so many content words that the question has not.
+# An answer says something if it names one fact, or has this many content words that the question does not have.
 _LEAST_NEW_WORDS = 3
 
 
@@ -69,7 +70,7 @@ class Grounding:
     Attributes:
         is_grounded: whether the answer may be given as it is.
         ratio: share of its content words that stand in the supporting passages, 0 to 1.
-        reason: why it is not grounded, in words; "" where it is.
+        reason: why it is not grounded, in words; "" if it is.
     """
 
     is_grounded: bool
@@ -90,15 +91,16 @@ def judge(
 ) -> Grounding:
     """Whether `sources` support `answer` as an answer to `question`.
 
-    A short answer that stands in a source is judged by where it stands there (`answer_spans`); a longer one sentence by
-    sentence, by its words and their order, and by how well the sentences that it rests on answer the question.
+    A short answer that stands in a source is judged by its place there (`answer_spans`). A longer one is judged
+    sentence by sentence: by its words and their order, and by how well the passages behind it answer the question.
 
     Args:
-        answer: what the model wrote; see `finished` for one that was cut off.
+        answer: what the model wrote; see `finished` for an answer that was cut off.
         question: its words are not counted.
-        sources: the texts that it may rest on, whole: the model may have been shown less of them.
-        min_ratio: least share of content words that the passages must contain.
-        is_judged_elsewhere: whether it answers the question is for another to say; here only whether it stands there.
+        sources: the texts that the answer may rest on, whole, even if the model was shown less of them.
+        min_ratio: least share of content words that the passages must contain, 0 to 1.
+        is_judged_elsewhere: if true, only the support by the sources is judged; whether the answer fits the question is
+            somebody else's to judge.
 
     >>> source = "Use the capsys fixture. Its readouterr() method returns the captured output so far."
     >>> judge("The readouterr() method of capsys returns it.", question="?", sources=[source], min_ratio=0.6).ratio
@@ -136,15 +138,15 @@ def _is_cut(answer: str, sentences: Sequence[str]) -> bool:
 
 
 def _short_answer(answer: str, reading: Reading) -> str | None:
-    """The words that alone are the answer, where they stand in a source as a part of a sentence; else None."""
-    said = _unmarked(_SAYS_THAT_IT_ANSWERS.sub("", answer)).strip().rstrip(".").strip()
-    if "\n" in said:
+    """The answer without its lead ("The answer is"), if it stands in a source as a part of a sentence; else None."""
+    short = _unmarked(_SAYS_THAT_IT_ANSWERS.sub("", answer)).strip().rstrip(".").strip()
+    if "\n" in short:
         return None
-    for start, end in reading.places(said):  # it may be the whole of a title, and a part of a sentence further down
+    for start, end in reading.places(short):  # it may be the whole of a title, and a part of a sentence further down
         first, last = reading.sentences[reading.sentence_of(start)]
         whole = len(content_stems(reading.text[first:last]))
-        if end <= last and len(content_stems(said)) <= _SHORT_SHARE * whole:
-            return said
+        if end <= last and len(content_stems(short)) <= _SHORT_SHARE * whole:
+            return short
     return None
 
 
@@ -201,11 +203,11 @@ def _judge_sentences(
 
 
 def quote(question: str, *, sources: Sequence[str], max_chars: int = _QUOTE_CHARS) -> Quotation | None:
-    """The run of whole sentences that shares most with the question, or None where no source has enough of it.
+    """The run of whole sentences that shares most with the question, or None if no source shares enough with it.
 
     Rare words of the question weigh more than common ones; an earlier source, and an earlier sentence, wins a tie.
-    The text is cut out of its source unchanged, at most `max_chars` long unless one sentence alone is longer, or what
-    follows its colon is.
+    The text is cut out of its source unchanged. It is at most `max_chars` characters long, unless one sentence alone is
+    longer, or it ends with a colon and the sentence that follows is added.
     """
     split = [(i, spans) for i, source in enumerate(sources) if (spans := split_spans(source))]
     if not split:
@@ -247,7 +249,7 @@ def quote(question: str, *, sources: Sequence[str], max_chars: int = _QUOTE_CHAR
 def _with_whole_table(
     source: str, spans: Sequence[tuple[int, int]], first: int, last: int, *, max_chars: int
 ) -> tuple[int, int]:
-    """The run with the rest of the table that it begins or ends in: a row says little without its header."""
+    """The run, with the rest of the table in which it begins or ends: a row says little without its header."""
 
     def is_row(number: int) -> bool:
         return source[spans[number][0]] == "|"
@@ -265,9 +267,10 @@ def _with_whole_table(
 
 
 def finished(text: str, *, is_cut: bool = False) -> str:
-    r"""What a model wrote, up to its last whole sentence, without repeats and without what stands around the answer.
+    r"""What a model wrote, up to its last whole sentence, without headings, a lead ("The answer is:") and repeats.
 
-    A single phrase is whole without a full stop, unless the model was cut off. Returns "" where nothing is whole.
+    A single phrase is whole without a full stop, unless the model was cut off (`is_cut`). Returns "" if nothing is
+    whole.
 
     >>> finished("The answer is:\n### Capturing\nUse capsys. Use capsys. Then call")
     'Use capsys.'
@@ -311,13 +314,13 @@ def _passages(reading: Reading) -> Iterable[_Passage]:
 
 
 def _stems_of_source(text: str) -> frozenset[str]:
-    """Stems of a source: identifiers whole and in parts, since code names in one piece what prose names in words."""
+    """Stems of a source; an identifier gives itself and its parts, since prose writes its name in several words."""
     stems = set(content_stems(text))
     return frozenset(stems | {stem(word.lower()) for one in stems for word in re.findall(r"[A-Za-z]{2,}", one)})
 
 
 def _facts(answer: str) -> list[str]:
-    """What must stand in the sources letter by letter: code, then identifiers, then numbers."""
+    """The parts of an answer that must stand in the sources letter by letter: code, then identifiers, then numbers."""
     facts = [line for block in _FENCE.finditer(answer) for line in block[2].splitlines()]
     prose = _FENCE.sub("\n", answer)
     facts += [m[2] for m in _INLINE_CODE.finditer(prose)]
@@ -328,7 +331,7 @@ def _facts(answer: str) -> list[str]:
 
 
 def _unmarked(text: str) -> str:
-    """Without the marks of Markdown around words."""
+    """`text` without the marks of Markdown around words."""
     return re.sub(r"[`*]", "", text)
 
 
@@ -337,7 +340,7 @@ def _shown(text: str, width: int = 60) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without the marks of Markdown, and every run of white space one blank."""
+    """`text` without the marks of Markdown, and with one blank for each run of white space."""
     return " ".join(re.sub(r"[`*]", "", text).split())
 
 
@@ -349,7 +352,7 @@ def _contains(text: str, fact: str) -> bool:
 
 
 def split_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of every sentence; a fenced block is one."""
+    """Start and end of every sentence; a fenced block counts as one."""
     spans: list[tuple[int, int]] = []
     position = 0
     for block in _FENCE.finditer(text):
@@ -360,7 +363,7 @@ def split_spans(text: str) -> list[tuple[int, int]]:
 
 
 def _prose_spans(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Sentences and list items; a row of a table is one, whatever stands in its cells."""
+    """Start and end of sentences and list items; a row of a table counts as one, whatever stands in its cells."""
     spans: list[tuple[int, int]] = []
     position = start
     for row in _TABLE_ROW.finditer(text, start, end):

@@ -1,8 +1,8 @@
-"""Bytes of one file in, its title, its text as Markdown and its metadata out, or the reason why there is none.
+"""Bytes of one file in, its title, its text as Markdown and its metadata out, or the reason why there is no text.
 
-Every format becomes Markdown, so that what comes after (chunks, prompts, the page that shows a source) knows one
-format only. The parsers are libraries that only compute: nothing here reads a file or calls out, whatever a document
-asks for. What a parser may take in time and memory is the caller's to limit: a hostile document takes all it can.
+Every format becomes Markdown, so that later steps (chunks, prompts, the page that shows a source) know one format only.
+The parsers are libraries that only compute: nothing here reads a file or uses the network, whatever a document asks
+for. The caller limits a parser's time and memory: a hostile document takes all it can get.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _FORMATS: dict[str, Format] = {
     ".xml": "xml",
 }
 SUFFIXES: tuple[str, ...] = tuple(_FORMATS)
-# A parser of text is given it decoded and in the form of `normalise_text`, a parser of bytes the file as it is.
+# A parser of text gets the text, decoded and in the form of `normalise_text`; a parser of bytes gets the file as it is.
 TextParser: TypeAlias = Callable[[str], Extract]
 BytesParser: TypeAlias = Callable[[bytes], Extract]
 _OF_BYTES = frozenset({"pdf", "docx", "pptx", "xlsx", "email", "notebook", "epub", "opendocument", "rtf", "xml"})
@@ -87,10 +87,10 @@ class ParsedDocument:
     """One parsed file.
 
     Attributes:
-        title: what the document calls itself; None where it does not.
-        text: Markdown in the form of `normalise_text`; "" where `error` is set.
+        title: the document's own title; None if it has none.
+        text: Markdown in the form of `normalise_text`; "" if `error` is set.
         format: decided by the suffix alone, never guessed from the content.
-        encoding: as Python names it; None for a format of bytes, and where the bytes could not be decoded.
+        encoding: as Python names it; None for a format of bytes, and if the bytes could not be decoded.
         error: None, or a short reason that starts with `empty`, `not_text`, `wrong_encoding`, `encrypted`,
             `too_large`, `out_of_memory` or `unparseable`.
         metadata: what the document says about itself: author, created_at, pages, sheets, front matter. At most 32
@@ -115,7 +115,7 @@ def format_of(path: str) -> Format:
 
 
 def load_parser(path: str) -> TextParser | BytesParser:
-    """Import the parser of `path`; the first time this may take a second.
+    """Import and return the parser of `path`; the first time this may take a second.
 
     Raises:
         MissingDependencyError: its library is not installed.
@@ -129,15 +129,15 @@ def load_parser(path: str) -> TextParser | BytesParser:
 
 
 def parse_document(content: bytes, *, path: str) -> ParsedDocument:
-    """Parse one file. Never raises on any input: what cannot be parsed comes back with `error` set.
+    """Parse one file. No content makes it raise: a file that cannot be parsed comes back with `error` set.
 
     Args:
         content: the bytes of the file.
         path: its path; only the suffix is looked at, the file is not opened.
 
     Raises:
-        MissingDependencyError: the parser's library is not installed. That is no property of the document, and
-            must not send all documents of a format to the quarantine.
+        MissingDependencyError: the parser's library is not installed. This is not the document's fault, and must not
+            send all documents of a format to the quarantine.
 
     >>> parse_document(b"# Hello\\n\\nworld", path="a.md").text
     '# Hello\\n\\nworld'
@@ -160,13 +160,13 @@ def parse_document(content: bytes, *, path: str) -> ParsedDocument:
             extract = cast(TextParser, parser)(text)
     except RefusedDocumentError as error:
         return ParsedDocument.refused(path, str(error), encoding=encoding)
-    # Parsers fail in their own ways on hostile input (a RecursionError among them); each is a property of this
-    # document, recorded beside it, and none may stop the batch.
+    # Parsers fail in their own ways on hostile input (one is RecursionError). Such an error belongs to this document
+    # and is recorded with it; it must not stop the batch.
     except Exception as error:
         if _is_for_want_of_memory(error):
             return ParsedDocument.refused(path, "out_of_memory: the parser asked for more than it may have")
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:_MAX_REASON]}"
-        return ParsedDocument.refused(path, f"unparseable: {said}", encoding=encoding)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_MAX_REASON]}"
+        return ParsedDocument.refused(path, f"unparseable: {reason}", encoding=encoding)
     markdown = normalise_text(without_data(_storable(extract.markdown)))
     if not markdown.strip():
         return ParsedDocument.refused(path, f"empty: no text is left after parsing as {format_}", encoding=encoding)
@@ -175,7 +175,7 @@ def parse_document(content: bytes, *, path: str) -> ParsedDocument:
 
 
 def _is_for_want_of_memory(error: BaseException | None) -> bool:
-    """Whether a MemoryError is what began it: a library that cleans up after one may well fail in another way."""
+    """Whether a MemoryError is the error or its first cause: a library that cleans up after one may fail otherwise."""
     while error is not None:
         if isinstance(error, MemoryError):
             return True

@@ -1,4 +1,4 @@
-"""The bytes of an Office file in, its zip archive out, once it is known to be one and not to inflate without end."""
+"""The bytes of an Office file in, its zip archive out, checked: it is one, and it does not inflate without end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def open_archive(content: bytes) -> zipfile.ZipFile:
 
 
 def properties(archive: zipfile.ZipFile) -> tuple[str | None, dict[str, object]]:
-    """Title and metadata (author, subject, keywords, created_at, has_macros) of an Office file, as far as it says."""
+    """Title and metadata (author, subject, keywords, created_at, has_macros) of an Office file; None for what it does
+    not say."""
     metadata: dict[str, object] = {}
     title = None
     try:

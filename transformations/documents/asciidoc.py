@@ -1,6 +1,6 @@
-"""AsciiDoc in, its title and its text as Markdown out, by pandoc: a program of its own, run in its sandbox.
+"""AsciiDoc in, its title and its text as Markdown out. pandoc, a program of its own, reads it in its sandbox.
 
-pandoc gives HTML, which tells what Markdown cannot: cells over several rows, and lists in cells.
+pandoc writes HTML, because Markdown has no form for cells over several rows or for lists in cells.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from transformations.documents.html import html_to_markdown
 _TITLE = re.compile(r"\A(?:\s|//[^\n]*\n|:[\w-]+:[^\n]*\n|\[[^\n]*\]\n)*= (\S[^\n]*)")
 _ATTRIBUTE = re.compile(r"^:(author|email|revdate|revnumber|description|keywords): +(\S.*)$", re.MULTILINE)
 _HEADER_BYTES = 4096
-# Directives of Asciidoctor's preprocessor, which pandoc lacks; with text in its brackets, a condition is for that text.
+# Directives of Asciidoctor's preprocessor, which pandoc does not know. If a condition has text in its brackets, it is
+# about that text alone.
 _INCLUDE = re.compile(r"include::(\S[^\[]*)\[.*\]\s*$")
-# pandoc leaves out films and sounds, and the title that is among a picture's attributes.
+# pandoc leaves out films and sounds, and a title that stands among a picture's attributes.
 _MEDIUM = re.compile(r"(image|video|audio)::(\S[^\[]*)\[(.*)\]\s*$")
 _TITLE_OF = re.compile(r"(?:^|,)\s*title\s*=\s*(?:\"([^\"]+)\"|([^,\"]+))")
 _CONDITION = re.compile(r"(?:ifdef|ifndef)::[^\[\s]*\[(.*)\]\s*$|(?:ifeval|endif)::[^\[\s]*\[.*\]\s*$")
@@ -29,13 +30,13 @@ _VERBATIM = re.compile(r"(?:-{4,}|\.{4,}|\+{4,}|/{4,}|`{3,}\S*)$")
 def parse_asciidoc(text: str) -> Extract:
     """Return the title of the header, the text, and the metadata that the header's attributes give.
 
-    `include::` is not followed: the name of the file stands in its place or, where that is above the title or in the
-    header, which ends with the first blank line below the title, as the first of the text. Of conditions both sides are
-    kept: what is defined is known to a build only. Of a film or a sound the name is kept. No picture is opened:
-    pandoc's sandbox denies it every file.
+    `include::` is not followed: the name of the file stands in its place. If that place is above the title or in the
+    header (which ends with the first blank line below the title), the name comes first in the text. Both sides of a
+    condition are kept, since only a build knows what is defined. Of a film or a sound the name is kept. No picture is
+    opened: pandoc's sandbox denies it every file.
 
     Raises:
-        RuntimeError: what pandoc says, where it cannot read the text.
+        RuntimeError: pandoc cannot read the text; the message is pandoc's.
     """
     text = "\n".join(without_spans(list(_without_directives(text.split("\n")))))
     found = _TITLE.match(text)
@@ -71,15 +72,16 @@ def _without_directives(lines: list[str]) -> Iterator[str]:
                 yield condition.group(1)
         elif medium and not fence:
             kind, name, attributes = medium.groups()
-            if told := _TITLE_OF.search(attributes):
-                yield f".{(told.group(1) or told.group(2)).strip()}"
+            if titled := _TITLE_OF.search(attributes):
+                yield f".{(titled.group(1) or titled.group(2)).strip()}"
             yield line if kind == "image" else f"`+{name}+`"
         else:
             yield line
 
 
 def _header_end(lines: list[str]) -> int:
-    """How many lines the header takes: the title, what may stand above it, and all to the next blank or other line."""
+    """How many lines the header takes: the title, what may stand above it, and the lines below it up to the first that
+    is blank or cannot belong to a header. 0 if there is no title."""
     has_title = False
     for at, line in enumerate(lines):
         if line.startswith("= "):

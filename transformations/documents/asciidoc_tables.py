@@ -1,6 +1,6 @@
-"""Lines of AsciiDoc in, the same lines out, with the tables whose cells span rows or columns written cell by cell.
+"""Lines of AsciiDoc in, the same lines out, in which tables with spanning cells are written cell by cell.
 
-pandoc's reader of AsciiDoc loses count behind a cell over several rows: every later cell becomes a row of its own.
+pandoc's reader of AsciiDoc loses count after a cell over several rows: every later cell becomes a row of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _MAX_CELLS = 100_000
 
 
 def without_spans(lines: list[str]) -> Iterator[str]:
-    """Each cell that spans rows is told in each of them; one that spans columns in the first."""
+    """`lines` without spans: a cell that spans rows is repeated in each of them, one that spans columns stands in the
+    first. A table that would have more than 100,000 cells stays as it is."""
     i = 0
     while i < len(lines):
         if _FENCE.match(lines[i]):
@@ -67,7 +68,7 @@ def _cell_by_cell(lines: list[str], *, attributes: str) -> list[str]:
 
 
 def _width(attributes: str) -> int:
-    """How many columns the line above a table says that it has; 0 where it says nothing."""
+    """How many columns a table has according to the line above it; 0 if that line does not say."""
     found = _COLUMNS.search(attributes)
     if not found:
         return 0

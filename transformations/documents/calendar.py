@@ -1,4 +1,4 @@
-"""An iCalendar text in (an invitation), its events as Markdown out: what, when, where, who."""
+"""An iCalendar text (an invitation) in, its events as Markdown out: what, when, where, who."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ZONE = re.compile(r";TZID=\"?([^;:\"]+)", re.IGNORECASE)
 
 
 def parse_calendar(text: str) -> Extract:
-    """Return the title of the first event, and each event's properties, a paragraph each."""
+    """Return the title of the first event, and the properties of each event, one paragraph for each property."""
     title: str | None = None
     blocks: list[str] = []
     is_event = False
@@ -39,11 +39,11 @@ def parse_calendar(text: str) -> Extract:
         if name in ("BEGIN", "END"):
             is_event = name == "BEGIN" and value.strip().upper() in ("VEVENT", "VTODO", "VJOURNAL")
         elif is_event and name in _SHOWN:
-            said = _value(name, options, value)
+            shown = _value(name, options, value)
             if name == "SUMMARY":
-                title = title or said
+                title = title or shown
             label = _SHOWN[name]
-            paragraphs = [" ".join(part.split()) for part in said.split("\n") if part.strip()]
+            paragraphs = [" ".join(part.split()) for part in shown.split("\n") if part.strip()]
             blocks += [escape_block_start(escape_inline(f"{label}: {p}" if label else p)) for p in paragraphs]
     return Extract(title, "\n\n".join(blocks))
 

@@ -1,4 +1,4 @@
-"""JSON or XML in, the same as Markdown out: a table where it is one, else its own text, laid out, as code."""
+"""JSON or XML in, the same as Markdown out: a table if it is a list of flat objects, else a block of code."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from transformations.documents.table import markdown_table
 from transformations.text.blocks import fenced
 
 _MAX_DEPTH = 200
-# Of a table, for each that is filled.
+# How many cells a table may have for each cell that is filled.
 _MAX_CELLS = 10
 
 
 def parse_json(text: str) -> Extract:
-    """A list of flat objects is a table, a row for each, if a tenth of its cells is filled.
+    """A list of flat objects becomes a table with a row for each, if at least a tenth of its cells is filled.
 
-    Anything else is laid out, one value a line.
+    Anything else becomes a block of code, one value a line.
 
     Raises:
         RefusedDocumentError: `unparseable`, with the place.
@@ -33,7 +33,7 @@ def parse_json(text: str) -> Extract:
     title = next((one for name, one in value if name == "title"), None) if isinstance(value, _Object) else None
     if type(value) is list and value and all(_is_flat(row) for row in value):
         names = list(dict.fromkeys(name for row in value for name, _ in row))
-        # Objects that have no names in common would give a table of blanks, and its square in size.
+        # Objects without common names would give a table of blanks, whose size grows with the square of their number.
         if len(names) * len(value) <= _MAX_CELLS * sum(map(len, value)):
             fields = [{name: _shown(one) for name, one in row} for row in value]
             rows = [[row.get(name, "") for name in names] for row in fields]
@@ -43,18 +43,18 @@ def parse_json(text: str) -> Extract:
 
 
 class _Number(str):
-    """A number as it is written: no digit of it is lost."""
+    """A number as it is written, so that no digit is lost."""
 
 
 class _Object(list[tuple[str, object]]):
-    """Names and values in order; a name may come twice."""
+    """The names and values of an object, in order; a name may come twice."""
 
 
 def parse_xml(content: bytes) -> Extract:
-    """The document as it is, without its declaration; entities and what it refers to are not opened.
+    """The document as it is, without its XML declaration, as a block of code; nothing that it refers to is opened.
 
     Raises:
-        RefusedDocumentError: `unparseable`, with the place.
+        RefusedDocumentError: `unparseable`: no XML (with the place), or it refers to an entity.
     """
     try:
         root = parse_part(content)
@@ -75,7 +75,7 @@ def _shown(value: object) -> str:
 
 
 def _lines(value: object, depth: int, before: str = "", after: str = "") -> list[str]:
-    """`json.dumps(…, indent=1)` that writes numbers as they were."""
+    """Like `json.dumps(…, indent=1)`, but numbers are written as they were."""
     indent = " " * depth
     if depth > _MAX_DEPTH:
         raise RefusedDocumentError(f"unparseable: it is nested more than {_MAX_DEPTH} deep")

@@ -1,9 +1,9 @@
 """Bytes in, text and the name of its encoding out; never a guess.
 
-UTF-8 is expected. Another encoding is used only where the file itself declares it: by a byte order mark, in a `<meta>`
-or the XML declaration of an HTML page, in the header of an e-mail. What a declared name means is what the WHATWG
-Encoding Standard says, as in every browser: "iso-8859-1" is windows-1252, "gb2312" is GBK. Everything
-else that is not UTF-8 is refused, because a wrong guess is indexed as mojibake and nobody is told.
+UTF-8 is expected. Another encoding is used only if the file itself declares it: by a byte order mark, in a `<meta>`
+or the XML declaration of an HTML page, or in the header of an e-mail. A declared name means what the WHATWG Encoding
+Standard says, as in every browser: "iso-8859-1" is windows-1252, "gb2312" is GBK. Everything else that is not UTF-8 is
+refused, because a wrong guess would be indexed as broken characters, and nobody would notice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 
 from transformations.documents.extract import RefusedDocumentError
 
-# utf-32's mark starts with utf-16's: it has to be looked for first.
+# utf-32's mark starts with utf-16's, so it must be looked for first.
 _BYTE_ORDER_MARKS: tuple[tuple[bytes, str], ...] = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -27,12 +27,12 @@ _MAX_CONTROL_RATIO = 0.02
 _COMMENT = re.compile(rb"<!--.*?(?:-->|\Z)", re.DOTALL)
 _XML_CHARSET = re.compile(rb"\s*<\?xml[^<>]*?encoding\s*=\s*[\"']\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
 _HTML_CHARSET = re.compile(rb"<meta\b[^<>]*?charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
-# Labels of the WHATWG Encoding Standard that Python does not know, or takes for a smaller encoding.
+# Labels of the WHATWG Encoding Standard that Python does not know, or takes for an encoding of fewer characters.
 _LABELS: dict[str, str] = {
     label: codec
     for codec, labels in {
         "utf-8": "utf8 unicode-1-1-utf-8 unicode11utf8 unicode20utf8 x-unicode20utf8 utf-16 utf-16le utf-16be unicode "
-        "ucs-2 csunicode iso-10646-ucs-2 unicodefeff unicodefffe",  # a page that can be read so far is in none of these
+        "ucs-2 csunicode iso-10646-ucs-2 unicodefeff unicodefffe",  # a page whose label can be read is in none of them
         "cp1252": "ansi_x3.4-1968 ascii us-ascii cp1252 cp819 csisolatin1 ibm819 iso-8859-1 iso-ir-100 iso8859-1 "
         "iso88591 iso_8859-1 iso_8859-1:1987 l1 latin1 latin-1 windows-1252 x-cp1252 x-user-defined",
         "cp1254": "cp1254 csisolatin5 iso-8859-9 iso-ir-148 iso8859-9 iso88599 iso_8859-9 iso_8859-9:1989 l5 latin5 "
@@ -60,7 +60,8 @@ _LABELS: dict[str, str] = {
     }.items()
     for label in labels.split()
 }
-# What holds NUL bytes by nature. A page that declares one of these is read as UTF-8; a part of a message may be in it.
+# Encodings whose text holds NUL bytes. A page that declares one of them is read as UTF-8; a part of a message may
+# really be in one.
 _WIDE: dict[str, str] = {
     label: codec
     for codec, labels in {
@@ -71,14 +72,14 @@ _WIDE: dict[str, str] = {
     }.items()
     for label in labels.split()
 }
-# No text, or such that the same bytes can be read as other text than the one that was checked.
+# Encodings that give no text, or in which the same bytes can be read as another text than the one that was checked.
 _REFUSED = re.compile(
     r"utf-?7|hz-.*|iso-?2022-(?:kr|cn).*|replacement|unicode_?escape|raw_unicode_escape|idna|punycode"
 )
 
 
 class UndecodableError(RefusedDocumentError):
-    """The bytes are no text that can be decoded without guessing; the message starts with the error's name."""
+    """The bytes cannot be decoded without guessing; the message starts with `not_text` or `wrong_encoding`."""
 
 
 def decode(content: bytes, *, is_html: bool = False) -> tuple[str, str]:
@@ -105,10 +106,10 @@ def decode(content: bytes, *, is_html: bool = False) -> tuple[str, str]:
 
 
 def decode_declared(content: bytes, label: str | None) -> tuple[str, str]:
-    """Return the text of `content` and its encoding: UTF-8 where it is that, else what `label` stands for.
+    """Return the text of `content` and its encoding: UTF-8 if the bytes are valid UTF-8, else what `label` stands for.
 
-    Pages and messages that were changed to UTF-8 often still declare what they were before. A byte order mark says
-    more than a label; what holds NUL bytes is in UTF-16 or UTF-32, or no text.
+    Pages and messages that were converted to UTF-8 often still declare their old encoding. A byte order mark goes
+    before a label. Bytes with NUL among them are UTF-16 or UTF-32, or no text.
 
     Raises:
         UndecodableError: `not_text: …`, `wrong_encoding: …`.
@@ -134,7 +135,7 @@ def decode_declared(content: bytes, label: str | None) -> tuple[str, str]:
 
 
 def codec_of(label: str) -> str:
-    """The Python codec of a declared encoding; the label itself where it names none."""
+    """The Python codec of a declared encoding; the label itself, in lower case, if it is not in the tables."""
     label = label.strip().lower()
     return _LABELS.get(label, label)
 
@@ -156,10 +157,10 @@ def _decode_strictly(content: bytes, encoding: str) -> str:
     try:
         if _REFUSED.fullmatch(encoding):
             raise LookupError("not used for text")
-        # Bytes that windows-1252 leaves open are the controls of the same number to the standard.
+        # For bytes that windows-1252 does not define, the standard gives the control characters of the same number.
         return content.decode(encoding, "lakeloop_c1" if encoding.startswith("cp125") else "strict")
     except UnicodeDecodeError as error:
-        # With a mark, Python counts from behind it.
+        # With a mark, Python counts from the end of the mark.
         offset = error.start + (len(codecs.BOM_UTF8) if encoding == "utf-8-sig" else 0)
         name = encoding.removesuffix("-sig")
         wrong = f"byte 0x{content[offset]:02x} at offset {offset}" if offset < len(content) else "the end"

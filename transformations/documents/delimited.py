@@ -1,4 +1,4 @@
-"""Comma-separated values in (or with semicolons, tabs, bars), one Markdown table out; its first row is the header."""
+"""Values separated by commas, semicolons, tabs or bars in, one Markdown table out; its first row is the header."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _JUDGED_ROWS = 1000
 def parse_csv(text: str) -> Extract:
     """Return no title, the table, and the numbers of its rows (without the header) and columns.
 
-    The delimiter is the one that cuts most of the first thousand rows into the same number of cells, two at least; of
-    two that do, the one that makes more of them, then the one that stands first in `,;<tab>|`. Rows of one cell above
-    the table are its title. Shorter rows are filled with blanks, longer ones widen the table.
+    The delimiter is the one that cuts the most of the first thousand rows into the same number of cells, two at least.
+    In a tie it is the one that gives more cells a row, then the one that stands first in `,;<tab>|`. Rows of one cell
+    above the table are its title. Shorter rows are filled with blanks, longer ones widen the table.
 
     Raises:
-        RefusedDocumentError: `unparseable`, with the line: a quote that is not closed, or text behind a closed one.
+        RefusedDocumentError: `unparseable`, with the line: a quote that is not closed, or text after a closing quote.
     """
     delimiter = max(_DELIMITERS, key=lambda delimiter: _fit(text, delimiter))
     reader = csv.reader(StringIO(text), delimiter=delimiter, strict=True)
@@ -36,9 +36,10 @@ def parse_csv(text: str) -> Extract:
 
 
 def _fit(text: str, delimiter: str) -> tuple[float, int]:
-    """The share of rows that have the number of cells which most have, one cell not counted; and that number."""
+    """The most common number of cells (more than one) among the rows, as (the share of rows that have it, that number).
+    (0, 1) if each row has one cell."""
     widths: Counter[int] = Counter()
-    with suppress(csv.Error):  # what is wrong is said by whoever reads all of it
+    with suppress(csv.Error):  # `parse_csv` reads all of it, and says what is wrong
         for row in islice(csv.reader(StringIO(text), delimiter=delimiter), _JUDGED_ROWS):
             if any(cell.strip() for cell in row):
                 widths[len(row)] += 1

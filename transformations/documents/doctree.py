@@ -1,7 +1,8 @@
-"""A docutils document tree in, Markdown out: one visitor, written for reading and for chunking, not for typesetting.
+"""A docutils document tree in, Markdown out, made for reading and for chunking, not for typesetting.
 
-Kept: every text that a reader of the page sees. Dropped: comments, targets, docutils' own messages. A link is its
-text, an image its alternative text. Each paragraph is one line, so that wrapping a source anew changes nothing.
+Every text that a reader of the page sees is kept; comments, targets and docutils' own messages are dropped. A link is
+its text, an image its alternative text. Each paragraph is one line, so that a source with other line breaks gives the
+same Markdown.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _DROPPED = (
     nodes.transition,
 )
 _UNSEEN = (*_DROPPED, nodes.system_message)
-# From here on a message of docutils holds source that is in no other node ("Error in directive", "malformed table").
+# From this level on, a message of docutils holds source that is in no other node ("Error in directive").
 _LOST_SOURCE_LEVEL = 3
 _FILE_METADATA = frozenset(("orphan", "tocdepth", "nocomments", "nosearch", "no-search"))
 
@@ -36,7 +37,7 @@ def render_document(document: nodes.document) -> str:
     """Return the Markdown of a whole document.
 
     Raises:
-        RecursionError: the tree is some hundred levels deep.
+        RecursionError: the tree nests some hundred levels deep.
     """
     children = list(document.children)
     first = next((child for child in children if not isinstance(child, _DROPPED)), None)
@@ -109,7 +110,7 @@ def _span(node: nodes.Node) -> str:
         return ""
     text = "".join(map(_span, node.children))
     mark = "**" if isinstance(node, nodes.strong) else "*" if isinstance(node, nodes.emphasis) else ""
-    # Blanks inside the marks would make them characters.
+    # With blanks inside the marks, Markdown would read the marks as characters.
     return (
         f"{text[: len(text) - len(text.lstrip())]}{mark}{text.strip()}{mark}{text[len(text.rstrip()) :]}"
         if text.strip()
@@ -145,7 +146,7 @@ def _quoted(blocks: list[str]) -> list[str]:
 
 def _block_quote(node: nodes.Element) -> list[str]:
     blocks = _blocks(node.children, 1)
-    # Code that its author indented a little is a quotation to rST only.
+    # rST calls code with a little indentation a quotation; a reader sees code.
     return blocks if all(isinstance(child, nodes.literal_block) for child in node.children) else _quoted(blocks)
 
 
@@ -173,7 +174,7 @@ def _titled(node: nodes.Element) -> list[str]:
 
 
 def _items(items: Iterable[tuple[str, list[str]]]) -> list[str]:
-    """A list from markers and blocks: loose if an item has several blocks."""
+    """A list from markers and blocks; with blank lines between the items if one has several blocks."""
     rendered: list[str] = []
     is_loose = False
     for marker, blocks in items:
@@ -201,7 +202,7 @@ def _led(lead: str, blocks: list[str], *, is_text_first: bool) -> list[str]:
 
 
 def _defined(node: nodes.Element) -> tuple[str, list[str]]:
-    """A definition, field or option as a list item: what is defined, then what is said of it."""
+    """A definition, field or option as a list item: first what is defined, then its text."""
     leads: list[str] = []
     body: list[nodes.Node] = []
     for child in node.children:
@@ -246,7 +247,7 @@ def _image(node: nodes.Element) -> list[str]:
 
 
 def _message(node: nodes.Element) -> list[str]:
-    """A message of docutils: never its text, but the source that it could make nothing of."""
+    """The source that docutils could not read, out of its message; the message itself is dropped."""
     if node.get("level", 0) < _LOST_SOURCE_LEVEL:
         return []
     return [block for child in node.children if isinstance(child, nodes.literal_block) for block in _fenced(child)]
@@ -280,10 +281,10 @@ def _table(node: nodes.Element) -> list[str]:
 
 
 def _grid(rows: list[nodes.Node], *, heads: int) -> list[list[str]]:
-    """The cells of each row; a cell over several rows is in each of them, over several columns only in the first.
+    """The cells of each row; a cell over several rows stands in each of them, a cell over several columns in the first.
 
-    A heading over several columns is over each of them. A column without any text is none. What is written again is
-    bounded: a few bytes of markup can ask for a million cells.
+    A heading over several columns stands in each of them. A column without any text is dropped. At most 200,000
+    characters are repeated: a few bytes of markup can ask for a million cells.
     """
     grid: list[dict[int, str]] = [{} for _ in rows]
     taken: list[set[int]] = [set() for _ in rows]

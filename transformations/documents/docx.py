@@ -22,7 +22,7 @@ from transformations.documents.ooxml import main_part
 from transformations.documents.plain import escape_block_start, escape_inline
 
 _USUAL = "word/document.xml"
-# Word has no text in these, and they may be most of a file.
+# Parts without text, which may be most of a file.
 _NO_TEXT = ("media/", "embeddings/", "fonts/", "vbaProject.bin")
 _STYLES = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh"
 
@@ -30,12 +30,12 @@ _STYLES = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fres
 def parse_docx(content: bytes) -> Extract:
     """Return the title that the file's properties give, its text, and its metadata.
 
-    First what its headers and footers say, each text once; then headings, lists, tables, footnotes, equations (as
-    LaTeX), text boxes, the figures of charts, the texts of diagrams, and each comment behind the paragraph that it is
-    of. A picture is its alternative text.
+    The text begins with the headers and footers, each text once. Then come headings, lists, tables, footnotes,
+    equations (as LaTeX), text boxes, the figures of charts and the texts of diagrams. A comment stands after its
+    paragraph, and a picture is its alternative text.
 
     Raises:
-        RefusedDocumentError: see `open_archive`; `unparseable` where it is an archive and no Word document.
+        RefusedDocumentError: see `open_archive`; `unparseable` if the archive is no Word document.
     """
     with open_archive(content) as archive:
         main = main_part(archive, _USUAL)
@@ -47,7 +47,7 @@ def parse_docx(content: bytes) -> Extract:
     html = mammoth.convert_to_html(slim, convert_image=_alternative_text, style_map=_STYLES).value
     html, marks = marked(html)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # too deeply nested for Markdown: the text alone, which is what we want
+        warnings.simplefilter("ignore")  # nested too deeply for Markdown: it gives the text alone, which is enough
         markdown = HtmlConverter().convert(BytesIO(html.encode()), StreamInfo(charset="utf-8")).markdown
     for mark, meant in marks.items():
         markdown = markdown.replace(mark, meant)
@@ -59,7 +59,7 @@ def _alternative_text(image: Any) -> list[Any]:
 
 
 def _prepared(archive: zipfile.ZipFile, main: str) -> BytesIO:
-    """The document with all of its text where mammoth looks for it, and without its pictures."""
+    """The document without its pictures, and with all of its text in places where mammoth looks for it."""
     folder = posixpath.dirname(main)
     texts = {main, *(posixpath.join(folder, name) for name in ("footnotes.xml", "endnotes.xml"))}
     slim = BytesIO()

@@ -1,4 +1,4 @@
-"""HTML of a Word document in; the same with marks, and the Markdown that is to stand in their places, out."""
+"""HTML of a Word document in, the same with marks and the Markdown that replaces each mark out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MAX_SPAN = 200
 
 
 def marked(html: str) -> tuple[str, dict[str, str]]:
-    """HTML with marks, and what each mark stands for.
+    """Return the HTML with marks, and for each mark the Markdown that it stands for.
 
-    A table becomes a paragraph that holds its mark; one that only lays out, with a single cell, is what stands in it.
-    Before a text that would open a list or a heading ("2007.", "# 1") comes the mark of a backslash.
+    A table becomes a paragraph that holds its mark; a table with a single cell, used for layout, becomes its content.
+    A text that would open a list or a heading ("2007.", "# 1") gets the mark of a backslash.
     """
     root = lxml_html.fragment_fromstring(html, create_parent="div")
     for paragraph in root.iter("p"):
@@ -55,10 +55,10 @@ def _rows(table: Any) -> list[list[Any]]:
 
 
 def _grid(table: Any) -> list[list[str]]:
-    """Rows of equal columns, merged cells told as in `spread`."""
+    """The cells as rows of equal length; merged cells are repeated as `spread` does."""
     grid: list[list[str]] = []
     spans: list[tuple[int, int, int, int]] = []
-    below: dict[int, int] = {}  # column -> rows that a cell further up still reaches
+    below: dict[int, int] = {}  # column -> how many more rows a cell from above covers
     for top, cells in enumerate(_rows(table)):
         row: list[str] = []
         waiting = list(cells)
@@ -82,7 +82,7 @@ def _span(cell: Any, name: str) -> int:
 
 
 def _cell_text(cell: Any) -> str:
-    """One line: the rows of a table inside are parted by semicolons, its cells by commas."""
+    """The text of a cell on one line; rows of a table inside it are separated by semicolons, their cells by commas."""
     for inner in reversed(cell.xpath(".//table")):  # the innermost first
         text = "; ".join(", ".join(filter(None, (_plain(c) for c in row))) for row in _rows(inner))
         paragraph = lxml_html.Element("p")

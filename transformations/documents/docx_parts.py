@@ -1,7 +1,7 @@
-"""The XML of a Word document in; the same with what its reader does not know put as plain paragraphs and tables, out.
+"""The XML of a Word document in, the same out with plain paragraphs and tables for what mammoth cannot read.
 
-mammoth reads paragraphs, tables, notes, links and pictures. Here text that was moved, equations, the data of charts and
-diagrams, comments, and text boxes of newer Words become what it reads.
+mammoth reads paragraphs, tables, notes, links and pictures. Moved text, equations, the data of charts and diagrams,
+comments, and the text boxes of newer versions of Word are rewritten here into what it reads.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ W = f"{{{_W}}}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 _V = "{urn:schemas-microsoft-com:vml}"
-# What only wraps: its children stand for themselves.
+# Elements that only wrap others: their children take their place.
 _WRAPPERS = ("customXml", "bdo", "dir", "ruby", "rubyBase", "rt", "fldSimple")
 
 
 def prepare(content: bytes, archive: zipfile.ZipFile, part: str) -> bytes:
-    """The part `part` of `archive`, whose XML is `content`, as mammoth reads all of it."""
+    """Rewrite `content`, the XML of the part `part` of `archive`, so that mammoth reads all of its text."""
     root = parse_part(content)
     if etree.QName(root).namespace == _STRICT:
-        return content  # its names are others, and mammoth knows them
+        return content  # the strict form has other names, which mammoth knows
     found = relations(archive, part)
     _choose(root)
     _moved(root)
@@ -57,13 +57,13 @@ def prepare(content: bytes, archive: zipfile.ZipFile, part: str) -> bytes:
 
 
 def frame_texts(archive: zipfile.ZipFile, part: str) -> list[str]:
-    """What stands in headers and footers, each text once: their paragraphs in the order of the parts."""
+    """The paragraphs of headers and footers in the order of the parts, each text once."""
     texts: dict[str, None] = {}
     for kind in ("header", "footer"):
         for _, root in sorted(related(archive, part, kind), key=lambda named: named[0]):
             for paragraph in root.iter(f"{W}p"):
                 text = _text(paragraph)
-                if any(character.isalpha() for character in text):  # a number of a page is none
+                if any(character.isalpha() for character in text):  # no mere page number
                     texts[text] = None
     return list(texts)
 
@@ -71,12 +71,12 @@ def frame_texts(archive: zipfile.ZipFile, part: str) -> list[str]:
 def _text(element: Any) -> str:
     parts = element.iter(f"{W}t", f"{W}tab", f"{W}br", f"{W}cr", f"{W}noBreakHyphen", f"{_M}t")
     hyphen = f"{W}noBreakHyphen"
-    said = ("-" if e.tag == hyphen else (e.text or "") if e.tag in (f"{W}t", f"{_M}t") else " " for e in parts)
-    return " ".join("".join(said).split())
+    pieces = ("-" if e.tag == hyphen else (e.text or "") if e.tag in (f"{W}t", f"{_M}t") else " " for e in parts)
+    return " ".join("".join(pieces).split())
 
 
 def _choose(root: Any) -> None:
-    """Of two forms of the same drawing, the older is what mammoth reads; where there is none, the newer."""
+    """Keep one of two forms of the same drawing: the older, which mammoth reads, or the newer if the older is empty."""
     for either in list(root.iter(f"{_MC}AlternateContent")):
         if any(_text(form) or len(form) for form in either.findall(f"{_MC}Fallback")):
             for choice in either.findall(f"{_MC}Choice"):
@@ -92,10 +92,10 @@ def _choose(root: Any) -> None:
 
 
 def _moved(root: Any) -> None:
-    for gone in list(root.iter(f"{W}moveFrom")):
-        _removed(gone)
-    for come in root.iter(f"{W}moveTo"):
-        come.tag = f"{W}ins"
+    for source in list(root.iter(f"{W}moveFrom")):
+        _removed(source)
+    for target in root.iter(f"{W}moveTo"):
+        target.tag = f"{W}ins"
 
 
 def _equations(root: Any) -> None:
@@ -114,19 +114,19 @@ def _equations(root: Any) -> None:
 
 
 def _latex(equation: Any) -> str:
-    """LaTeX of an equation; its bare text where that cannot be made."""
-    for fraction in equation.iter(f"{_M}f"):  # its properties may be left out, and the library wants them
+    """The LaTeX of an equation; its bare text if no LaTeX can be made."""
+    for fraction in equation.iter(f"{_M}f"):  # a file may leave out its properties, which the library needs
         if fraction.find(f"{_M}fPr") is None:
             fraction.insert(0, etree.Element(f"{_M}fPr"))
     bare = " ".join("".join(t.text or "" for t in equation.iter(f"{_M}t")).split())
     try:
         return str(oMath2Latex(equation).latex).strip() or bare  # type: ignore[no-untyped-call]
-    except Exception:  # of whatever kind: an equation that the library does not know is no reason to lose its text
+    except Exception:  # of any kind: an equation that the library does not know must not lose its text
         return bare
 
 
 def _text_boxes(root: Any) -> None:
-    """A text box that mammoth does not look into stands behind the paragraph that holds it."""
+    """Copy the text of a text box that mammoth does not look into behind the paragraph that holds the box."""
     for box in list(root.iter(f"{W}txbxContent")):
         if not any(ancestor.tag == f"{_V}textbox" for ancestor in box.iterancestors()):
             _insert(box, list(box))
@@ -195,7 +195,7 @@ def _table(rows: Sequence[Sequence[str]]) -> Any:
 
 
 def _removed(element: Any) -> None:
-    """Take an element out; the text behind it stays."""
+    """Remove an element from its tree; the text after it stays."""
     parent, before = element.getparent(), element.getprevious()
     if element.tail:
         if before is not None:

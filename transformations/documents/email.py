@@ -1,7 +1,7 @@
 """One e-mail message in, its subject and its text as Markdown out. Attachments are named, not opened.
 
-The parts of a message are read as they are shown: one of an alternative, every text of the others, and the messages
-in it (forwarded, or of a digest), as far as a reader would follow them.
+The parts of a message are read as a mail program shows them: one form of an alternative, every other text, and the
+messages inside it (forwarded, or of a digest), up to 20 levels deep.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from transformations.documents.plain import escape_block_start, escape_inline, p
 _IDENTIFYING = ("From", "Date", "Subject", "Message-ID")
 _MAX_DEPTH = 20
 _MAX_HEADING = 6
-# A plain text of less than this share of the words of the HTML beside it only says that there is HTML.
+# A plain text with less than this share of the words of the HTML beside it only says that there is HTML.
 _FULL_SHARE = 0.25
 
 
 class _Body(NamedTuple):
-    """What is shown of a message: blocks of Markdown, and the names of what is attached."""
+    """What a mail program shows of a message: blocks of Markdown, and the names of the attachments."""
 
     blocks: list[str]
     attached: list[str]
@@ -36,12 +36,12 @@ class _Body(NamedTuple):
 def parse_email(content: bytes) -> Extract:
     """Return the subject, the text, and from, to, date and attachments.
 
-    The text begins with the subject as its heading and ends with the names of the attachments; of a message in it,
-    its subject is a heading one level deeper.
+    The text begins with the subject as its heading and ends with the names of the attachments. The subject of a
+    message inside is a heading one level deeper.
 
     Raises:
-        RefusedDocumentError: `unparseable` (no header of a message), `wrong_encoding`, `not_text` (a body that is not
-            in the charset that it declares, nor in UTF-8, and has no other form), `empty` (neither subject nor text).
+        RefusedDocumentError: `unparseable` (no header of a message), `wrong_encoding` or `not_text` (a body that is
+            neither UTF-8 nor in the charset that it declares, and has no other form), `empty` (no subject, no text).
     """
     message = BytesParser(policy=policy.default).parsebytes(content)
     if not any(_header(message, name) for name in _IDENTIFYING):
@@ -88,7 +88,11 @@ def _shown(part: Message, depth: int, level: int) -> _Body:
 
 
 def _readable(parts: list[Message], depth: int, level: int) -> list[tuple[Message, _Body]]:
-    """The forms of a text, those that cannot be read by their names; an error where none of the others has a text."""
+    """The forms of a text; a form that cannot be read is listed as an attachment.
+
+    Raises:
+        RefusedDocumentError: one could not be read, and none of the others has a text.
+    """
     shown, refused = [], []
     for part in parts:
         try:
@@ -102,7 +106,7 @@ def _readable(parts: list[Message], depth: int, level: int) -> list[tuple[Messag
 
 
 def _alternative(shown: list[tuple[Message, _Body]]) -> _Body:
-    """Of the same text in several forms: the plain one, or another where that one is empty or a mere hint."""
+    """One of several forms of the same text: the plain one, or another if that is empty or a mere hint at the HTML."""
     texts = {part.get_content_subtype(): body for part, body in shown if body.blocks}
     attached = [name for _, body in shown for name in body.attached]
     plain = texts.pop("plain", None)
@@ -119,15 +123,15 @@ def _words(body: _Body) -> int:
 def _enclosed(message: Message, depth: int, level: int) -> _Body:
     body = _shown(message, depth, level)
     subject = _header(message, "Subject") or "A message"
-    said = [f"{name}: {value}" for name in ("From", "To", "Date") if (value := _header(message, name))]
+    headers = [f"{name}: {value}" for name in ("From", "To", "Date") if (value := _header(message, name))]
     heading = f"{'#' * min(level, _MAX_HEADING)} {escape_inline(subject)}"
-    about = [escape_block_start(escape_inline(", ".join(said)))] if said else []
+    about = [escape_block_start(escape_inline(", ".join(headers)))] if headers else []
     return _Body([heading, *about, *body.blocks], body.attached)
 
 
 def _markdown(part: Message) -> str:
     payload = part.get_payload(decode=True)
-    if payload is None:  # the report of a mail server: headers, and again headers
+    if payload is None:  # the report of a mail server, which is blocks of headers
         return parse_plain("\n\n".join(str(each).strip() for each in _parts(part))).markdown
     text, _ = decode_declared(cast(bytes, payload), part.get_content_charset())
     subtype = part.get_content_subtype()
@@ -141,7 +145,7 @@ def _parts(part: Message) -> list[object]:
 
 
 def _header(message: Message, name: str) -> str:
-    """A header on one line; where Python's parser fails on it, what is written."""
+    """A header on one line, as Python's parser reads it; if the parser fails, what is written there."""
     try:
         value = " ".join(str(message[name] or "").split())
     except Exception:  # its parser of structured headers fails in many ways
@@ -151,7 +155,7 @@ def _header(message: Message, name: str) -> str:
     raw = next((str(v) for k, v in message.raw_items() if k.lower() == name.lower()), "")
     try:
         return " ".join(str(make_header(decode_header(raw))).split())
-    except Exception:  # an encoded word of an encoding that is none
+    except Exception:  # an encoded word names an encoding that does not exist
         return " ".join(raw.split())
 
 

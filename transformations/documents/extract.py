@@ -1,4 +1,4 @@
-"""What a parser hands over, and how it says that it cannot: the whole of the contract between a format and the rest."""
+"""The contract of a parser: what it returns, and the error by which it refuses a document."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Extract(NamedTuple):
     """What a parser took out of one document.
 
     Attributes:
-        title: what the document calls itself; None where it does not.
+        title: the document's own title; None if it has none.
         markdown: its text.
-        metadata: what it says about itself, as text; blank values are dropped later.
+        metadata: what the document says about itself; values become text, and blank ones are dropped, later.
     """
 
     title: str | None
@@ -21,4 +21,4 @@ class Extract(NamedTuple):
 
 
 class RefusedDocumentError(ValueError):
-    """A document that gives no text; the message is its reason, which begins with a word that a rule knows."""
+    """A document gives no text; the message is the reason, and begins with a word that a rule knows (`encrypted`)."""

@@ -15,15 +15,15 @@ _YAML = re.compile(r"\A---\n(.*?\n)??(?:---|\.\.\.)(?:\n|\Z)", re.DOTALL)
 _TOML = re.compile(r"\A\+\+\+\n(.*?\n)??\+\+\+(?:\n|\Z)", re.DOTALL)
 _FIELD = re.compile(r"([A-Za-z_][\w -]{0,60}?)[ \t]*(:|=)(?:[ \t]+(.*)|$)")
 _CONTINUED = re.compile(r"[ \t]|- |[\]})#]|$")
-# A reader of YAML takes some seconds for so many characters.
+# Front matter longer than this is not read: the YAML library takes some seconds for this many characters.
 _MAX_CHARACTERS = 500_000
 
 
 def front_matter(text: str) -> tuple[dict[object, object], str]:
-    """Return fields and body; no fields and all of `text` where it begins with no front matter.
+    """Return fields and body; no fields and all of `text` if it does not begin with front matter.
 
-    What cannot be read as YAML (a colon in a title is enough) but is made of `name: value` lines is still front
-    matter: left in the text, its last line would be a heading above all of it.
+    A block that is no valid YAML (a colon in a title is enough) but is made of `name: value` lines is still front
+    matter: if it stayed in the text, Markdown would read its last line as a heading.
     """
     for pattern, read in ((_YAML, _from_yaml), (_TOML, _from_toml)):
         match = pattern.match(text)
@@ -34,7 +34,11 @@ def front_matter(text: str) -> tuple[dict[object, object], str]:
 
 
 def titled(fields: Mapping[object, object], body: str) -> Extract:
-    """A document whose title is its front matter's, else its first heading's; a site shows it as the first heading."""
+    """A document whose title is that of its front matter, or else its first heading.
+
+    If the front matter has a title and the body does not begin with a heading of level 1, the title becomes one, as a
+    site shows it.
+    """
     written = fields.get("title")
     title = str(written).strip() if written is not None else None
     metadata = {str(key): text for key, value in fields.items() if key != "title" and (text := _as_text(value))}
@@ -66,7 +70,7 @@ def _from_toml(written: str) -> dict[object, object] | None:
 
 
 def _line_by_line(written: str, mark: str) -> dict[object, object] | None:
-    """The fields that are on one line each; None where the lines are not of that kind."""
+    """The fields, one a line; None if there are other lines, or no field."""
     fields: dict[object, object] = {}
     for line in written.split("\n"):
         field = _FIELD.match(line)

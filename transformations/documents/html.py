@@ -17,19 +17,19 @@ from transformations.documents.extract import Extract, RefusedDocumentError
 from transformations.documents.html_frame import is_frame, is_of_site, of_article, root_of, title_outside
 from transformations.documents.html_tree import blocks_of
 
-# What the text was decoded from is no longer of interest, and an XML declaration would be taken for text.
+# The text is decoded already, and the parser would take an XML declaration for text.
 _DECLARATION = re.compile(r"\A\s*<\?xml[^>]*>", re.IGNORECASE)
 _NO_CHARACTERS = re.compile("[\0-\x08\x0e-\x1f]")
 
 
 def parse_html(text: str) -> Extract:
-    """Return the title of the page, its text ("" where there is none), and author, date and description.
+    """Return the title of the page, its text ("" if there is none), and author, date and description.
 
-    A fragment, as in an e-mail, counts as the body of a page. Of a page of a site, with teasers and comments around
-    an article, the article is taken.
+    A fragment, as in an e-mail, counts as the body of a page. If a page has teasers and comments around an article,
+    only the article is taken.
 
     Raises:
-        RefusedDocumentError: `unparseable`: the page nests deeper than libxml2 reads.
+        RefusedDocumentError: `unparseable`: elements nest deeper than libxml2 reads.
     """
     page = _page(text)
     if page is None:
@@ -37,7 +37,7 @@ def parse_html(text: str) -> Extract:
     title, metadata = _described(page)
     root = root_of(page)
     blocks = blocks_of(root, is_left_out=is_frame)
-    if not blocks:  # all of it says that it is the frame of something
+    if not blocks:  # all of the page is marked as frame
         blocks = blocks_of(root, is_left_out=_nothing)
     elif is_of_site(page) and (article := _article(page)):
         blocks = of_article(blocks, article)
@@ -49,14 +49,14 @@ def parse_html(text: str) -> Extract:
 
 
 def html_to_markdown(text: str) -> str:
-    """All of a page, or of a piece of one, as Markdown: for HTML that is known to be text from end to end."""
+    """All of a page or a fragment as Markdown: for HTML that is known to be content only."""
     page = _page(text)
     return "" if page is None else render_blocks(blocks_of(page, is_left_out=_nothing))
 
 
 def _page(text: str) -> HtmlElement | None:
     text = _NO_CHARACTERS.sub("", _DECLARATION.sub("", text))
-    # Without `huge_tree` libxml2 drops, without a word, what is nested more than 256 deep.
+    # Without `huge_tree` libxml2 silently drops elements that nest more than 256 deep.
     parser = lxml_html.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
     try:
         page: HtmlElement = lxml_html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)

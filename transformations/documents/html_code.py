@@ -1,4 +1,4 @@
-"""An element of an HTML page that shows code in, its code and language out: without line numbers and buttons."""
+"""An HTML element that shows code in, its code (without line numbers and buttons) and its language out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LINES = frozenset(("div", "p", "li", "tr"))
 
 
 def is_code_block(element: HtmlElement) -> bool:
-    """Whether all of an element is a block of code; Doxygen's has a `div` for each line."""
+    """Whether all of an element is a block of code; Doxygen writes one as a `div` with a `div` for each line."""
     if element.tag in _PRE:
         return True
     return element.tag == "div" and (element.get("class") or "") == "fragment"
 
 
 def code_of(element: HtmlElement) -> str:
-    """The characters of the code as they are laid out."""
+    """The text of the code with its line breaks, without line numbers and buttons."""
     parts: list[str] = []
     walker = etree.iterwalk(element, events=("start", "end"))
     is_left_out = False
@@ -46,7 +46,7 @@ def code_of(element: HtmlElement) -> str:
 
 
 def language_of(element: HtmlElement) -> str:
-    """The language that the page names for a block of code; "" where it names none."""
+    """The language that the page names for a block of code; "" if it names none."""
     around = [element, *element.iter("code"), *(parent for parent in list(element.iterancestors())[:2])]
     for part in around:
         named = _LANGUAGE.search(part.get("class") or "")

@@ -1,9 +1,9 @@
-"""The elements of an HTML page in; where its text stands, and what of it is the frame of the site, out.
+"""The elements of an HTML page in, the element that holds its text and what is the frame of the site out.
 
-Measured on the manuals and pages of `benchmarks/html.py`: a page of a manual is all text but for what says of itself
-that it is navigation. A page that introduces itself to search engines and social networks (Open Graph, JSON-LD) is
-one of a site, with teasers, advertisements and comments around its article: there, what trafilatura finds to be the
-article says where the text begins and ends.
+Measured on the manuals and pages of `benchmarks/html.py`: a page of a manual is all text, except elements that are
+marked as navigation. A page that describes itself for search engines and social networks (Open Graph, JSON-LD) is a
+page of a site, with teasers, advertisements and comments around its article. There trafilatura finds the article, which
+says where the text begins and ends.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from lxml.html import HtmlElement
 
 from transformations.documents.html_tree import HEADINGS, Linked
 
-# In ARIA, what is not the content of the page.
+# Roles of ARIA that are not the content of the page.
 _FRAME_ROLES = frozenset(("navigation", "banner", "contentinfo", "search", "menu", "menubar", "toolbar", "dialog"))
-# Names by which generators call their navigation; what bears one and is made of links is dropped.
+# Names that generators give to navigation; an element with such a name that is made of links is dropped.
 _NAVIGATION = re.compile(
     r"(?:^|[\s_-])(?:nav|navbar|navheader|navfooter|navigation|navpath|nav-path|navrow|breadcrumbs?|side-?bar|"
     r"sphinxsidebar|menu|pagination|skip-?link)(?:$|\s)",
@@ -31,12 +31,12 @@ _HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
 _MOSTLY = 0.5
 _SHINGLE = 3
-# So many blocks before the article may hold its heading.
+# How many blocks before the article are searched for its heading.
 _HEADING_REACH = 6
 
 
 def root_of(page: HtmlElement) -> HtmlElement:
-    """The element that holds the text: `<main>` where there is one with text, else the body."""
+    """The element that holds the text: `<main>` if there is one with text, else the body."""
     mains = [main for main in page.xpath("//main|//*[@role='main']") if not _is_hidden(main)]
     if mains and not any(main in mains[0].iterdescendants() for main in mains[1:]) and len(mains) > 1:
         mains = []
@@ -61,14 +61,14 @@ def is_frame(element: HtmlElement) -> bool:
 
 
 def is_of_site(page: HtmlElement) -> bool:
-    """Whether the page introduces itself to search engines and social networks."""
+    """Whether the page describes itself for search engines and social networks."""
     if next((s for s in page.iter("script") if "ld+json" in (s.get("type") or "").lower()), None) is not None:
         return True
     return any(_FOR_SITES.match(meta.get("property") or meta.get("name") or "") for meta in page.iter("meta"))
 
 
 def title_outside(page: HtmlElement, root: HtmlElement) -> str:
-    """The page's only heading of the first level, where it stands outside `root`; "" where it does not."""
+    """The page's only heading of level 1, if it stands outside `root`; else ""."""
     if next(root.iter("h1"), None) is not None:
         return ""
     titles = [h for h in page.iter("h1") if not _is_hidden(h) and next(h.iterancestors("nav", "footer"), None) is None]
@@ -76,9 +76,10 @@ def title_outside(page: HtmlElement, root: HtmlElement) -> str:
 
 
 def of_article(blocks: Sequence[nodes.Element], article: str) -> list[nodes.Element]:
-    """Those of `blocks` that are in an article: from the first to the last that `article` has, and their headings.
+    """Those of `blocks` from the first to the last that are in `article`, and the headings before the first.
 
-    Blocks between that are made of links and are not in `article` are teasers. Without any match, all are kept.
+    Blocks between them that are made of links and are not in `article` are teasers, and are dropped. Without any match
+    all blocks are kept.
     """
     known = _shingles(article)
     shares = [_share(block.astext(), known) for block in blocks]
@@ -105,7 +106,7 @@ def _shingles(text: str) -> set[tuple[str, ...]]:
 
 
 def _share(text: str, known: set[tuple[str, ...]]) -> float:
-    """The share of the runs of three words of a block (or of all its words, if they are fewer) that are known."""
+    """The share of a block's runs of three words that are in `known`; with fewer words, the run of all of them."""
     words = _WORD.findall(text.casefold())
     size = min(len(words), _SHINGLE)
     runs = list(zip(*(words[i:] for i in range(size)), strict=False)) if size else []
@@ -113,7 +114,7 @@ def _share(text: str, known: set[tuple[str, ...]]) -> float:
 
 
 def _is_hidden(element: HtmlElement) -> bool:
-    if element.get("role") == "tabpanel":  # of several, only the chosen one is shown; a reader can choose
+    if element.get("role") == "tabpanel":  # a page hides all panels but one, and a reader can open each
         return False
     if element.get("hidden") is not None and element.get("hidden") != "until-found":
         return True
@@ -121,7 +122,7 @@ def _is_hidden(element: HtmlElement) -> bool:
 
 
 def _is_of_links(element: HtmlElement) -> bool:
-    """Whether most of an element's text is in links; what holds a heading of the page is none of navigation."""
+    """Whether most of an element's text is in links; an element that holds a main heading is never navigation."""
     if next(element.iter(*HEADINGS[:2], "main", "article"), None) is not None:
         return False
     text = len("".join(element.text_content().split()))

@@ -1,8 +1,8 @@
-"""The elements of an HTML page in, a docutils tree of what a reader sees of them out, for `doctree` to write.
+"""The elements of an HTML page in, a docutils tree of what a reader sees out, for `doctree` to write.
 
-One pass over the page without recursion: however deep it nests, it is read. Lists and quotations keep their nesting as
-far as a reader could follow it; wrappers (`div`, `section`, …) never nest. Tables that only lay out a page, and rows
-that only hold a heading, are taken apart.
+The page is read in one pass without recursion, so it may nest at any depth. Lists and quotations keep up to 24 levels;
+wrappers (`div`, `section`, …) never nest. Tables that are only layout, and rows that only hold a heading, become plain
+blocks.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _LISTS: dict[str, type[nodes.Element]] = {
     **dict.fromkeys(("ul", "menu", "dir"), nodes.bullet_list),
     "ol": nodes.enumerated_list,
 }
-# What stands before and after a text that is set apart without an element of Markdown.
+# Characters to put before and after the text of an element that Markdown has no mark for.
 _AROUND = {"q": ("“", "”"), "s": ("~~", "~~"), "del": ("~~", "~~"), "strike": ("~~", "~~")}
 _BLOCKS = _words(
     "address article aside blockquote body caption center dd details dialog div dl dt fieldset figcaption figure "
     "footer form frameset header hgroup hr html legend li main nav noframes p search section summary table tbody td "
     "tfoot th thead tr"
 ) | {*HEADINGS, *_LISTS}
-# The sign beside a heading that links to it: Sphinx, GitHub, MkDocs, Docusaurus, the icon font of Read the Docs; and
-# the one that leads back from a footnote.
+# The sign beside a heading that links to the heading (Sphinx, GitHub, MkDocs, Docusaurus, the icon font of Read the
+# Docs), and the sign that leads back from a footnote.
 _PERMALINK = re.compile("[\\s¶#§🔗⚓∞\uf0c1\u200b↩\ufe0e]*")
 _RAISED = re.compile(r"[-+−]?\d+")
 _MAX_NESTING = 24
@@ -60,11 +60,11 @@ def blocks_of(root: HtmlElement, *, is_left_out: Callable[[HtmlElement], bool]) 
     """Return the blocks of `root` in the order of the page.
 
     Args:
-        is_left_out: whether an element (with all that is in it) is no part of the text.
+        is_left_out: whether an element, with all that is in it, is no part of the text.
     """
     reader = _Reader(root)
     walker = etree.iterwalk(root, events=("start", "end"))
-    is_taken = False  # the element that has just begun, with all that is in it
+    is_taken = False  # the element that has just begun is dealt with, with all that is in it
     for event, element in walker:
         if event == "start":
             is_taken = reader.is_skipped(element) or is_left_out(element) or reader.start(element)
@@ -83,7 +83,7 @@ def blocks_of(root: HtmlElement, *, is_left_out: Callable[[HtmlElement], bool]) 
 
 
 class _Reader:
-    """What is open while the page is read: blocks inside each other, and the line of text in the innermost."""
+    """The state while the page is read: the open blocks, one inside the other, and the line in the innermost."""
 
     def __init__(self, root: HtmlElement) -> None:
         self.document = nodes.container()
@@ -106,7 +106,7 @@ class _Reader:
             self._inline().append(Linked("", nodes.Text(text)) if self._links else nodes.Text(text))
 
     def flush(self) -> None:
-        """End the line of text: it becomes a paragraph, or a part of what is made of text alone."""
+        """End the line of text: it becomes a paragraph, or a part of a heading or term, which hold text alone."""
         line, self._line, self._breaks, self._last = self._line, nodes.paragraph(), 0, ""
         self._marks.clear()
         if not any(not isinstance(node, nodes.Text) or node.strip() for node in line.children):
@@ -124,7 +124,7 @@ class _Reader:
         return element.tag in _SKIPPED and not (element.tag == "button" and self._is_top(nodes.title))
 
     def start(self, element: HtmlElement) -> bool:
-        """Take an element; true where that takes all that is in it, too."""
+        """Begin an element; true if that deals with all that is in it, too."""
         tag = element.tag
         if tag in _MARKS:
             self._mark(element, _MARKS[tag])
@@ -155,7 +155,7 @@ class _Reader:
         elif tag == "input" and element.get("type", "").lower() == "checkbox" and self._is_top(nodes.list_item):
             self.text("[x] " if element.get("checked") is not None else "[ ] ")
         elif tag == "sup":
-            # 10 to the power of 6 is not 106.
+            # Without a "^", 10 to the power of 6 would become 106.
             is_power = not len(element) and _RAISED.fullmatch((element.text or "").strip()) and self._last.isalnum()
             self.text("^" if is_power else None)
         elif tag == "math":
@@ -180,7 +180,7 @@ class _Reader:
             self._close()
 
     def _start_block(self, element: HtmlElement, tag: str) -> None:
-        # Where an end tag is missing, libxml2 puts the next one inside.
+        # If an end tag is missing, libxml2 puts the next element inside this one.
         if (tag in HEADINGS and self._is_top(nodes.title)) or (tag in ("dt", "dd") and self._is_top(nodes.term)):
             self._close()
         if tag in HEADINGS:
@@ -216,7 +216,7 @@ class _Reader:
             self._item().append(definition)
             self._blocks.append((element, definition))
         elif self._nesting < _MAX_NESTING:
-            # A list of sections is no list to a reader.
+            # A reader does not see a list of sections as a list.
             if tag in _LISTS and element not in self._titled:
                 self._open(element, _LISTS[tag]("", start=_number(element.get("start"), 1)))
             elif tag == "blockquote" and element not in self._titled:
@@ -242,7 +242,7 @@ class _Reader:
         self._blocks.append((row, node))
 
     def _is_layout(self, row: HtmlElement, table: HtmlElement) -> bool:
-        """Whether a row lays out parts of the page, or is a heading within a table, and no row of data."""
+        """Whether a row is no row of data: it lays out parts of the page, or is a heading within a table."""
         if row in self._with_tables or table.get("role") in ("presentation", "none"):
             return True
         cells = [cell for cell in row if cell.tag in ("td", "th")]
@@ -304,7 +304,7 @@ class _Reader:
         return self._marks[-1][1] if self._marks else self._line
 
     def _mark(self, element: HtmlElement, kind: type[nodes.Element]) -> None:
-        """Text set off, once: what is bold in bold, or follows bold at once, is in the same mark."""
+        """Open a mark (bold, italic) once: bold inside bold, or right after bold, goes into the same mark."""
         around = self._inline()
         if any(isinstance(node, kind) for _, node in self._marks):
             node = around
@@ -316,8 +316,8 @@ class _Reader:
         self._marks.append((element, node))
 
     def _lead_on(self) -> None:
-        said = self._line.astext().rstrip()
-        if said and said[-1] not in ".:;!?":
+        line = self._line.astext().rstrip()
+        if line and line[-1] not in ".:;!?":
             self._marks.clear()
             self.text(":")
 
@@ -334,7 +334,7 @@ def is_permalink(link: HtmlElement) -> bool:
 
 
 def _ancestors(elements: Iterable[HtmlElement]) -> frozenset[HtmlElement]:
-    """All that hold one of `elements`; each element is met once, however deep the page nests."""
+    """All ancestors of `elements`; each is visited once, however deep the page nests."""
     found: set[HtmlElement] = set()
     for element in elements:
         for ancestor in element.iterancestors():
@@ -345,7 +345,7 @@ def _ancestors(elements: Iterable[HtmlElement]) -> frozenset[HtmlElement]:
 
 
 def _formula(element: HtmlElement) -> str:
-    """The source in TeX of a formula where it is beside it, else its text."""
+    """The TeX source of a formula if the page has it, else its text."""
     for annotation in element.iter("annotation"):
         if "tex" in (annotation.get("encoding") or "").lower():
             return str(annotation.text_content()).strip()

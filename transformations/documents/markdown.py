@@ -24,10 +24,11 @@ _MAX_TAG_LINES = 200
 
 
 def parse_markdown(text: str) -> Extract:
-    """Return the title (front matter's, otherwise the first heading) and the text without front matter and comments.
+    """Return the title (of the front matter, or else the first heading) and the text without front matter and comments.
 
     Boxes and tabs of MkDocs become text under their labels. A title that only the front matter has becomes the first
-    heading: a site shows it there. Its other fields are the metadata, as far as they are values or lists of them.
+    heading: a site shows it there. The other fields of the front matter are the metadata, if they are values or lists
+    of values.
 
     >>> parse_markdown("---\\ntitle: Tables\\ntags: [a, b]\\n---\\nSome <!-- old --> text")
     Extract(title='Tables', markdown='# Tables\\n\\nSome  text', metadata={'tags': 'a, b'})
@@ -37,7 +38,7 @@ def parse_markdown(text: str) -> Extract:
 
 
 def parse_mdx(text: str) -> Extract:
-    """Like `parse_markdown`, and without MDX's imports, exports and component tags; their content and labels stay.
+    """Like `parse_markdown`, and without MDX's imports, exports and component tags; the tags' content and labels stay.
 
     >>> parse_mdx("import A from 'a'\\n\\n<Aside title='Mind'>\\n  Hot\\n</Aside>").markdown.split()
     ['Mind:', 'Hot']
@@ -49,7 +50,7 @@ def parse_mdx(text: str) -> Extract:
 
 
 def _without_modules(lines: list[str]) -> Iterator[str]:
-    """Drop import and export statements: each ends at the first blank line at which its brackets are closed."""
+    """Drop import and export statements; each ends at the first blank line after its brackets are closed."""
     depth, in_statement = 0, False
     for i, is_code in outside_fences(lines):
         line = lines[i]
@@ -65,7 +66,7 @@ def _without_modules(lines: list[str]) -> Iterator[str]:
 
 
 def _tags_on_own_lines(lines: list[str]) -> Iterator[str]:
-    """Break a line behind a component tag that opens it and before the closing tag that ends it."""
+    """Break a line after a component tag at its start, and before a closing tag at its end."""
     for i, is_code in outside_fences(lines):
         line = lines[i]
         opening = None if is_code else _TAG_THEN_TEXT.match(line)
@@ -80,9 +81,9 @@ def _tags_on_own_lines(lines: list[str]) -> Iterator[str]:
 
 
 def _without_components(lines: list[str]) -> list[str]:
-    """Drop component tags that have lines of their own, and the indentation that they gave to what is in them."""
+    """Drop component tags on lines of their own, and the indentation of their content."""
     kept: list[str] = []
-    outer = ""  # the indentation of the outermost open tag: what is in it is laid out as if it stood there
+    outer = ""  # the indentation of the outermost open tag: its content is moved there
     bases: list[int | None] = []  # of each open tag: how far its content is indented, once known
     skip_until = -1
     for i, is_code in outside_fences(lines):

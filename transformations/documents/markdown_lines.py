@@ -1,4 +1,4 @@
-"""Lines of Markdown in, the same lines out: which of them are code, without comments, without the boxes of MkDocs."""
+"""Lines of Markdown in, which of them are code, and the lines without comments or without MkDocs' boxes, out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _STEP = 4
 
 
 class Fence:
-    """Whether one line after the other is in a fenced block of code."""
+    """Reads one line after the other, and knows whether it is in a fenced block of code."""
 
     def __init__(self) -> None:
         self.mark = ""
 
     def takes(self, line: str) -> bool:
-        """Go on to `line`; true where it is code, or the fence of it."""
+        """Go on to `line`; true if it is code or a fence."""
         match = _FENCE.match(line)
         if not self.mark:
             self.mark = match.group(1) if match else ""
@@ -33,14 +33,14 @@ class Fence:
 
 
 def outside_fences(lines: Sequence[str]) -> Iterator[tuple[int, bool]]:
-    """The index of each line, and whether it is code or the fence of it."""
+    """The index of each line, and whether the line is code or a fence."""
     fence = Fence()
     for i, line in enumerate(lines):
         yield i, fence.takes(line)
 
 
 def without_comments(lines: Sequence[str], *, is_mdx: bool = False) -> Iterator[str]:
-    """Drop comments, wherever they begin and end, but not in code; in MDX those of JavaScript, too."""
+    """Drop comments, also over several lines, but not in code; in MDX also those of JavaScript."""
     fence, comments = Fence(), _Comments(lines, is_mdx=is_mdx)
     is_in_list, may_be_code = False, True
     i = 0
@@ -66,12 +66,12 @@ def without_comments(lines: Sequence[str], *, is_mdx: bool = False) -> Iterator[
 
 
 class _Comments:
-    """The lines of a document, and where a comment that begins in one of them ends."""
+    """The lines of a document; finds where a comment that begins in one of them ends."""
 
     def __init__(self, lines: Sequence[str], *, is_mdx: bool) -> None:
         self._lines = lines
         self._openings = ("<!--", "{/*") if is_mdx else ("<!--",)
-        self._never: set[str] = set()  # closings that come no more
+        self._never: set[str] = set()  # closing marks that do not come again
 
     def dropped(self, number: int) -> tuple[str, int]:
         """Line `number` without its comments, and the number of the line in which the last of them ends."""
@@ -104,12 +104,12 @@ class _Comments:
             place = self._lines[i].find(closing, at if i == number else 0)
             if place >= 0:
                 return i, place + len(closing)
-        self._never.add(closing)  # never closed: not a comment that a reader would miss
+        self._never.add(closing)  # never closed, so it is no comment and stays in the text
         return None
 
 
 def _code_spans(line: str) -> dict[int, int]:
-    """Start → end of the code in a line; a run of backticks goes with the next one of its length."""
+    """Start → end of each code span in a line; a run of backticks is closed by the next run of the same length."""
     runs = [(match.start(), match.end()) for match in re.finditer(r"`+", line)]
     spans: dict[int, int] = {}
     following: dict[int, int] = {}  # length → end of the next run of that length
@@ -121,7 +121,7 @@ def _code_spans(line: str) -> dict[int, int]:
 
 
 def without_boxes(lines: Iterable[str]) -> Iterator[str]:
-    """Boxes and tabs of MkDocs as text under their labels: their content is indented, and would be read as code."""
+    """Turn boxes and tabs of MkDocs into text under their labels: indented as it is, it would be read as code."""
     open_at: list[int] = []  # the indentation of each open box
     fence = Fence()
     for line in lines:

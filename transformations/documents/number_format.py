@@ -1,11 +1,11 @@
-"""A number and Excel's format code in, the number as a reader of the sheet sees it, with all of its digits, out."""
+"""A number and Excel's format code in, the number as a reader of the sheet sees it, but with all of its digits, out."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
 
-# Literals, what is only drawn, and what stands for digits.
+# In order: literals in quotes, escaped characters, currencies, what only lays out or colours, digits, other characters.
 _TOKEN = re.compile(
     r'"([^"]*)"|\\(.)|\[\$([^\]-]*)[^\]]*\]|\[[^\]]*\]|[_*].|([0#?][0#?,. ]*[0#?]|[0#?.][0#?,.]*)|(.)', re.DOTALL
 )
@@ -17,8 +17,8 @@ _LITERAL = frozenset("$-+/():!^&'~{}<>= %€£¥¢₹")
 def shown(value: float | int, code: str) -> str:
     """`value` with the signs, zeros and groups of `code`.
 
-    A format that rounds does not: digits that it hides are told. What is no plain number (dates, fractions, powers,
-    thousands of thousands) is told as it is.
+    Digits that a format would round away are kept. If the format is not one of plain numbers (dates, fractions, powers,
+    numbers in thousands), the number is returned as `general` writes it.
 
     >>> shown(0.075, "0.0%"), shown(1234.5, '#,##0.00 "EUR"'), shown(7, "0000"), shown(2.345, "0.0")
     ('7.5%', '1,234.50 EUR', '0007', '2.345')
@@ -60,7 +60,7 @@ def shown(value: float | int, code: str) -> str:
 
 
 def general(value: float | int) -> str:
-    """A number as it is, without the noise of its last binary digit."""
+    """A number without a format: at most 15 significant digits, so that no binary noise shows."""
     return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
@@ -76,19 +76,19 @@ def _number(number: Decimal, pattern: str) -> str:
 
 
 def _filled(parts: list[tuple[bool, str]], number: Decimal) -> str | None:
-    """A number whose digits are parted by signs, as 012-34-5678; None where it is no whole number."""
+    """A whole number with signs between its digits, such as 012-34-5678; None if it is no whole number."""
     if number != number.to_integral_value() or any(is_digits and set(text) & set(".,") for is_digits, text in parts):
         return None
     left = f"{number:f}".partition(".")[0]
-    told: list[str] = []
+    written: list[str] = []
     places = [at for at, (is_digits, _) in enumerate(parts) if is_digits]
     for at in range(len(parts) - 1, -1, -1):
         is_digits, text = parts[at]
         if not is_digits:
-            told.append(text)
+            written.append(text)
             continue
         width = len(left) if at == places[0] else len(text)
         taken = left[len(left) - width :] if width <= len(left) else left
         left = left[: len(left) - len(taken)]
-        told.append(taken.rjust(text.count("0"), "0"))
-    return "".join(reversed(told)).strip()
+        written.append(taken.rjust(text.count("0"), "0"))
+    return "".join(reversed(written)).strip()

@@ -1,4 +1,4 @@
-"""Parts of an Office file in; what Word, Excel and PowerPoint have in common out: relations, charts, diagrams."""
+"""Parts of an Office file in, what Word, Excel and PowerPoint share out: relations, charts, diagrams, comments."""
 
 from __future__ import annotations
 
@@ -18,25 +18,36 @@ C = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
 DGM = "{http://schemas.openxmlformats.org/drawingml/2006/diagram}"
 R = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}"
 _RELATIONSHIP = "{http://schemas.openxmlformats.org/package/2006/relationships}Relationship"
-# Points of a diagram that draw and hold no text of the author's.
+# Points of a diagram that are drawing only, and hold no text of the author.
 _DRAWN_POINTS = frozenset({"pres", "parTrans", "sibTrans"})
 _MAX_PARTS = 10_000
 
 
 class Relation(NamedTuple):
-    """Where a part leads: the last word of the relation's type, and the other part's name ("" for a web address)."""
+    """A link from one part to another.
+
+    Attributes:
+        kind: the last word of the relation's type, such as `chart`.
+        part: the name of the other part; "" for a web address.
+    """
 
     kind: str
     part: str
 
 
 def parse_part(content: bytes) -> Any:
-    """The root of a part. Entities are not resolved, and nothing is fetched."""
+    """The root element of a part. Entities are not resolved, and nothing is fetched.
+
+    Raises:
+        etree.XMLSyntaxError: it is no XML.
+        MemoryError: libxml2 got no memory.
+        RefusedDocumentError: `unparseable`: it refers to an entity.
+    """
     parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=True)
     try:
         root = etree.fromstring(content, parser)
     except etree.XMLSyntaxError as error:
-        if not error.lineno:  # no place: libxml2 was refused memory
+        if not error.lineno:  # an error without a place: libxml2 got no memory
             raise MemoryError from error
         raise
     for element in list(root.iter(etree.Entity)):
@@ -45,7 +56,7 @@ def parse_part(content: bytes) -> Any:
 
 
 def relations(archive: zipfile.ZipFile, part: str) -> dict[str, Relation]:
-    """Id -> relation of a part; of the whole file where `part` is ""."""
+    """Id -> relation of a part; of the whole file if `part` is "". None at all if the list is missing or broken."""
     folder, name = posixpath.split(part)
     try:
         root = parse_part(archive.read(posixpath.join(folder, "_rels", f"{name}.rels")))
@@ -61,16 +72,19 @@ def relations(archive: zipfile.ZipFile, part: str) -> dict[str, Relation]:
 
 
 def main_part(archive: zipfile.ZipFile, usual: str) -> str | None:
-    """The part that the file says is its main one, whatever its name; else the usual one where that is there."""
+    """The main part that the file names, or else the `usual` one if that exists.
+
+    None if there is none, or if its root element is not that of such a file (`document` for Word).
+    """
     names = set(archive.namelist())
-    told = (r.part for r in relations(archive, "").values() if r.kind == "officeDocument" and r.part in names)
-    part = next(told, usual if usual in names else None)
-    kind = usual.rpartition("/")[2].removesuffix(".xml")  # its root is called so: document, workbook, presentation
+    named = (r.part for r in relations(archive, "").values() if r.kind == "officeDocument" and r.part in names)
+    part = next(named, usual if usual in names else None)
+    kind = usual.rpartition("/")[2].removesuffix(".xml")  # the name of its root: document, workbook, presentation
     return part if part is None or _root_name(archive, part) in (kind, None) else None
 
 
 def _root_name(archive: zipfile.ZipFile, part: str) -> str | None:
-    """The name of a part's root; None where it has none: whoever reads all of it says why."""
+    """The name of a part's root element; None if it cannot be read: whoever reads the whole part then says why."""
     try:
         with archive.open(part) as stream:
             _, root = next(iter(etree.iterparse(stream, events=("start",), resolve_entities=False, no_network=True)))
@@ -80,7 +94,7 @@ def _root_name(archive: zipfile.ZipFile, part: str) -> str | None:
 
 
 def related(archive: zipfile.ZipFile, part: str, *kinds: str) -> Iterator[tuple[str, Any]]:
-    """Name and root of each part of such a kind that `part` leads to; one that is broken or gone is passed over."""
+    """Name and root of each part of one of `kinds` that `part` links to; a broken or missing one is left out."""
     for relation in relations(archive, part).values():
         if relation.kind in kinds and relation.part:
             try:
@@ -90,7 +104,7 @@ def related(archive: zipfile.ZipFile, part: str, *kinds: str) -> Iterator[tuple[
 
 
 def paragraph_texts(element: Any) -> Iterator[str]:
-    """The text of each paragraph of a drawing that has any."""
+    """The text of each paragraph of a drawing, on one line; blank ones are left out."""
     for paragraph in element.iter(f"{A}p"):
         text = "".join(t.text or "" if t.tag == f"{A}t" else "\n" for t in paragraph.iter(f"{A}t", f"{A}br"))
         if text.strip():
@@ -98,9 +112,9 @@ def paragraph_texts(element: Any) -> Iterator[str]:
 
 
 def comment_line(text: str, author: str | None, at: str | None) -> str:
-    """A comment as a paragraph says it."""
-    told = ", ".join(filter(None, ((author or "").strip(), (at or "")[:19])))
-    return f"Comment ({told}): {' '.join(text.split())}" if told else f"Comment: {' '.join(text.split())}"
+    """A comment as one line, with its author and date if they are known."""
+    about = ", ".join(filter(None, ((author or "").strip(), (at or "")[:19])))
+    return f"Comment ({about}): {' '.join(text.split())}" if about else f"Comment: {' '.join(text.split())}"
 
 
 def diagram_texts(model: Any) -> Iterator[str]:

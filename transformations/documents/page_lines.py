@@ -1,4 +1,4 @@
-"""The lines of printed pages in, paragraphs in one line each out: what a page's margins had broken is joined again."""
+"""The lines of printed pages in, paragraphs of one line each out: lines that the page's margin broke are joined."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import quantiles
 
-# What PDFium puts where a word goes on in the next line.
+# What PDFium puts at the end of a line in which a word is broken.
 WORD_BREAK = "\ufffe"
 _BROKEN_WORD = re.compile(rf"([\w-]*\w){WORD_BREAK}(\w+)")
 _LIST_ITEM = re.compile(r"(?:[•◦▪‣●○■·–—*-]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+\S")
 _SENTENCE_END = tuple(".!?:;。।؟")
 _CLOSING = "\"'”’)]»"
-# A line of less than this share of a long line of its page was ended by its author, not by the margin.
+# A line with less than this share of the length of a long line of its page was ended by its author, not by the margin.
 _FULL_LINE_RATIO = 0.75
 _FEW_LINES = 4
-# A line that so many pages share, at their top or foot, is a running head.
+# A line at the top or foot of at least this many pages, and of this share of all pages, is a running head.
 _MIN_SHARING_PAGES = 3
 _MIN_SHARED_RATIO = 0.6
-# Lines of a running head, or foot.
+# How many lines a running head or foot may have.
 _MAX_EDGE = 3
 _PAGE_NUMBER = re.compile(
     r"(?:\W*(?:page|p\.|pg\.?|seite|s\.|página|pagina|стр\.))?\W*(?:(?P<number>\d{1,4})|(?P<roman>[ivxlc]{1,8}))"
@@ -36,26 +36,26 @@ def paragraphs(
 ) -> Iterator[tuple[str, int]]:
     """Yield (text, level) of each paragraph: level 0 for text, 1 and more for a heading.
 
-    A paragraph ends with a line that is much shorter than the page's long ones, before a list item, and at a heading;
-    it goes on over the end of a page where a sentence does.
+    A paragraph ends with a line that is much shorter than the page's long ones, before a list item, and at a heading.
+    It goes on over the end of a page if its last sentence does.
 
     Args:
         pages: the lines of each page, top to bottom, none blank; `WORD_BREAK` ends a line within a word.
         headings: level by (number of the page, `heading_key` of the line).
-        asides: what stands on a page beside its lines, by number of the page: paragraphs at its end.
+        asides: texts of a page that are none of its lines, by number of the page; they become paragraphs at its end.
     """
     lines = [line for page in pages for line in page]
-    # Only a broken word asks how the document writes it elsewhere.
+    # Words are counted only if one is broken: the counts say how the document writes it elsewhere.
     is_broken = any(line.endswith(WORD_BREAK) for line in lines)
     words = Counter(re.findall(r"[\w-]+", " ".join(lines)) if is_broken else ())
     open_text = ""
-    beside: list[str] = []  # what stands at the end of the page before
+    beside: list[str] = []  # the foot and the asides of the page before
     for number, (top, page, foot) in enumerate(_framed(without_running_heads(pages))):
         full = _full_length(page)
         if open_text and not (page and _goes_on(open_text, page[0])):
             yield _mended(open_text, words), 0
             open_text = ""
-        # Before what goes on from the page before, so that it does not stand in a sentence.
+        # These come before a paragraph that goes on from the page before, so that they do not stand inside a sentence.
         for at, line in [*((number - 1, line) for line in beside), *((number, line) for line in top)]:
             yield _mended(line, words), headings.get((at, heading_key(line)), 0)
         for line in page:
@@ -79,16 +79,17 @@ def paragraphs(
 
 
 def heading_key(line: str) -> str:
-    """What an entry of an outline and its line on the page have in common: letters and digits, without a number."""
+    """The key by which an entry of the outline finds its line on the page: its letters and digits in lower case,
+    without a number in front."""
     return re.sub(r"^[\d.]+|\W", "", line.casefold()) or line.casefold()
 
 
 def without_running_heads(pages: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Drop what most pages begin or end with, where nothing is lost by it: page numbers, and repetitions.
+    """Drop page numbers and repetitions that most pages begin or end with, if nothing is lost by it.
 
     A page number is a line with no other word, whose number grows with the pages. A repetition is a line that an
-    earlier page has to the letter at its edge, and no page within. Lines that differ, if only by a number (of an
-    invoice, of a table's row), stay, and so does the last line of a page.
+    earlier page has at its edge, letter by letter, and that no page has away from its edges. Lines that differ, if only
+    by a number (of an invoice, of a table's row), stay. A page keeps at least one line.
     """
     kept = [list(page) for page in pages]
     needed = max(_MIN_SHARING_PAGES, _MIN_SHARED_RATIO * len(pages))
@@ -106,7 +107,7 @@ def without_running_heads(pages: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _page_numbers(pages: Sequence[Sequence[str]], *, at: int, needed: float) -> set[int]:
-    """The pages whose line at the edge is the number of the page, however it is counted."""
+    """The pages whose line at the edge is a page number, whatever number the first page has."""
     offsets: dict[int, list[int]] = {}
     for number, page in enumerate(pages):
         found = _PAGE_NUMBER.fullmatch(page[at].strip()) if page else None
@@ -119,7 +120,7 @@ def _page_numbers(pages: Sequence[Sequence[str]], *, at: int, needed: float) -> 
 def _repetitions(
     pages: Sequence[Sequence[str]], within: Mapping[str, int], first: dict[str, int], *, at: int, needed: float
 ) -> set[int]:
-    """The pages whose line at the edge most pages have there; not the first of them, which `first` remembers."""
+    """The pages whose line at the edge is shared by most pages, without the first of them, which `first` remembers."""
     edges = Counter(page[at] for page in pages if page)
     drop = set()
     for number, page in enumerate(pages):
@@ -136,7 +137,8 @@ def _roman(text: str) -> int:
 
 
 def _framed(pages: Sequence[Sequence[str]]) -> Iterator[tuple[list[str], list[str], list[str]]]:
-    """Each page's lines as its running head, its body and its running foot: what most pages have but for a number."""
+    """Each page's lines as running head, body and running foot. A head or foot is a line that most pages have there,
+    numbers aside."""
     needed = max(_MIN_SHARING_PAGES, _MIN_SHARED_RATIO * len(pages))
     edges = Counter(edge for page in pages for edge in {(at, _edge_key(page[at])) for at in (0, -1) if page})
     for page in pages:
@@ -150,7 +152,7 @@ def _edge_key(line: str) -> str:
 
 
 def _full_length(lines: Sequence[str]) -> float:
-    """The length from which a line counts as full; 0 (every line goes on) where nothing can be told."""
+    """The length in characters from which a line counts as full; 0 (each line counts) for a page without lines."""
     lengths = [len(line) for line in lines]
     if len(lengths) < _FEW_LINES:
         return _FULL_LINE_RATIO * max(lengths, default=0)
@@ -165,7 +167,8 @@ def _goes_on(text: str, line: str) -> bool:
 
 
 def _mended(text: str, words: Mapping[str, int]) -> str:
-    """`text` with its broken words whole: with the hyphen where the document writes the word so, else without."""
+    """`text` with its broken words joined: with a hyphen if the document writes the word so elsewhere, or if it looks
+    like a compound, else without."""
 
     def whole(match: re.Match[str]) -> str:
         left, right = match.groups()

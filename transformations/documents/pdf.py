@@ -16,11 +16,11 @@ from transformations.documents.page_lines import heading_key, paragraphs
 from transformations.documents.plain import escape_block_start, escape_inline
 
 _PASSWORD_NEEDED = 4  # FPDF_ERR_PASSWORD
-# C0 without tab and newlines, soft hyphens, and characters that stand for nothing.
+# Control characters (C0, without tab and newlines), soft hyphens, and characters that mean nothing.
 _UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f\u00ad\ufeff\uffff]")
 _BULLET = re.compile(r"[•◦▪‣●○■·]\s+")
 _DATE = re.compile(r"D:(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?")
-# What a word processor writes into the title when nobody did.
+# Titles that a word processor writes when its user wrote none.
 _NO_TITLE = re.compile(r"untitled|.*\.(?:docx?|dvi|tex|indd|qxd|pdf|rtf|odt|pptx?|xlsx?|fm|e?ps)$", re.IGNORECASE)
 _MAX_HEADING = 6
 _MAX_FIRST_LINE = 80
@@ -29,10 +29,10 @@ _MAX_FIRST_LINE = 80
 def parse_pdf(content: bytes) -> Extract:
     """Return the title, the text and the metadata (author, subject, keywords, created_at, pages, attachments).
 
-    Each paragraph is one line. A line that is an entry of the outline is a heading of its level. Page numbers are
-    dropped, and what most pages begin or end with is told once. Values of form fields and the texts of annotations are
-    paragraphs at the end of their page. The title is the metadata's, otherwise the
-    outline's first entry, otherwise a short first line.
+    Each paragraph is one line. A line that is an entry of the outline is a heading of that entry's level. Page numbers
+    are dropped, and a line that most pages begin or end with is kept once. Values of form fields and the texts of
+    annotations are paragraphs at the end of their page. The title is that of the metadata, otherwise the first entry of
+    the outline, otherwise a short first line.
 
     Raises:
         RefusedDocumentError: `encrypted` (a password is needed), `empty` (no page has text), `unparseable`.
@@ -50,7 +50,7 @@ def parse_pdf(content: bytes) -> Extract:
 
 
 def _extract(document: pypdfium2.PdfDocument) -> Extract:
-    # Fields of a form are read by the part of PDFium that fills them in.
+    # PDFium reads form fields with the part of it that fills in forms.
     form = _form(document)
     read = [_page(document, number, form) for number in range(len(document))]
     pages = [lines for lines, _ in read]
@@ -87,7 +87,7 @@ def _form(document: pypdfium2.PdfDocument) -> Any:
 
 
 def _page(document: pypdfium2.PdfDocument, number: int, form: Any) -> tuple[list[str], list[str]]:
-    """The lines of one page, and what stands beside them; a page that PDFium cannot load has none."""
+    """The lines of one page, and the texts beside them (`_beside`); both empty if PDFium cannot load the page."""
     try:
         page = document[number]
     except pypdfium2.PdfiumError:
@@ -107,7 +107,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _beside(page: Any, form: Any) -> Iterator[str]:
-    """Values of form fields, as "name: value", and the texts of annotations: they are no part of a page's own text."""
+    """Values of form fields, as "name: value", and the texts of annotations: a page's own text does not have them."""
     seen = set()
     for index in range(max(raw.FPDFPage_GetAnnotCount(page), 0)):
         annotation = raw.FPDFPage_GetAnnot(page, index)
@@ -131,7 +131,7 @@ def _beside(page: Any, form: Any) -> Iterator[str]:
 
 
 def _utf16(function: Any, *arguments: Any) -> str:
-    """What a function of PDFium writes as UTF-16 into a buffer, on one line."""
+    """The UTF-16 text that a function of PDFium writes into a buffer, on one line."""
     size = function(*arguments, None, 0)
     if size <= 2:
         return ""
@@ -142,7 +142,7 @@ def _utf16(function: Any, *arguments: Any) -> str:
 
 
 def _outline(document: pypdfium2.PdfDocument) -> Iterator[tuple[str, int, int]]:
-    """Title, level from 1 and number of the page of each entry that leads to a page."""
+    """Title, level (from 1) and page number (from 0) of each entry that leads to a page."""
     for entry in document.get_toc():
         destination = entry.get_dest()
         page = destination.get_index() if destination else None
@@ -159,7 +159,8 @@ def _block(text: str, level: int) -> str:
 
 
 def _instant(text: str) -> str | None:
-    """The date of a PDF (D:20240822125427Z00'00') as ISO 8601, without its zone, as far as it is given."""
+    """The date of a PDF (D:20240822125427Z00'00') as ISO 8601 without its time zone, as exact as it is given; None if
+    it is no date."""
     match = _DATE.match(text)
     if not match:
         return None

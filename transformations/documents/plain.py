@@ -7,17 +7,17 @@ import re
 from transformations.documents.extract import Extract
 
 _MAX_TITLE = 80
-# What would open a block other than a paragraph if it stood at the start of a line.
+# What opens a block other than a paragraph if it stands at the start of a line.
 _BLOCK_START = re.compile(
     r"""(?P<indent>[ ]{0,3})
     (?:(?P<number>\d{1,9})(?=[.)](?:\s|$))
     |(?=\#{1,6}(?:\s|$) | > | [-+*](?:\s|$) | ```|~~~ | =+\s*$ | -+\s*$ | \| | (?:[*_-]\s*){3,}$))""",
     re.VERBOSE,
 )
-# Plain text may well mean its list markers, and Markdown reads them the same way: they stay.
+# List markers stay: plain text may well mean them, and Markdown reads them the same way.
 _NOT_A_LIST = re.compile(r"([ ]{0,3})(?=#{1,6}(?:\s|$)|>|```|~~~|[=-]+\s*$|\||(?:[*_-]\s*){3,}$|<[A-Za-z/!?])")
-# Inline: code spans, HTML, emphasis that is not between blanks or inside a word, a backslash that would escape; and
-# "[", where a link follows.
+# Inline markup: code spans, HTML, emphasis that is not between blanks or inside a word, a backslash that would escape,
+# and "[" (`escape_inline` checks that a link follows).
 _INLINE = re.compile(r"`|<(?=[A-Za-z/!?])|(?<!\s)\*|\*(?!\s|$)|(?<![^\W_])_|_(?![^\W_])|\\(?=[!-/:-@\[-`{-~])|\[")
 
 
@@ -27,7 +27,7 @@ def escape_inline(text: str) -> str:
     >>> escape_inline("call __init__(*args) of snake_case <T>")
     'call \\\\_\\\\_init\\\\_\\\\_(\\\\*args) of snake_case \\\\<T>'
     """
-    closing = -1  # the first "]" from here on; looked for once, since a text may be made of "["
+    closing = -1  # the next "]"; not looked for at each "[", since a text may be made of them
 
     def escaped(match: re.Match[str]) -> str:
         nonlocal closing
@@ -43,7 +43,7 @@ def escape_inline(text: str) -> str:
 
 
 def escape_block_start(line: str) -> str:
-    """Return `line` such that it opens a paragraph and no heading, list, quote, table or code block.
+    """Return `line`, escaped so that it opens a paragraph and no heading, list, quote, table or code block.
 
     >>> escape_block_start("# no heading"), escape_block_start("1986. A great year")
     ('\\\\# no heading', '1986\\\\. A great year')
@@ -55,7 +55,7 @@ def escape_block_start(line: str) -> str:
 
 
 def as_paragraph(text: str) -> str:
-    """Return `text` as a paragraph on one line that Markdown takes for text alone.
+    """Return `text` as a paragraph on one line, escaped so that Markdown finds no markup in it.
 
     >>> as_paragraph(" # no\\n*mark* ")
     '\\\\# no \\\\*mark\\\\*'

@@ -34,13 +34,13 @@ _USUAL = "ppt/presentation.xml"
 
 
 def parse_pptx(content: bytes) -> Extract:
-    """Return the title that the file's properties give, the slides in order, and the metadata (`slides` among it).
+    """Return the title that the file's properties give, the slides in order, and the metadata with the number `slides`.
 
     A slide is a heading (its title, or "Slide 3") and its shapes from top to bottom: paragraphs, lists, tables, the
     figures of charts, the texts of diagrams, the alternative text of pictures; then its notes and its comments.
 
     Raises:
-        RefusedDocumentError: see `open_archive`; `unparseable` where it is an archive and no presentation.
+        RefusedDocumentError: see `open_archive`; `unparseable` if the archive is no presentation.
     """
     with open_archive(content) as archive:
         if (main := main_part(archive, _USUAL)) is None:
@@ -60,7 +60,7 @@ def _slide(slide: Any, number: int, comments: list[str]) -> Iterator[str]:
     heading = slide.shapes.title
     name = " ".join(heading.text_frame.text.split()) if heading is not None else ""
     blocks = [block for shape in _in_order(slide.shapes) if shape != heading for block in _shape(shape)]
-    # Forms of which a newer program shows one: python-pptx knows neither.
+    # Drawings in two forms, for newer and older programs: python-pptx reads neither, so the newer one is read here.
     for choice in slide._element.xpath("./p:cSld/p:spTree//*[local-name() = 'AlternateContent']/*[1]"):
         blocks += [as_paragraph(text) for text in _texts(choice)]
     notes = slide.notes_slide.notes_text_frame if slide.has_notes_slide else None
@@ -95,7 +95,7 @@ def _shape(shape: Any) -> Iterator[str]:
 
 
 def _table(table: Any) -> list[list[str]]:
-    """The rows of a table, its merged cells told as in `spread`."""
+    """The rows of a table; merged cells are repeated as `spread` does."""
     cells = [list(row.cells) for row in table.rows]
     spans = [
         (top, left, cell.span_height, cell.span_width)
@@ -121,7 +121,7 @@ def _texts(element: Any) -> Iterator[str]:
 
 
 def _authors(archive: Any, main: str) -> dict[str, str]:
-    """Id -> name of those who comment, as older and newer programs write them."""
+    """Id -> name of the authors of comments, in the parts of older and of newer programs."""
     found = {}
     for _, root in related(archive, main, "commentAuthors", "authors"):
         for author in root.iter(f"{_P}cmAuthor", f"{_P188}author"):
@@ -143,7 +143,7 @@ def _paragraphs(frame: Any) -> Iterator[str]:
     """The paragraphs of a text frame; those that are indented or carry a bullet are list items."""
     items: list[str] = []
     for paragraph in frame.paragraphs:
-        # An equation stands in a paragraph as a form of its own, which python-pptx passes over.
+        # An equation is an element of its own within a paragraph, which python-pptx leaves out.
         maths = "".join(t.text or "" for t in paragraph._p.iter(f"{_M}t"))
         text = escape_inline(" ".join(f"{paragraph.text} {maths}".split()))
         if not text:

@@ -1,7 +1,7 @@
-"""reStructuredText in (Sphinx's too), its title and its text as Markdown out.
+"""reStructuredText (also Sphinx's) in, its title and its text as Markdown out.
 
-Parsed by docutils with everything switched off that reads a file, calls out, or tells the time. A directive or role
-that docutils does not know would cost its content: see `rst_markup` for how it is kept.
+docutils parses it, with everything switched off that reads a file, uses the network, or tells the time. docutils would
+drop the content of a directive or role that it does not know: `rst_markup` keeps it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _SETTINGS = {
     "report_level": 5,
     "halt_level": 5,
     "warning_stream": False,
-    # Raise what goes wrong; without it docutils prints a report and calls sys.exit.
+    # Let errors through; without this docutils prints a report and calls sys.exit.
     "traceback": True,
-    # A table may be wide, and a paragraph may be on one line.
+    # A table may be wide, and a paragraph may be one long line.
     "line_length_limit": 10**9,
-    # Sphinx's ways: the first title is a section like every other, a field list at the top is no bibliography.
+    # As in Sphinx: the first title is a section like every other, and a field list at the top is no bibliography.
     "doctitle_xform": False,
     "docinfo_xform": False,
     "sectnum_xform": False,
@@ -47,7 +47,7 @@ def parse_rst(text: str) -> Extract:
     The result depends on `text` alone: not on files, and not on the documents parsed before it.
 
     Raises:
-        Exception: whatever docutils raises, among them RecursionError for nesting some hundred levels deep.
+        Exception: whatever docutils raises, such as RecursionError for some hundred levels of nesting.
     """
     with _own_registries():
         register_markup(text)
@@ -62,9 +62,9 @@ def parse_rst(text: str) -> Extract:
 def _own_registries() -> Iterator[None]:
     """Undo on leaving whatever a document registers: docutils keeps names in dictionaries of the process.
 
-    Otherwise a `.. role::` or `.. default-role::` of one document would change how the next one is read. Sphinx's
-    `docutils_namespace` does the same, in the same way, docutils offering no other. The lock is for threads: a parse
-    holds the process's registries from its start to its end.
+    Otherwise a `.. role::` or `.. default-role::` of one document would change how the next one is read. docutils
+    offers no better way; Sphinx's `docutils_namespace` does the same. The lock is for threads: one parse at a time uses
+    the registries, from its start to its end.
     """
     with _registries:
         registries: list[dict[str, Any]] = [getattr(directives, "_directives"), getattr(roles, "_roles")]  # noqa: B009

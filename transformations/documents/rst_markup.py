@@ -1,8 +1,8 @@
-"""The text of an rST document in, docutils ready to parse it out: Sphinx's directives and roles, and unknown ones.
+"""Directives and roles for docutils: those of Sphinx, and one that keeps the content of any unknown name.
 
-docutils refuses what it does not know together with its content. So names are looked up in the text first, and
-what docutils cannot resolve is registered with a directive (or role) that keeps argument and content. That a name is
-found in a code example as well does no harm.
+docutils drops what it does not know, together with the content. So the names in a text are looked up before it is
+parsed, and a name that docutils cannot resolve is registered with a directive (or role) that keeps argument and
+content. A name that is found only in a code example does no harm.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ CHANGES = {
     "versionremoved": "Removed in version",
     "deprecated-removed": "Deprecated since version",
 }
-# What a reader of the built page does not see; `include` and `raw` also because they would read or be raw; `date`
-# because it would tell the time, and a document parsed twice is to be the same twice.
+# What a reader of the built page does not see. `include` would read a file, `raw` would pass markup through, and `date`
+# would tell the time, so that the same document would give another text later.
 HIDDEN = _words(
     "toctree index highlight currentmodule module tabularcolumns sectionauthor codeauthor include raw date meta "
     "contents sectnum section-numbering default-domain"
 )
 # Options whose value is shown to a reader.
 _SHOWN_OPTIONS = ("type", "default", "value", "synopsis", "returns", "rtype")
-# Builders whose output is another one than the page that people read.
+# Sphinx's builders whose output is not the HTML page that people read.
 _OTHER_BUILDERS = _words("latex latexpdf pdf man texinfo epub text gettext xml pseudoxml")
 _CODE_ROLES = _words(
     "func function meth method class mod module attr attribute data exc obj const macro member type var option envvar "
@@ -67,7 +67,7 @@ class _AnyOption(dict[str, Callable[[str], Any]]):
 
 
 class _Keep(Directive):
-    """Argument and content of a directive, whatever they are; the base of the others."""
+    """Keeps argument and content of a directive, whatever they are; the base of the others."""
 
     optional_arguments = 1
     final_argument_whitespace = True
@@ -146,7 +146,7 @@ class _Code(_Keep):
 
 
 class _LiteralInclude(_Keep):
-    """Another file's text is not read; its name is what this document says."""
+    """Keeps the name of the other file; its text is not read."""
 
     def run(self) -> list[nodes.Node]:
         name = self.options.get("caption") or self._argument()
@@ -159,7 +159,7 @@ class _Only(_Keep):
 
 
 class _Content(_Keep):
-    """The content; the argument is a setting."""
+    """Keeps the content; the argument is only a setting."""
 
     def run(self) -> list[nodes.Node]:
         return self._parsed()
@@ -172,14 +172,14 @@ class _Hidden(_Keep):
 
 
 class _Image(_Keep):
-    """An image's alternative text: docutils' own directive knows fewer options than Sphinx."""
+    """Keeps an image's alternative text; docutils' own directive knows fewer options than Sphinx's."""
 
     def run(self) -> list[nodes.Node]:
         return [nodes.image(self.block_text, uri=self._argument(), alt=self.options.get("alt", ""))]
 
 
 def register_markup(text: str) -> None:
-    """Register with docutils each directive and role of `text` that docutils lacks, or would treat otherwise."""
+    """Register with docutils each directive and role of `text` that docutils does not have, or treats differently."""
     for name in set(_DIRECTIVE.findall(text)):
         directive = _directive_for(name.lower())
         if directive:
@@ -208,7 +208,7 @@ def _directive_for(name: str) -> type[Directive] | None:
 
 
 def _is_for_pages(expression: str) -> bool:
-    """Whether `.. only::` shows its content to readers of the pages; when in doubt, it does."""
+    """Whether `.. only::` shows its content to readers of the HTML pages; true when in doubt."""
     if "(" in expression or not expression:
         return True
 

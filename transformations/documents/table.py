@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from transformations.documents.plain import escape_block_start
 
-# At the end of a row.
+# How many blank cells may stand at the end of a row; if there are more, they are left out.
 _MAX_BLANKS = 8
 
 
 def markdown_table(rows: Iterable[Sequence[str]]) -> str:
-    """The first row is the header; shorter rows are filled, and a cell is one line. "" where there are no rows.
+    """A Markdown table; the first row is the header, shorter rows are filled, a cell is one line. "" without rows.
 
     >>> print(markdown_table([["a", "b|c"], ["1"]]))
     | a | b\\|c |
@@ -26,9 +26,9 @@ def markdown_table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def table_of(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are Markdown; a row ends before many blanks, which a reader of Markdown puts there.
+    """A table of cells that are Markdown already; many blank cells at the end of a row are left out.
 
-    Otherwise a thousand columns by a thousand rows are megabytes of blanks, whatever was in the file.
+    Readers of Markdown fill them in. A thousand columns by a thousand rows would otherwise be megabytes of blanks.
 
     >>> print(table_of(["a", "b"], [["1"]]))
     | a | b |
@@ -48,9 +48,10 @@ def _without_blanks(row: Sequence[str], width: int) -> Sequence[str]:
 
 
 def markdown_tables(rows: Sequence[Sequence[str]]) -> str:
-    """The same, but that rows above the table with a single cell are its title: paragraphs, and no header.
+    """Like `markdown_table`, but rows above the table with a single filled cell become paragraphs: they are its title.
 
-    Of two columns the second may well have no name: there a title is a row of one cell, not one with a blank behind.
+    In a table of two columns the second may have no name. So there only a row that has no second cell is a title, not a
+    row whose second cell is blank.
 
     >>> print(markdown_tables([["Prices", "", ""], ["a", "b", "c"], ["1", "2", "3"]]))
     Prices
@@ -68,11 +69,11 @@ def markdown_tables(rows: Sequence[Sequence[str]]) -> str:
 
 
 def spread(rows: list[list[str]], spans: Iterable[tuple[int, int, int, int]]) -> list[list[str]]:
-    """Rows with what merged cells say: a cell over several rows is told in each of them; one over several columns in
-    the first, and in a header (but for a title over all columns) in each.
+    """`rows` with merged cells filled in: a cell over several rows is repeated in each of them; a cell over several
+    columns stands in the first, but in the header row in each (unless it is a title over all columns).
 
     Args:
-        rows: changed in place. What a merged cell hides is blank.
+        rows: changed in place. The cells that a merged cell covers are blank.
         spans: row and column of the first cell, and how many rows and columns it takes.
     """
     width = max(map(len, rows), default=0)

@@ -1,4 +1,4 @@
-"""An Excel workbook in, its sheets as Markdown tables out: values as they were last computed and as they are shown."""
+"""An Excel workbook in, its sheets as Markdown tables out: with the values last computed, in their formats."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _USUAL = "xl/workbook.xml"
 
 
 def parse_xlsx(content: bytes) -> Extract:
-    """Return the title that the file's properties give, a section for each sheet, and the metadata (`sheets` in it).
+    """Return the title that the file's properties give, a section for each sheet, and the metadata with `sheets`.
 
     A blank row ends a table; blank columns are dropped. A number has the signs and zeros of its format, and all of its
-    digits. A formula stands for itself where no value was ever computed. Then come the texts of drawings, the figures
-    of charts and the comments. Hidden sheets are kept.
+    digits. A formula is kept if its value was never computed. The texts of drawings, the figures of charts and the
+    comments follow the tables. Hidden sheets are kept.
 
     Raises:
-        RefusedDocumentError: see `open_archive`; `unparseable` where it is an archive and no workbook.
+        RefusedDocumentError: see `open_archive`; `unparseable` if the archive is no workbook.
     """
     with open_archive(content) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of extensions that openpyxl leaves out; none of them is text
+        warnings.simplefilter("ignore")  # openpyxl warns of extensions that it leaves out; none of them is text
         if (main := main_part(archive, _USUAL)) is None:
             raise RefusedDocumentError(f"unparseable: an archive without {_USUAL} is no workbook")
         title, metadata = properties(archive)
@@ -42,18 +42,18 @@ def parse_xlsx(content: bytes) -> Extract:
         names = []
         for name, part in sheets_of(archive, main):
             names.append(name)
-            told = []
+            sheet_blocks = []
             if name in read:
-                read[name].reset_dimensions()  # what a file says of its size may be wrong, or a million rows
-                told = [markdown_tables(t) for t in _tables(read[name].iter_rows(), extras_of(archive, part))]
-            told += drawn_texts(archive, part)
-            blocks += [f"# {escape_inline(name)}", *told] if told else []
+                read[name].reset_dimensions()  # the size that a file names may be wrong, or a million rows
+                sheet_blocks = [markdown_tables(t) for t in _tables(read[name].iter_rows(), extras_of(archive, part))]
+            sheet_blocks += drawn_texts(archive, part)
+            blocks += [f"# {escape_inline(name)}", *sheet_blocks] if sheet_blocks else []
         workbook.close()
     return Extract(title, "\n\n".join(blocks), {**metadata, "sheets": ", ".join(names)})
 
 
 def _tables(rows: Iterable[Sequence[Any]], extras: Extras) -> Iterator[list[list[str]]]:
-    """Runs of rows that are not blank, without the columns that are blank in all of them."""
+    """Runs of rows that are not blank, without the columns that are blank in the whole run."""
     block: list[list[str]] = []
     number = 0
     for number, row in enumerate(rows, 1):
@@ -71,7 +71,7 @@ def _tables(rows: Iterable[Sequence[Any]], extras: Extras) -> Iterator[list[list
 
 
 def _table(rows: list[list[str]], first: int, extras: Extras) -> list[list[str]]:
-    """Rows of equal columns; `first` is the number of the first."""
+    """The rows with the same columns in each; `first` is the sheet's number of the first row."""
     width = max(map(len, rows))
     used = [at for at in range(width) if any(at < len(row) and row[at] for row in rows)]
     if extras.merged:

@@ -1,4 +1,4 @@
-"""Parts of a workbook in; what its reader passes over out: formulas without a value, merged cells, charts, comments."""
+"""Parts of a workbook in, what openpyxl does not read out: formulas without a value, merged cells, charts, comments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NS = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 
 
 class Sheet(NamedTuple):
-    """A sheet of a workbook, in its order, and the part that holds it."""
+    """A sheet of a workbook: its name, and the part of the file that holds it."""
 
     name: str
     part: str
@@ -52,10 +52,10 @@ def sheets_of(archive: zipfile.ZipFile, main: str) -> list[Sheet]:
 
 
 def with_plain_styles(archive: zipfile.ZipFile, content: bytes, main: str) -> BytesIO:
-    """The workbook with a sheet of styles that holds the formats of numbers alone.
+    """The workbook with a style sheet that holds number formats only.
 
-    What else stands there (an empty fill, a colour that is none) is of no use to a text, and openpyxl refuses a whole
-    workbook for it.
+    A text needs nothing else of it, and openpyxl refuses a whole workbook for a faulty style (an empty fill, a colour
+    that is none).
     """
     part = next((r.part for r in relations(archive, main).values() if r.kind == "styles"), None)
     if part is None or part not in archive.namelist():
@@ -79,8 +79,8 @@ def _plain_styles(content: bytes) -> bytes:
     formats = etree.SubElement(plain, f"{{{_NS}}}numFmts")
     for format_ in root.iter(f"{_S}numFmt"):
         if (format_.get("numFmtId") or "").isdigit() and format_.get("formatCode") is not None:
-            told = {"numFmtId": format_.get("numFmtId"), "formatCode": format_.get("formatCode")}
-            etree.SubElement(formats, f"{{{_NS}}}numFmt", told)
+            attributes = {"numFmtId": format_.get("numFmtId"), "formatCode": format_.get("formatCode")}
+            etree.SubElement(formats, f"{{{_NS}}}numFmt", attributes)
     for group, one in (("fonts", "font"), ("fills", "fill"), ("borders", "border")):
         made = etree.SubElement(etree.SubElement(plain, f"{{{_NS}}}{group}"), f"{{{_NS}}}{one}")
         if one == "fill":
@@ -94,11 +94,11 @@ def _plain_styles(content: bytes) -> bytes:
 
 
 class Extras(NamedTuple):
-    """What the cells of a sheet say beside their values.
+    """What the cells of a sheet hold besides their values.
 
     Attributes:
         formulas: (row, column) -> the formula of a cell whose value was never computed; both count from 1.
-        merged: row -> merged cells that begin there: column, rows and columns that each takes.
+        merged: row -> the merged cells that begin in it, each as (column, number of rows, number of columns).
     """
 
     formulas: dict[tuple[int, int], str]
@@ -143,7 +143,7 @@ def _formula(cell: Any, masters: dict[str, tuple[str, str]], extras: Extras) -> 
         elif formula.get("si", "") in masters:
             text = _translated(*masters[formula.get("si", "")], place)
     value = cell.find(f"{_S}v")
-    is_empty_text = cell.get("t") == "str" and value is not None  # computed: to no text
+    is_empty_text = cell.get("t") == "str" and value is not None  # the computed value is an empty text
     if text and not is_empty_text and (value is None or not value.text):
         try:
             column, row, _, _ = range_boundaries(place)
@@ -199,5 +199,5 @@ def _comments(archive: zipfile.ZipFile, part: str) -> Iterator[str]:
         for comment in root.iter(f"{_S}threadedComment"):
             text = "".join(t.text or "" for t in comment.iter(f"{_S}text"))
             if text.strip():
-                said = comment_line(text, persons.get(comment.get("personId", "")), comment.get("dT"))
-                yield f"{comment.get('ref', '')} {said}".strip()
+                line = comment_line(text, persons.get(comment.get("personId", "")), comment.get("dT"))
+                yield f"{comment.get('ref', '')} {line}".strip()

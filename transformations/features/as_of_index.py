@@ -1,8 +1,8 @@
-"""A feature table in memory in; an index that finds, for an entity and an instant, the row to use then, out.
+"""A feature table in memory in, an index out that finds the row to use for an entity at an instant.
 
-Of each entity only the rows are kept that are ever the newest usable one; their (entity, instant) become one ascending
-array of integers. A search goes to the cell of a grid over that array and from there by halving: some 30 ns a search,
-a tenth of a binary search over a million rows, which waits for memory at each of its twenty steps.
+A row is kept only if it is the newest usable one of its entity at some time. The (entity, instant) of the kept rows
+become one ascending array of integers. A search goes to a cell of a grid over that array and halves from there. It
+takes some 30 ns, a tenth of a binary search over a million rows, which waits for memory at each of its twenty steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 _NOWHERE = -1
-# Entity and instant share 63 bits of an integer; where they need more, an instant's place in time stands for it.
+# Entity and instant share 63 bits of an integer. If they need more, each instant is replaced by its rank in time.
 _MOST = 2**62
 
 
@@ -40,7 +40,7 @@ class Ascending:
         return cls(values, starts, shift, 1 << (fullest.bit_length() - 1) if fullest else 0)
 
     def count_up_to(self, sought: Ints) -> Ints:
-        """How many values are <= each of `sought` (>= 0): as `np.searchsorted(values, sought, side="right")`."""
+        """How many values are <= each of `sought` (all >= 0), like `np.searchsorted(values, sought, side="right")`."""
         cell = np.minimum(sought >> self.shift, len(self.starts) - 2)
         count, end = self.starts[cell], self.starts[cell + 1]
         step = self.first_step
@@ -58,13 +58,15 @@ class AsOfIndex:
     """For each entity and instant, the feature row to use.
 
     Attributes:
-        codes: for each entity column, its values as numbers.
-        pairs: for each entity column but the first, the ascending combinations of its code with those before it.
-        times: the instants that features become usable at, where they are too far apart to be used as they are.
-        first, width: the smallest instant and how many an entity has room for.
-        keys: entity and instant of each kept row in one number.
+        codes: for each entity column, value → number.
+        pairs: for each entity column but the first, the ascending combinations of its number with the number that the
+            columns before it give.
+        times: the instants at which rows become usable, if these are too far apart to be used as they are; else None.
+        first, width: the smallest instant, and how many instants an entity has room for.
+        keys: entity and instant of each kept row as one number.
         values: the columns of the kept rows.
-        happened: their event_at in microseconds, where there is a `max_age` (in microseconds too).
+        happened: the event_at of the kept rows in microseconds, if there is a `max_age`; else None.
+        max_age: in microseconds; None for no limit.
     """
 
     codes: tuple[dict[Hashable, int], ...]
@@ -81,9 +83,10 @@ class AsOfIndex:
     def build(
         cls, rows: pa.Table, *, entity: Sequence[str], columns: Sequence[str], max_age: timedelta | None
     ) -> AsOfIndex:
-        """Index `rows`: entity and `columns`, `_usable_at`, `_happened_at`, `_known_at` (microseconds) and `_tie`.
+        """Index `rows`, which have the entity, `columns`, `_usable_at`, `_happened_at`, `_known_at` (microseconds) and
+        `_tie`.
 
-        No entity and no instant may be null, and no entity NaN.
+        No entity and no instant may be null, and no entity may be NaN.
         """
         codes: list[dict[Hashable, int]] = []
         pairs: list[Ints] = []
@@ -110,7 +113,7 @@ class AsOfIndex:
         rank = np.empty(len(usable), np.int64)
         rank[np.lexsort((tie, known_at, happened))] = np.arange(len(usable))
         order = np.lexsort((rank, usable, entities))
-        # Entities ascend along `order`: what another entity has reached never exceeds what this one has.
+        # Entities ascend along `order`, so a value of an earlier entity is never above one of this entity.
         reached = entities[order] * len(order) + rank[order]
         kept = order[np.maximum.accumulate(reached) == reached] if len(order) else order
         taken = pa.array(kept)
@@ -123,13 +126,13 @@ class AsOfIndex:
 
     @staticmethod
     def _place(at: Ints, *, times: Ints | None, first: int, width: int) -> Ints:
-        """0 before the first instant, and further the later; instants after the last are as that."""
+        """The place of each instant, ascending with time: 0 before the first; after the last, that of the last."""
         if times is not None:
             return np.searchsorted(times, at, side="right")
         return np.clip(at, first - 1, first + width - 2) - (first - 1)
 
     def find(self, at: pa.Array, *entity: pa.Array) -> list[pa.Array]:
-        """The values to use at `at` (microseconds) for each entity, column by column; nulls where there are none."""
+        """The values to use at `at` (microseconds) for each entity, column by column; null if there is no row."""
         is_asked = at.is_valid().to_numpy(zero_copy_only=False)
         instants = at.fill_null(0).to_numpy()
         entities = _coded(entity[0], self.codes[0])
@@ -141,7 +144,7 @@ class AsOfIndex:
         base = np.maximum(entities, 0) * self.width
         place = self._place(instants, times=self.times, first=self.first, width=self.width)
         rows = self.keys.count_up_to(base + place) - 1
-        # The row before the first one of an entity is another entity's.
+        # The row before the first one of an entity belongs to another entity.
         is_found = is_asked & (entities >= 0) & (rows >= 0)
         if len(self.keys.values):
             is_found &= self.keys.values[rows] >= base
@@ -153,16 +156,16 @@ class AsOfIndex:
 
 
 def _coded(column: pa.Array, known: dict[Hashable, int]) -> Ints:
-    """The number of each value of `column`; -1 for a null and for what is not known."""
+    """The number of each value of `column`; -1 for a null and for a value that `known` lacks."""
     encoded = _plain(column).dictionary_encode()
     codes = np.array([known.get(v, _NOWHERE) for v in encoded.dictionary.to_pylist()] + [_NOWHERE], np.int64)
-    # A null has no place in the dictionary: the last one is its.
+    # A null has no place in the dictionary, so it gets the last one.
     found: Ints = codes[encoded.indices.fill_null(len(codes) - 1).to_numpy()]
     return found
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """Days and instants as numbers: Python's own end with the year 9999."""
+    """`column` with days and instants as numbers, since those of Python end with the year 9999."""
     if pa.types.is_date32(column.type):
         return column.cast(pa.int32())
     return column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column

@@ -1,10 +1,10 @@
-"""Rows of a source and the definition of a feature table in; one row an entity and instant, with what was known, out.
+"""Rows of a source and the definition of a feature table in, one feature row for each entity and step of time out.
 
 Time is cut into steps of `every`. A source row belongs to the step [start, start + every) that its `event_at` is in. At
-the end of each step in which an entity has a row, the entity gets a feature row: `event_at` is that end, and an
-aggregate over a length of time takes the source rows of [event_at - over, event_at). So a row that happens at
-`event_at` is not in it, and one that happened exactly `over` before is. An entity with no row in a step gets none at
-its end: the last one before it goes on to be the newest, and `max_age` says for how long it may be used.
+the end of each step in which an entity has a row, the entity gets a feature row. Its `event_at` is that end, and an
+aggregate over a length of time takes the source rows of [event_at - over, event_at): a row that happens at `event_at`
+is not in it, and a row that happened exactly `over` before is. If an entity has no row in a step, it gets no feature
+row at its end: its last one stays the newest, and `max_age` says how long that may be used.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _MICROSECOND = timedelta(microseconds=1)
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
 _FLOATING = ("float", "double")
 _DECIMAL = re.compile(r"decimal\((\d+),(\d+)\)")
-# Decimals of so many digits are summed exactly in 38: there is room for 10,000,000,000 of them.
+# A sum of decimals with at most this many digits is exact: 38 digits have room for 10,000,000,000 of them.
 _EXACT_DIGITS = 28
-# The instants that every engine and Python hold: the years 1 to 9999.
+# The instants that every engine and Python can hold, in microseconds: the years 1 to 9999.
 _FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 
@@ -38,10 +38,10 @@ class Aggregate:
     """A column of a feature table: a function of a column of the source over the last `over`.
 
     Attributes:
-        function: null and NaN are no values: `sum`, `mean`, `min` and `max` pass over them, and are null where there
-            is nothing else; `count` counts the others, and without a `column` all rows. `sum` and `mean` are of
-            numbers only, `min` and `max` of all that has an order and is not nested.
-        over: a multiple of the table's `every`.
+        function: null and NaN are no values. `sum`, `mean`, `min` and `max` leave them out, and are null if there is
+            no value; `count` counts the values, or all rows if there is no `column`. `sum` and `mean` take numbers
+            only; `min` and `max` take every type that has an order and is not nested.
+        over: the length of time; a multiple of the table's `every`.
     """
 
     name: str
@@ -56,13 +56,13 @@ class FeatureTable:
 
     Attributes:
         source: the table whose rows are aggregated. Its change feed is on.
-        entity: the source's columns that say of whom; with `event_at` they are the key.
-        event_at: the source's column that says when a row happened, known_at: since when it could be known. A row in
-            which one of these or of `entity` is null counts nowhere: nobody could say of whom or when. Nor does one
-            whose step ends after the year 9999, or that is of before the year 1: see `is_usable`.
+        entity: the source's columns that name the entity; with `event_at` they are the key.
+        event_at: the source's column that says when a row happened.
+        known_at: the source's column that says since when the row could be known. A row does not count if it is null
+            in one of these two columns or in `entity`, or if it is outside the years 1 to 9999: see `is_usable`.
         every: the step of time; see the module.
-        max_age: so long a feature row may be used after its `event_at`; none: until there is a newer one. Who joins
-            the table by its name or definition (`training_set.cut`, `Features.of`) keeps to it.
+        max_age: how long a feature row may be used after its `event_at`; None: until there is a newer one. A join by
+            the table's name or definition (`training_set.cut`, `Features.of`) applies it.
     """
 
     name: str
@@ -110,12 +110,12 @@ class FeatureTable:
 
     @property
     def fingerprint(self) -> str:
-        """All that decides its rows, as text."""
+        """Everything in the definition, which decides the table's rows, as text."""
         return ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
 
 
 def result_type(of: Aggregate, column: str) -> str | None:
-    """The canonical type of an aggregate over a column of a canonical type; None where there is no such aggregate."""
+    """The canonical type of an aggregate over a column of a canonical type; None if there is no such aggregate."""
     if of.function == "count":
         return "bigint"
     if of.function in ("min", "max"):
@@ -127,7 +127,7 @@ def result_type(of: Aggregate, column: str) -> str | None:
         return "double"
     if digits is not None:
         return f"decimal({min(38, int(digits[1]) + 10)},{digits[2]})"
-    # 64 bits hold the sum of 4,000,000,000 of the smaller ones.
+    # 64 bits hold the sum of 4,000,000,000 integers of the smaller types.
     return "decimal(38,0)" if column == "bigint" else "bigint"
 
 
@@ -135,7 +135,7 @@ def check_columns(table: FeatureTable, types: Mapping[str, str]) -> None:
     """Check the definition against the source's columns, name → canonical type.
 
     Raises:
-        ConfigurationError: a column is not there, or an aggregate's function is not of its column's type.
+        ConfigurationError: a column is missing, or an aggregate's function cannot take its column's type.
     """
     for column in [*table.entity, table.event_at, table.known_at, *(a.column for a in table.aggregates if a.column)]:
         if column not in types:
@@ -162,19 +162,19 @@ def check_columns(table: FeatureTable, types: Mapping[str, str]) -> None:
 
 
 def feature_rows(source: DataFrame, table: FeatureTable) -> DataFrame:
-    """Grain: any → one row an entity and step in which it has a row.
+    """Aggregate source rows to feature rows. Grain: any → one row for each entity and step in which it has a row.
 
     Args:
-        source: the rows of one or more entities; all of those that a wanted row's longest window takes.
+        source: the rows of one or more entities: for each feature row that is wanted, all rows of its longest window.
 
     Returns:
         `entity`, event_at, known_at and the aggregates. known_at is the latest of event_at and the known_at of all
-        rows in the longest window: from then on nothing in the row changes but by a correction. A sum of integers or
-        decimals is exact, a mean of them the nearest double; of floating-point numbers, and in the mean of decimals of
+        rows in the longest window: after that only a correction changes the row. A sum of integers or decimals is
+        exact, and a mean of them is the nearest double. For floating-point numbers, and for the mean of decimals of
         more than 28 digits, the last digit depends on the order of addition. A sum of over 38 digits is an error.
 
     Raises:
-        ConfigurationError: the source lacks a column, or has it in a type that cannot be aggregated so.
+        ConfigurationError: the source lacks a column, or has one of a type that the aggregate cannot take.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -209,19 +209,19 @@ def feature_rows(source: DataFrame, table: FeatureTable) -> DataFrame:
 
 
 def is_usable(source: DataFrame, table: FeatureTable) -> Column:
-    """Whether a row of the source counts: it says of whom and when, and its feature row is of the years 1 to 9999."""
+    """Whether a row of the source counts: entity and times are not null, and its step ends in the years 1 to 9999."""
     from pyspark.sql import functions as F
 
     usable = F.lit(True)
     for column in table.entity:
         usable = usable & _of(column).isNotNull()
     end, known = step_end(table.event_at, every=table.every), _micros_of(table.known_at)
-    # Null compares as null, which is not true.
+    # A comparison with null is null, which must count as false.
     return F.coalesce(usable & end.between(_FIRST, _LAST) & known.between(_FIRST, _LAST), F.lit(False))
 
 
 def step_end(event_at: str, *, every: timedelta) -> Column:
-    """The end of the step that an instant is in, in microseconds; steps begin at 1970 and every `every` from there."""
+    """The end of the step that holds an instant, in microseconds; steps are counted from 1970-01-01 (UTC) on."""
     from pyspark.sql import functions as F
 
     length = F.lit(every // _MICROSECOND)
@@ -230,26 +230,27 @@ def step_end(event_at: str, *, every: timedelta) -> Column:
 
 
 def touched_steps(changes: DataFrame, table: FeatureTable) -> DataFrame:
-    """For each entity that a change of the source concerns: the first and the last feature row that it can reach.
+    """For each entity with changed source rows, the first and the last feature row that the changes can reach.
 
     Args:
-        changes: the source's rows as they were and as they are, in any order (a change feed is that).
+        changes: the source's rows as they were and as they are, in any order, such as a change feed.
 
     Returns:
-        Grain: one row an entity. `entity`, `_first` and `_last`: the least and greatest `event_at`, in microseconds.
+        Grain: one row for each entity. `entity`, `_first` and `_last`: the least and greatest `event_at` that can
+        change, in microseconds.
     """
     from pyspark.sql import functions as F
 
     rows = changes.where(is_usable(changes, table))
     entity = [_of(c) for c in table.entity]
     ends = rows.select(*entity, step_end(table.event_at, every=table.every).alias("_end"))
-    # No further than a step can end: later steps have no rows.
+    # A step cannot end later than that.
     last = F.least(F.max("_end") + F.lit((table.longest - table.every) // _MICROSECOND), F.lit(_LAST))
     return ends.groupBy(*entity).agg(F.min("_end").alias("_first"), last.alias("_last"))
 
 
 def _of(column: str | None) -> Column:
-    """The column of that very name, whatever signs are in it."""
+    """The column of exactly this name, whatever characters it has."""
     from pyspark.sql import functions as F
 
     return F.col("`" + (column or "").replace("`", "``") + "`")
@@ -262,7 +263,7 @@ def _micros_of(column: str) -> Column:
 
 
 def _parts(of: Aggregate, column: str) -> dict[str, Column]:
-    """What a step keeps of its rows, such that the aggregate of several steps follows from it."""
+    """The partial aggregates of one step, from which the aggregate over several steps is made."""
     from pyspark.sql import functions as F
 
     if of.column is None:
@@ -280,7 +281,7 @@ def _parts(of: Aggregate, column: str) -> dict[str, Column]:
 
 
 def _summand(value: Column, column: str, *, of_mean: bool = False) -> Column:
-    """A value in a type in which the sum of many is exact, where there is one."""
+    """`value` in a type in which the sum of many is exact, if there is such a type."""
     digits = _DECIMAL.fullmatch(column)
     if of_mean and digits is not None and int(digits[1]) > _EXACT_DIGITS:
         return value.cast("double")
@@ -303,7 +304,7 @@ def _over(of: Aggregate, window: WindowSpec, table: FeatureTable) -> Column:
         return function(part(f"_{of.function}")).over(window)
     if of.function == "mean":
         return F.when(counted > 0, F.try_sum(part("_total")).over(window).cast("double") / counted)
-    # A step's sum that overflowed is null, and would be passed over.
+    # The sum of a step that overflowed is null, and the sum over steps would leave it out.
     lost = F.max((part("_sum").isNull() & (part("_count") > 0)).cast("int")).over(window) == 1
     total = F.try_sum(part("_sum")).over(window)
     too_large = f"the feature table {table.name!r}: a sum of {of.column!r} has over 38 digits. Use mean, or doubles"

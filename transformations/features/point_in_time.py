@@ -1,4 +1,4 @@
-"""Events and feature tables in; the same events, each with the feature values that one could have used then, out."""
+"""Events and feature tables in, the same events out, each with the feature values that could be used at its time."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import Column, DataFrame
 
-# So many feature tables are read at once for the workers' memory.
+# How many feature tables for the workers' memory are read at once.
 _READERS = 4
 
 
 @dataclass(frozen=True)
 class Features:
-    """The rows of a feature table, and what of them to bring over to events.
+    """The rows of a feature table, and which of its columns to join to events.
 
     Attributes:
-        rows: one row an entity, `event_at` and `known_at`; other columns are ignored. A row whose entity, `event_at`
-            or `known_at` is null (or NaN) is never used: nobody could tell when it was known.
-        entity: the key columns that the events have too.
-        columns: what to bring over; none may be a column of the events or of another table of the same join.
-        event_at, known_at: the columns that say when a row had happened, and since when it was known.
-        max_age: a row that had happened longer ago than this is too old: nulls instead (no older row is taken).
-        span: for skew. Entities with very many rows are worked upon in pieces of so much time, in parallel, each
-            beginning with what was known at its start. The result is the same. Of no use with `broadcast`, to which
-            skew makes no difference.
-        broadcast: the rows fit into the memory of the driver and of each worker (some millions of rows).
+        rows: one row for each entity, `event_at` and `known_at`; other columns are ignored. A row is never used if its
+            entity, `event_at` or `known_at` is null (or NaN).
+        entity: the key columns; the events have them too.
+        columns: the columns to join; none may be a column of the events or of another table of the same join.
+        event_at, known_at: the columns that say when a row happened, and since when it was known.
+        max_age: if the newest row happened longer ago than this, the event gets nulls, and no older row either.
+        span: against skew. An entity with very many rows is worked on in pieces of this length of time, in parallel;
+            each piece begins with what was known at its start. The result is the same. `broadcast` does not need it,
+            since skew does not slow it down.
+        broadcast: whether to hold the rows in the memory of the driver and of each worker (up to some millions).
     """
 
     rows: DataFrame
@@ -48,33 +48,33 @@ class Features:
 
     @classmethod
     def of(cls, rows: DataFrame, table: FeatureTable, **more: Any) -> Features:
-        """All columns of a feature table, by its definition: its entity and its `max_age`."""
+        """All aggregates of a feature table, with the entity and the `max_age` of its definition."""
         return cls(rows, **{"entity": table.entity, "columns": table.columns, "max_age": table.max_age, **more})
 
 
 def as_of_join(events: DataFrame, *tables: Features, at: str) -> DataFrame:
     """Join each event with the newest row of each table that had happened *and* was known at the event's time.
 
-    Of the rows of the same entity with `event_at` <= `at` and `known_at` <= `at`, the one with the greatest `event_at`
-    is taken; of several, the one known last (a correction); of several of these, one that depends on the values only,
-    so that a rerun takes the same. Both bounds are closed. NaN is a value as any other, and a null among the columns
-    of the row that is taken stays null: no older row fills it in.
+    Among the rows of the same entity with `event_at` <= `at` and `known_at` <= `at`, the one with the greatest
+    `event_at` is taken. If there are several, the one known last (a correction) is taken; among these the choice
+    depends on the values only, so that a rerun takes the same row. Both bounds are closed. NaN is a value like any
+    other. A null in a column of the row that is taken stays null: no older row fills it in.
 
-    There are two ways to the same rows. By default events and a table go through one shuffle and one sort together, at
-    any size. Tables with `broadcast` are read once, at this call, and sent to every worker; events do not move, and
-    one pass over them looks up all such tables.
+    There are two ways to the same result. By default events and a table go through one shuffle and one sort together,
+    at any size. Tables with `broadcast` are read once, during this call, and sent to every worker; events do not move,
+    and one pass over them looks up all such tables.
 
     Args:
         events: any grain; all columns and rows are kept, equal rows too.
         tables: at least one.
-        at: the events' instant. An event whose `at` or entity is null gets nulls.
+        at: the column of the events' instant. An event whose `at` or entity is null gets nulls.
 
     Returns:
         Grain: as `events`; its columns, then those of each table.
 
     Raises:
-        ConfigurationError: a column is missing, or there twice; an entity column is of one type in the events and of
-            another in the table (integers of any size are of one); with `broadcast`, one is no plain value.
+        ConfigurationError: a column is missing, or is there twice; an entity column has different types in the events
+            and the table (integers of any size count as one type); with `broadcast`, an entity column is nested.
     """
     _check(events, tables, at=at)
     joined = events
@@ -89,7 +89,7 @@ def as_of_join(events: DataFrame, *tables: Features, at: str) -> DataFrame:
 
 
 def _usable(table: Features) -> DataFrame:
-    """The entity and columns of the rows that can be used at all, since when, and what ranks them."""
+    """The rows that can be used at all: entity, columns, since when each is usable, and what ranks them."""
     from pyspark.sql import functions as F
 
     times = (table.event_at, table.known_at)
@@ -99,12 +99,12 @@ def _usable(table: Features) -> DataFrame:
         is_whole = is_whole & _of(column).isNotNull()
         if types[column] in ("float", "double"):
             is_whole = is_whole & ~F.isnan(_of(column))
-    # Spark hashes no maps.
+    # Spark cannot hash maps.
     tied = [F.to_json(F.struct(_of(c))) if "map<" in types[c] else _of(c) for c in table.columns]
     return table.rows.where(is_whole).select(
         *(_of(c).alias(f"_key {place}") for place, c in enumerate(table.entity)),
         F.struct(*(_of(c).alias(f"_value {place}") for place, c in enumerate(table.columns))).alias("_values"),
-        # Happened and known by t: both at most t, so their greatest is.
+        # A row is usable as soon as it has happened and is known, so at the later of the two.
         F.greatest(*(_of(c).cast("timestamp") for c in times)).alias("_usable_at"),
         _of(table.event_at).cast("timestamp").alias("_happened_at"),
         _of(table.known_at).cast("timestamp").alias("_known_at"),
@@ -121,7 +121,7 @@ def _looked_up(events: DataFrame, tables: Sequence[Features], *, at: str) -> Dat
         indexes = list(readers.map(_index, tables))
     found = [StructField(c, table.rows.schema[c].dataType) for table in tables for c in table.columns]
     fields = [*events.schema, *found]
-    # Under plain names: Spark takes a dot in a name for the way into a struct here.
+    # With plain names: here Spark would take a dot in a name for a field of a struct.
     schema = StructType([StructField(f"_{place}", field.dataType) for place, field in enumerate(fields)])
     keys = [[events.columns.index(key) for key in table.entity] for table in tables]
 
@@ -135,7 +135,7 @@ def _looked_up(events: DataFrame, tables: Sequence[Features], *, at: str) -> Dat
             ]
             yield pa.RecordBatch.from_arrays([*kept, *found], names=schema.names)
 
-    # Whole events go through Python: a function of columns would have Spark queue the rows beside it, which is slower.
+    # Whole events go through Python: for a function of single columns Spark queues the rows beside it, which is slower.
     kept = [_of(column).alias(f"_{place}") for place, column in enumerate(events.columns)]
     asking = events.select(*kept, F.unix_micros(_of(at).cast("timestamp")).alias("_asked_at"))
     return asking.mapInArrow(look_up, schema).toDF(*(field.name for field in fields))
@@ -157,7 +157,7 @@ def _index(table: Features) -> AsOfIndex:
 
 
 def _keys(table: Features) -> list[str]:
-    """Names of ours for the entity's columns, which may have any."""
+    """Our own names for the entity's columns, which may have any names."""
     return [f"_key {place}" for place in range(len(table.entity))]
 
 
@@ -180,7 +180,7 @@ def _sorted_together(events: DataFrame, table: Features, *, at: str) -> DataFram
         known = known.unionByName(_carried(known, asking, keys=keys, span=span))
         parts.append(F.col("_span"))
     both = asking.unionByName(known, allowMissingColumns=True)
-    # Of one instant, features come first: a value known at that very moment counts.
+    # At the same instant features come first, since a value that is known at that moment counts.
     order = Window.partitionBy(*parts).orderBy("_at", F.col("_event").isNotNull())
     newest = F.max_by("_row.values", "_row.rank").over(order.rowsBetween(Window.unboundedPreceding, 0))
     joined = both.withColumn("_newest", newest).where("_event IS NOT NULL")
@@ -196,7 +196,7 @@ def _sorted_together(events: DataFrame, table: Features, *, at: str) -> DataFram
 
 
 def _carried(known: DataFrame, asking: DataFrame, *, keys: list[str], span: timedelta) -> DataFrame:
-    """For each entity and span that has events, the newest row of all spans before, usable from the span's start."""
+    """For each entity and span with events, the newest row of all earlier spans, usable from the span's start."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
@@ -211,7 +211,7 @@ def _carried(known: DataFrame, asking: DataFrame, *, keys: list[str], span: time
 
 
 def _of(column: str) -> Column:
-    """The column of that very name, whatever signs are in it."""
+    """The column of exactly this name, whatever characters it has."""
     from pyspark.sql import functions as F
 
     return F.col("`" + column.replace("`", "``") + "`")
@@ -242,7 +242,7 @@ def _check(events: DataFrame, tables: Sequence[Features], *, at: str) -> None:
             for column in needed:
                 if column not in frame.columns:
                     raise ConfigurationError.unknown_name(f"as_of_join: column of the {name}", column, frame.columns)
-        # Spark's names have no case.
+        # Spark ignores the case of names.
         lower = [c.lower() for c in table.columns]
         twice = [c for place, c in enumerate(table.columns) if c.lower() in {*taken, *lower[:place]}]
         if twice:

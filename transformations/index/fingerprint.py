@@ -1,7 +1,7 @@
-"""Row hashes in, one fingerprint of the set of rows out, the same for a table on Spark and an index anywhere.
+"""Row hashes in, one fingerprint of the set of rows out: the same for a table on Spark and for any index.
 
-The fingerprint is the sum, modulo 2^64, of the first and of the second 64 bits of every row's hash. A sum does not
-depend on order, and unlike an exclusive-or it notices a row that is there twice.
+The fingerprint has two parts: the sums, modulo 2^64, of the first and of the second 64 bits of every row's hash. A sum
+does not depend on order, and unlike an exclusive-or it notices a row that is there twice.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ ROW_FIELDS = (
     "model",
 )
 _MODULUS = 1 << 64
-# How a sign that keeps values apart is written where it is part of one; the first is what writes the others.
+# How a separator is escaped if a value holds it; the first is the escape character itself.
 _WRITTEN = {"\x1c": "\x1c0", "\x1e": "\x1c1", "\x1f": "\x1c2", "\x00": "\x1c3"}
 _SIGNS = "[\\x{1c}\\x{1e}\\x{1f}\\x{00}]"
 _NO_ELEMENT, _EMPTY_ELEMENT = "\x1c4", "\x1c5"
 
 
 def fingerprint(row_hashes: Iterable[str], *, since: str = "0" * 32, without: Iterable[str] = ()) -> str:
-    """32 hexadecimal digits for any number of row hashes (at least 32 hexadecimal digits each).
+    """32 hexadecimal digits for any number of row hashes (each of at least 32 hexadecimal digits).
 
     Args:
-        since: the fingerprint of a set of rows that `row_hashes` are added to.
+        since: the fingerprint of the set of rows to which `row_hashes` are added; zeros for an empty set.
         without: the hashes of rows that leave that set.
 
     >>> fingerprint([]) == "0" * 32
@@ -52,19 +52,19 @@ def fingerprint(row_hashes: Iterable[str], *, since: str = "0" * 32, without: It
     high, low = int(since[:16], 16), int(since[16:], 16)
     for sign, hashes in ((1, row_hashes), (-1, without)):
         lanes = bytes.fromhex("".join([row_hash[:32] for row_hash in hashes]))
-        # As 64-bit numbers these sums are modulo 2^64 by themselves.
+        # Sums of 64-bit numbers are modulo 2^64 by themselves.
         sums = np.frombuffer(lanes, dtype=">u8").reshape(-1, 2).sum(axis=0, dtype=np.uint64)
         high, low = high + sign * int(sums[0]), low + sign * int(sums[1])
     return fingerprint_of_lanes(high, low)
 
 
 def fingerprint_of_lanes(high: int | Decimal | None, low: int | Decimal | None) -> str:
-    """The fingerprint whose two sums are these; no rows give no sums."""
+    """The fingerprint with these two sums; None, the sum of no rows, counts as 0."""
     return f"{int(high or 0) % _MODULUS:016x}{int(low or 0) % _MODULUS:016x}"
 
 
 def fingerprint_lanes(row_hash: Column) -> tuple[Column, Column]:
-    """Two aggregates over a column of row hashes, `high` and `low`, for `fingerprint_of_lanes`; nulls count nothing."""
+    """Two aggregates over a column of row hashes, `high` and `low`, for `fingerprint_of_lanes`; nulls do not count."""
     from pyspark.sql import functions as F
 
     def lane(start: int) -> Column:
@@ -74,9 +74,11 @@ def fingerprint_lanes(row_hash: Column) -> tuple[Column, Column]:
 
 
 def row_hash() -> Column:
-    """The hash of a row of gold.chunk_index, over all that a reader of the index can see except the vector, which
-    follows from text and model. Fields are kept apart by a control character, lists by another, null is a third; where
-    a value has one of them itself, it is written as two.
+    """The hash of a row of gold.chunk_index, over `ROW_FIELDS`: all that a reader of the index sees except the vector,
+    which follows from text and model.
+
+    One control character separates fields, another the entries of a list, and a third stands for null. If a value holds
+    one of them, it is escaped as two characters.
     """
     from pyspark.sql import functions as F
 
@@ -95,7 +97,7 @@ def row_hash() -> Column:
 
 
 def row_hash_of(row: Mapping[str, Any]) -> str:
-    """`row_hash` of one row as it is read back from an index.
+    """The same hash as `row_hash`, in Python, for one row as it is read back from an index.
 
     >>> row_hash_of(dict.fromkeys(ROW_FIELDS, "x") | {"title": None, "heading_path": ["a", "b"]})[:8]
     'dc60398a'

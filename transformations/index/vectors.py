@@ -1,4 +1,4 @@
-"""Rows of gold.chunk_index, and what a store can hold, in; those that it cannot, each with its reason, out."""
+"""Rows of gold.chunk_index and the limits of a store in, the rows that the store cannot hold, with reasons, out."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ MAX_ID_LENGTH = 512
 
 @dataclass(frozen=True)
 class Limits:
-    """What a store cannot hold of a row, whatever else the row says; None is no limit that a row could meet.
+    """The largest row that a store can hold; None means that no row could meet a limit.
 
     Attributes:
-        text_bytes: of one text, in UTF-8: of each heading alone.
-        id_bytes: of the chunk_id, in UTF-8.
-        headings: how many.
-        row_bytes: of all texts of a row together, and four for each number of its vector.
+        text_bytes: bytes of one text in UTF-8; each heading is a text of its own.
+        id_bytes: bytes of the chunk_id in UTF-8.
+        headings: number of headings in the heading path.
+        row_bytes: bytes of all texts of a row together, and four for each number of its vector.
         nul: whether a text may hold U+0000.
-        unit_vectors: the store ranks by distance, which is the order of the cosine for vectors of length 1 only.
+        unit_vectors: whether vectors must have length 1: the store ranks by Euclidean distance, which gives the order
+            of the cosine for such vectors only.
     """
 
     text_bytes: int | None = None
@@ -38,20 +39,20 @@ ANYTHING = Limits()
 
 
 def refusals(rows: pa.Table, *, dimension: int, limits: Limits = ANYTHING) -> dict[str, str]:
-    """Why rows are refused, by chunk_id: what the store cannot hold, and a vector that has no direction."""
+    """chunk_id → reason for each refused row: it is above a limit, has a null, or its vector has no direction."""
     reasons = _bad_vectors(rows, dimension=dimension, limits=limits)
     reasons |= _bad_texts(rows, limits=limits)
     return reasons | _bad_ids(rows["chunk_id"], limits=limits)
 
 
 def deletable(ids: Sequence[str], *, limits: Limits) -> list[str]:
-    """Those of `ids` that the store can hold: it cannot be asked about the others, and has none of them."""
+    """Those of `ids` that the store can hold. The others are not in it, and it refuses to be asked about them."""
     bad = _bad_ids(pa.chunked_array([pa.array(ids, pa.string())]), limits=limits)
     return [chunk_id for chunk_id in ids if chunk_id not in bad]
 
 
 def direction_problems(matrix: NDArray[np.float32]) -> Iterator[tuple[int, str]]:
-    """Which rows of `matrix` have no direction that 32-bit floats know, and why: a cosine with them is not defined."""
+    """The places of rows of `matrix` without a direction in 32-bit floats, and why: no cosine with them is defined."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         squares = np.einsum("ij,ij->i", matrix, matrix)
     for place in np.flatnonzero(~np.isfinite(squares) | (squares < np.finfo(np.float32).tiny)):
@@ -65,7 +66,7 @@ def direction_problems(matrix: NDArray[np.float32]) -> Iterator[tuple[int, str]]
 
 
 def matrix_of(vectors: pa.Array | pa.ChunkedArray, *, dimension: int) -> NDArray[np.float32]:
-    """A column of vectors, all of `dimension`, as float32 [rows, dimension]; a view where Arrow allows one."""
+    """A column of vectors, all of `dimension`, as float32 [rows, dimension]; a view if Arrow allows one."""
     values = vectors.combine_chunks() if isinstance(vectors, pa.ChunkedArray) else vectors
     return np.asarray(values.flatten(), dtype=np.float32).reshape(-1, dimension)
 
@@ -96,7 +97,7 @@ def _bad_texts(rows: pa.Table, *, limits: Limits) -> dict[str, str]:
         if name == "vector":
             continue
         column = rows[name]
-        if name != "title":  # which many documents lack; a row without another column was never ours
+        if name != "title":  # many documents have no title; the other columns are never null in rows of ours
             for place in _places(pc.is_null(column)):
                 reasons.setdefault(ids[place].as_py(), f"{name} is null")
         texts, places = column, np.arange(rows.num_rows)
@@ -141,7 +142,7 @@ def _bad_vectors(rows: pa.Table, *, dimension: int, limits: Limits) -> dict[str,
         reasons[ids[i].as_py()] = f"the vector has {lengths[i].as_py()} dimensions, the index holds {dimension}"
     right = np.setdiff1d(np.arange(rows.num_rows), wrong)
     if len(right):
-        # Without wrong lengths no row is copied.
+        # If no length is wrong, no row is copied.
         matrix = matrix_of(vectors if not wrong else vectors.take(pa.array(right)), dimension=dimension)
         for place, problem in direction_problems(matrix):
             reasons[ids[int(right[place])].as_py()] = f"the vector {problem}"
@@ -167,6 +168,6 @@ def _holds_nul(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def _places(mask: pa.Array | pa.ChunkedArray) -> list[int]:
-    # Arrow's own indices_nonzero crashes on a column of no chunks, as all texts of empty lists are.
+    # Not Arrow's indices_nonzero, which crashes on a column without chunks (the texts of empty lists are one).
     places: list[int] = np.flatnonzero(np.asarray(mask, dtype=np.bool_)).tolist()
     return places

@@ -1,8 +1,9 @@
-"""An inference log, and labels with the chunks they speak of, in; quality metrics a window and model out.
+"""An inference log, labels and the chunks that they name in, quality metrics for each window and model out.
 
-Definition "v1". Every value is weighted by 1/sampling_fraction; `n` is the number of rows it was taken from; `stderr`
-is the linearised standard error of a weighted mean (with equal weights: the sample's deviation over the root of n),
-null for percentiles and for a single row. Percentiles are observed values, as in transformations/metrics/profile.py.
+Definition "v1". Every value is weighted by 1/sampling_fraction. `n` is the number of rows it was computed from.
+`stderr` is the linearised standard error of a weighted mean (with equal weights: the sample's deviation over the root
+of n); it is null for percentiles and for a single row. Percentiles are observed values, as in
+transformations/metrics/profile.py.
 
 Groundedness, latency and tokens are about answers (status 200), `failed_ratio` about every call.
 """
@@ -27,14 +28,14 @@ def llm_quality(log: DataFrame, *, granularity: str = "1 day") -> DataFrame:
     """Score the answers of a log.
 
     Args:
-        log: columns of inference.inference_log; `response` is JSON with `is_grounded` and `is_quoted`, which count
-            where they are there.
+        log: columns of inference.inference_log; `response` is JSON with `is_grounded` and `is_quoted`; a missing one
+            is not counted.
         granularity: length of a window, aligned to the epoch in UTC.
 
     Returns:
-        Grain: one row a window, model_id and metric that has at least one row, with the columns of
-        monitoring.llm_quality_metrics: grounded_ratio, quoted_ratio, failed_ratio, latency_ms_mean, latency_ms_p50,
-        latency_ms_p95, input_tokens_mean, output_tokens_mean.
+        Grain: one row for each window, model_id and metric with at least one value, with the columns of
+        monitoring.llm_quality_metrics. The metrics are grounded_ratio, quoted_ratio, failed_ratio, latency_ms_mean,
+        latency_ms_p50, latency_ms_p95, input_tokens_mean and output_tokens_mean.
     """
     from pyspark.sql import functions as F
 
@@ -71,17 +72,17 @@ def retrieval_quality(
     Args:
         log: columns of inference.inference_log. Calls that failed, or whose `retrieved` is null, are not scored; an
             empty `retrieved` is a miss.
-        labels: `request_id`, `label` (JSON: path, heading) and `valid_from`; the last one of a request counts. Without
-            a heading any chunk of the file is a hit.
-        chunks: `chunk_id`, `path` and `heading_path` of the retrieved chunks, one row a chunk.
+        labels: `request_id`, `label` (JSON: path, heading) and `valid_from`; the last label of a request counts. If it
+            has no heading, any chunk of the file is a hit.
+        chunks: `chunk_id`, `path` and `heading_path` of the retrieved chunks, one row for each chunk.
         granularity: length of a window, aligned to the epoch in UTC.
         ranks: the k of the hit_at_k.
 
     Returns:
-        Grain: one row a window, model_id and metric, with the columns of monitoring.retrieval_metrics: hit_at_k
-        (a chunk of the labelled section, subsections included, among the first k), mrr (one over the rank of the
-        first such chunk, 0 where there is none) and label_coverage. A chunk that `chunks` does not know could be a hit
-        or not: the request counts only where that makes no difference.
+        Grain: one row for each window, model_id and metric, with the columns of monitoring.retrieval_metrics. The
+        metrics are hit_at_k (a chunk of the labelled section, subsections included, is among the first k), mrr (one
+        over the rank of the first such chunk, 0 if there is none) and label_coverage. A chunk that `chunks` does not
+        have could be a hit or not: the request counts only if that makes no difference.
     """
     from pyspark.sql import functions as F
 
@@ -107,7 +108,7 @@ def retrieval_quality(
 
 
 def current_labels(labels: DataFrame) -> DataFrame:
-    """One row a request: its label as JSON, the one with the last `valid_from`."""
+    """One row for each request, with its last label (by `valid_from`) as JSON."""
     from pyspark.sql import functions as F
 
     return labels.groupBy("request_id").agg(
@@ -116,7 +117,8 @@ def current_labels(labels: DataFrame) -> DataFrame:
 
 
 def _first_hits(scored: DataFrame, *, labels: DataFrame, chunks: DataFrame) -> DataFrame:
-    """request_id, and the 1-based places of its first hit and of its first unknown chunk (null: none)."""
+    """One row for each request with a label: request_id, and the places (from 1) of its first hit and of its first
+    chunk that `chunks` lacks; null if there is none."""
     from pyspark.sql import functions as F
 
     wanted = (
@@ -147,14 +149,14 @@ def _plain(heading: Column) -> Column:
     from pyspark.sql import functions as F
 
     unmarked = F.regexp_replace(F.regexp_replace(heading, r"\\", ""), _MARKS, "")
-    # Upper before lower: "ß" and "ss" are the same heading, as they are for Python's casefold. Spark would take
-    # lower(upper(…)) for lower(…), so something stands between them.
+    # Upper before lower: "ß" and "ss" are the same heading, as for Python's casefold. Spark simplifies lower(upper(…))
+    # to lower(…), so another function stands between them.
     upper = F.regexp_replace(F.upper(unmarked), r"(?U)\s+", " ")
     return F.lower(F.trim(upper))
 
 
 def _score(metric: str, value: Column, *, scorer: str, share: float | None = None) -> Column:
-    """One metric of one row; null values are left out. `share` None: the mean, else that quantile."""
+    """One metric of one row; null values are left out. Without `share` the metric is the mean, else that quantile."""
     from pyspark.sql import functions as F
 
     return F.struct(

@@ -1,13 +1,13 @@
-"""An inference log in; one row of profile metrics a window, model and column out, weighted by how the log was sampled.
+"""An inference log in, one row of profile metrics for each window, model and column out, weighted by the sampling.
 
 Definition "v1". A row that was logged with `sampling_fraction` f stands for 1/f requests: averages, deviations,
 quantiles, percents, `num_*` and the counts of frequent items are estimates of the whole traffic. `count` and
-`distinct_count` are of the rows that are there. Quantiles are observed values: the smallest one at which the weights
-add up to the wanted share (the inverse of the distribution function), exact, at 0, 1/1000 … 1. Percents go from 0
+`distinct_count` are about the rows of the log alone. Quantiles are exact and are observed values: the smallest value at
+which the weights add up to the share (the inverse of the distribution function), at 0, 1/1000 … 1. Percents go from 0
 to 100.
 
-The log is read once: all columns are unpivoted into (column, value) cells, which collapse to distinct values before
-they travel, so that the cost follows the number of distinct values. Long texts travel as their hash.
+The log is read once: all columns are unpivoted into (column, value) cells, which are reduced to distinct values before
+the shuffle, so that the cost follows the number of distinct values. Long texts are shuffled as their hash.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ def profile(
 
     Args:
         log: rows with `request_time`, `model_id` and `sampling_fraction` (null: logged whole), and any further columns.
-            Numbers get moments and quantiles, strings lengths and frequent items, dates, timestamps and booleans
-            frequent items; of arrays, structs and maps only nulls are counted.
-        computed_at: what the rows say about when they were computed.
-        version_from: the version of the log after which this run read, null for everything.
+            Numbers get moments and quantiles, strings get lengths and frequent items, dates, timestamps and booleans
+            get frequent items; of arrays, structs and maps only nulls are counted.
+        computed_at: the value of that column.
+        version_from: the version of the log after which this run read; None if it read everything.
         version_to: the version of the log that was read.
-        labels: rows with `request_id`; they give the coverage on the ":table" rows. None: coverage is null.
+        labels: rows with `request_id`; they give the label coverage on the ":table" rows. None: the coverage is null.
         granularity: length of a window ("1 day", "1 hour"), aligned to the epoch in UTC.
 
     Returns:
-        Grain: one row a window, model_id and column, and one with column_name ":table", with the columns of
-        monitoring.inference_log_profile_metrics in their order. Items longer than 200 characters are counted as
-        distinct, but not kept as frequent items: a raw request is not a category.
+        Grain: one row for each window, model_id and column, and one with column_name ":table" for each window and
+        model_id, with the columns of monitoring.inference_log_profile_metrics in their order. Texts of more than 200
+        characters count as distinct values, but not as frequent items: a raw request is not a category.
     """
     from pyspark.sql import functions as F
 
@@ -109,14 +109,14 @@ def profile(
 
 
 def row_weight(fraction: str = "sampling_fraction") -> Column:
-    """How many requests a row stands for. A decimal: its sums are the same in whatever order Spark adds them."""
+    """How many requests a row stands for. It is a decimal, whose sum does not depend on the order of addition."""
     from pyspark.sql import functions as F
 
     return F.when(F.col(fraction) > 0, 1 / F.col(fraction)).otherwise(1.0).cast("decimal(24,12)")
 
 
 def _cells(log: DataFrame, *, labels: DataFrame | None, granularity: str) -> DataFrame:
-    """One row a log row and column: its name, type, and value as a number or as a key."""
+    """One row for each log row and column: the column's name and type, and the value as a number or as a key."""
     from pyspark.sql import functions as F
 
     has_label = F.lit(None).cast("string")
@@ -178,7 +178,7 @@ def _struct(
 
 
 def _values(cells: DataFrame) -> DataFrame:
-    """One row a distinct value of a column, with its rows and weight, and its place among the others.
+    """One row for each distinct value of a column, with its rows, its weight and its place among the column's values.
 
     Sums over a column run in the order of its values, so that a second run gives the same bits.
     """
@@ -207,14 +207,14 @@ def _values(cells: DataFrame) -> DataFrame:
 
 
 def _steps(weight: Column) -> Column:
-    """The last quantile step that `weight` of the total reaches; rounded, so that 0.3 / 0.1 counts as 3."""
+    """The last quantile step that `weight` reaches, as a share of the total; rounded, so that 0.3 / 0.1 counts as 3."""
     from pyspark.sql import functions as F
 
     return F.floor(F.round(QUANTILE_STEPS * weight / F.col("_total"), 9)).cast("int")
 
 
 def _summarise(values: DataFrame) -> DataFrame:
-    """Distinct values → one row a group: the statistics that `profile` selects from."""
+    """Distinct values → one row for each group, with the statistics from which `profile` selects."""
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 

@@ -1,7 +1,7 @@
-"""Ranked ids and the ids that should have been found in; how well the search did, out.
+"""Ranked ids and the ids that should have been found in, measures of the search out.
 
-Definitions are those of NIST's trec_eval (`success`, `recip_rank`), which the tests compare with. A rank counts from 1;
-an id that was retrieved twice counts at its first place.
+The definitions are those of NIST's trec_eval (`success`, `recip_rank`), with which the tests compare. Ranks count from
+1; an id that was retrieved twice counts at its first place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _MARKS = re.compile(r"[`*]|(?<!\w)_+|_+(?!\w)")
 
 
 def hit_at_k(ranked: Sequence[str], *, gold: Collection[str], k: int) -> bool:
-    """Whether one of the first `k` is in `gold` (trec_eval: success_k).
+    """Whether one of the first `k` ids is in `gold` (trec_eval: success_k).
 
     >>> hit_at_k(["a", "b"], gold={"b"}, k=1), hit_at_k(["a", "b"], gold={"b"}, k=2)
     (False, True)
@@ -22,7 +22,7 @@ def hit_at_k(ranked: Sequence[str], *, gold: Collection[str], k: int) -> bool:
 
 
 def reciprocal_rank(ranked: Sequence[str], *, gold: Collection[str]) -> float:
-    """1 / rank of the first that is in `gold`, 0 where none is (trec_eval: recip_rank).
+    """1 / rank of the first id that is in `gold`, 0 if there is none (trec_eval: recip_rank).
 
     >>> reciprocal_rank(["a", "b"], gold={"b"})
     0.5
@@ -31,7 +31,7 @@ def reciprocal_rank(ranked: Sequence[str], *, gold: Collection[str]) -> float:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """The mean over questions; None where there is none. MRR is the mean of the reciprocal ranks.
+    """The mean of `values`, one for each question; None if there are none. MRR is the mean of the reciprocal ranks.
 
     >>> mean([1.0, 0.5]), mean([])
     (0.75, None)
@@ -41,7 +41,7 @@ def mean(values: Iterable[float]) -> float | None:
 
 
 def is_in_section(path: str, heading_path: Sequence[str], *, gold_path: str, gold_heading: str) -> bool:
-    """Whether a chunk stands in the gold section, that is below its heading in its file; subsections belong to it.
+    """Whether a chunk stands in the gold section: in its file, below its heading. Subsections belong to the section.
 
     Headings are compared without Markdown's marks, blanks and case: formats write them differently.
 

@@ -1,9 +1,9 @@
-"""Values of any Spark type in; a text of each that no other value of its column has, and a hash of whole rows, out.
+"""Values of any Spark type in, a text for each that no other value has, and a hash of whole rows, out.
 
-`to_json` and a cast to text are no such texts: they cut instants to milliseconds, leave out what is null, and write a
-number that is none (NaN) like the word. Here each value says its kind and where it ends, so that two values next to
-each other are never read as two others. Equal values have one text: 1 as an int, as a bigint and as 1.00; every NaN.
--0.0 and 0.0 are two, as they print.
+`to_json` and a cast to text do not give such texts: they cut instants to milliseconds, leave out nulls, and write the
+number NaN like the word "NaN". Here each text names the kind of its value and marks its end, so that two values next to
+each other cannot be read as two others. Equal values have the same text: 1 as an int, as a bigint and as 1.00; every
+NaN. -0.0 and 0.0 have different texts, as they print differently.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def values_hash(rows: DataFrame, columns: Sequence[str]) -> Column:
 
 
 def said_hash(rows: DataFrame, columns: Sequence[str]) -> Column:
-    """64 hexadecimal digits for what a row says: the names and values of those of `columns` that are not null.
+    """64 hexadecimal digits for the names and values of those of `columns` that are not null in a row.
 
-    A column that a table gains changes it for no row that says nothing there.
+    So a column that is added to a table changes the hash only of rows that have a value in it.
     """
     from pyspark.sql import functions as F
 
@@ -44,7 +44,7 @@ def said_hash(rows: DataFrame, columns: Sequence[str]) -> Column:
 
 
 def canonical(column: Column, of: DataType) -> Column:
-    """The text of a value of the type `of`; never null."""
+    """The text of a value of the type `of`; never null (a null value has a text, too)."""
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
@@ -62,7 +62,7 @@ def _text(column: Column, of: DataType) -> Column:
     if isinstance(of, T.ArrayType):
         return _many("a", column, lambda each: canonical(each, of.elementType))
     if isinstance(of, T.MapType):
-        # A map has no order, so its entries are sorted; and an entry is a text by then, which can be.
+        # A map has no order, so its entries are sorted, once each is a text.
         entries = F.transform(
             F.map_entries(column),
             lambda entry: F.concat(canonical(entry["key"], of.keyType), canonical(entry["value"], of.valueType)),
@@ -92,7 +92,7 @@ def _scalar(column: Column, of: DataType) -> Column:
     if isinstance(of, T.DecimalType):
         plain = column.cast("string")
         if of.scale:
-            # As a number without fraction is written where the type has none, so that 1.00 is 1.
+            # Without zeros at the end of the fraction, so that 1.00 is written as 1.
             plain = F.regexp_replace(F.format_string("%s", plain), r"\.?0+$", "")
         return ended("i", F.when(column == 0, F.lit("0")).otherwise(plain))
     if isinstance(of, T.FloatType | T.DoubleType):
@@ -103,7 +103,7 @@ def _scalar(column: Column, of: DataType) -> Column:
         return ended("T", F.unix_micros(column).cast("string"))
     if isinstance(of, T.VariantType):
         return _measured("v", F.to_json(column))
-    # Instants without a zone, intervals, times of day: their texts are exact, and know no zone.
+    # Instants without a zone, intervals, times of day: their texts are exact and do not depend on a zone.
     return _measured(of.typeName()[:3], column.cast("string"))
 
 
@@ -115,7 +115,7 @@ def _many(kind: str, column: Column, each: Callable[[Column], Column]) -> Column
 
 
 def _measured(kind: str, text: Column) -> Column:
-    """A text after its length, so that no sign in it can be taken for its end."""
+    """A text with its length in front, so that no character in it can be taken for its end."""
     from pyspark.sql import functions as F
 
     return F.concat(F.lit(kind), F.octet_length(text).cast("string"), F.lit(":"), text)

@@ -1,6 +1,7 @@
-"""A change feed, or two states of a keyed table, in; one net operation a key out.
+"""A change feed, or two states of a keyed table, in, one net operation for each key out.
 
-`_op` is "upsert" or "delete" for what a feed says, and "insert", "update" or "delete" for what a table needs.
+The column `_op` is "upsert" or "delete" if it comes from a feed, and "insert", "update" or "delete" if it is what a
+table needs.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ def fold_changes(feed: DataFrame, *, key: str, before: str | None = None) -> Dat
     Args:
         feed: Delta's change feed: rows with `_change_type`, `_commit_version` and `_commit_timestamp`.
         key: the table's key column.
-        before: a column whose value before the first change is wanted, too.
+        before: a column whose value before the first change is wanted as well.
 
     Returns:
-        One row a key: the feed's data columns with the last values, and `_op` upsert or delete. A key that came and
-        went inside the feed is a delete: the reader may have met it in an earlier, interrupted attempt. With `before`,
-        `_before` is that column's value when the feed began, null for a key that did not exist then.
+        One row for each key: the feed's data columns with the last values, and `_op` upsert or delete. A key that was
+        inserted and deleted inside the feed is a delete: the reader may have seen it in an earlier, interrupted
+        attempt. With `before`, `_before` is that column's value when the feed began, null for a key that did not exist
+        then.
     """
     from pyspark.sql import functions as F
 
     data = [c for c in feed.columns if c not in ("_change_type", "_commit_version", "_commit_timestamp")]
-    # One commit can hold a delete and an insert of the same key (an overwrite does): the insert is the later one.
+    # One commit can hold a delete and an insert of the same key (an overwrite does): the insert counts as later.
     order = F.struct("_commit_version", (~F.col("_change_type").isin("delete", "update_preimage")).alias("_is_after"))
     op = F.when(F.col("_change_type") == "delete", "delete").otherwise("upsert").alias("_op")
     row = F.struct(*map(named, data), op)
@@ -49,16 +51,16 @@ def fold_changes(feed: DataFrame, *, key: str, before: str | None = None) -> Dat
 def net_changes(
     current: DataFrame, desired: DataFrame, *, key: str | Sequence[str], compare: Sequence[str]
 ) -> DataFrame:
-    """What turns `current` into `desired`: nothing for rows that are equal in `compare`.
+    """The operations that turn `current` into `desired`; there is none for rows that are equal in `compare`.
 
     Args:
-        current: rows of the target, at least `key` and `compare`; restricted to the same scope as `desired`.
-        desired: whole rows of the target, at most one a key.
-        key: the key column, which is never null, or the key columns, of which some may be.
-        compare: the columns that make a row equal; null equals null.
+        current: rows of the target, with at least the columns `key` and `compare`, of the same scope as `desired`.
+        desired: whole rows of the target, at most one for each key.
+        key: one key column, which is never null, or several, which may be null.
+        compare: two rows are equal if they are equal in these columns; null equals null.
 
     Returns:
-        `desired`'s columns and `_op` insert, update or delete. A delete has its key, the rest null.
+        The columns of `desired` and `_op` insert, update or delete. A delete has only its key; the rest is null.
     """
     from pyspark.sql import functions as F
 
@@ -70,7 +72,7 @@ def net_changes(
     )
 
     def same(k: str, was: str) -> Column:
-        # Null-safe costs a join twice the keys: not for a key of one column.
+        # A null-safe join carries twice the keys, which a key of one column (never null) does not need.
         return named(k).eqNullSafe(F.col(was)) if len(keys) > 1 else named(k) == F.col(was)
 
     on = reduce(and_, [same(k, was) for k, was in keys.items()])
@@ -85,14 +87,14 @@ def net_changes(
 
 
 def comparable(rows: DataFrame, columns: Sequence[str]) -> Column:
-    """A struct of `columns` that can be compared and ordered: Spark compares no maps, so theirs are sorted entries."""
+    """A struct of `columns` that can be compared and ordered; a map, which Spark cannot compare, is sorted entries."""
     from pyspark.sql import functions as F
 
     return F.struct(*[_without_maps(named(c), rows.schema[c].dataType).alias(c) for c in columns])
 
 
 def named(column: str) -> Column:
-    """The column of that very name: Spark alone would take a dot in it for a field of a struct."""
+    """The column of exactly this name: without the quotes Spark would take a dot in it for a field of a struct."""
     from pyspark.sql import functions as F
 
     return F.col("`" + column.replace("`", "``") + "`")

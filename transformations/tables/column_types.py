@@ -1,4 +1,4 @@
-"""A column's type as Spark writes it in; the Arrow type of the same column, and which type is wider, out."""
+"""Types of columns as Spark writes them in, their canonical form, their Arrow types, and which one is wider, out."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def canonical_type(text: str) -> str:
-    """The type as Spark's `simpleString` says it: "LONG" → "bigint", "struct<a: int>" → "struct<a:int>".
+    """The type as Spark's `simpleString` writes it: "LONG" → "bigint", "struct<a: int>" → "struct<a:int>".
 
     Raises:
-        ConfigurationError: no type that a table here can have.
+        ConfigurationError: no column of lakeloop's tables can have this type.
     """
     text = text.strip()
     lower = text.lower()
@@ -61,7 +61,7 @@ def canonical_type(text: str) -> str:
 
 
 def is_type(text: str) -> bool:
-    """Whether a table here can have a column of a type, as Spark says it."""
+    """Whether `text` is the canonical form of a type that a column of lakeloop's tables can have."""
     try:
         return canonical_type(text) == text
     except ConfigurationError:
@@ -89,7 +89,7 @@ def is_nested(text: str) -> bool:
 
 
 def widens(narrow: str, wide: str) -> bool:
-    """Whether `wide` is another type that has every value of `narrow`, and one that Delta would widen it to."""
+    """Whether `wide` is a different type that holds every value of `narrow`, and Delta can widen `narrow` to it."""
     if narrow in _INTEGERS and wide in _INTEGERS:
         return _INTEGERS.index(narrow) < _INTEGERS.index(wide)
     if (narrow, wide) == ("float", "double"):
@@ -109,12 +109,12 @@ def widens(narrow: str, wide: str) -> bool:
 
 
 def wider_integers(text: str) -> tuple[str, ...]:
-    """The integer types that are wider than `text`, the nearest first; none for what is no integer."""
+    """The integer types that are wider than the type `text`, the nearest first; none if it is no integer type."""
     return _INTEGERS[_INTEGERS.index(text) + 1 :] if text in _INTEGERS else ()
 
 
 def split_top(text: str) -> list[str]:
-    """`text` cut at the commas that stand in no bracket."""
+    """`text` cut at the commas outside of brackets."""
     parts, depth, start = [], 0, 0
     for place, sign in enumerate(text):
         depth += (sign in "<(") - (sign in ">)")

@@ -1,7 +1,7 @@
-"""A few rows in memory in; what the functions of the same names say of frames (changes.py, history.py), out.
+"""A few rows in memory in, what the functions of the same names in changes.py and history.py compute for frames, out.
 
-What is few is compared here in a millisecond; Spark takes a hundred to plan it. The two give the same, which
-tests/spark/test_few_rows.py tries on random rows of all types.
+A few rows are compared here in a millisecond; Spark takes a hundred to plan the same. Both give the same result:
+tests/spark/test_few_rows.py compares them on random rows of all types.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ _FEED = ("_change_type", "_commit_version", "_commit_timestamp")
 
 
 def fold_changes(feed: pa.Table, *, key: str, before: str | None = None) -> pa.Table:
-    """`transformations.tables.changes.fold_changes`, of a change feed that is in memory."""
+    """Like `transformations.tables.changes.fold_changes`, for a change feed in memory."""
     kinds, versions = feed["_change_type"].to_pylist(), feed["_commit_version"].to_pylist()
     keys = feed[key].to_pylist()
     first: dict[Any, tuple[tuple[int, bool], int]] = {}
     last: dict[Any, tuple[tuple[int, bool], int]] = {}
-    for place, (of, kind, version) in enumerate(zip(keys, kinds, versions, strict=True)):
+    for place, (key_value, kind, version) in enumerate(zip(keys, kinds, versions, strict=True)):
         order = (version, kind not in ("delete", "update_preimage"))
-        if of not in first or order < first[of][0]:
-            first[of] = (order, place)
-        if kind != "update_preimage" and (of not in last or order >= last[of][0]):
-            last[of] = (order, place)
+        if key_value not in first or order < first[key_value][0]:
+            first[key_value] = (order, place)
+        if kind != "update_preimage" and (key_value not in last or order >= last[key_value][0]):
+            last[key_value] = (order, place)
     places = [place for _, place in last.values()]
     folded = feed.take(pa.array(places, pa.int64())).drop_columns([c for c in _FEED if c in feed.column_names])
     ops = ["delete" if kinds[place] == "delete" else "upsert" for place in places]
     folded = folded.append_column("_op", pa.array(ops, pa.string()))
     if before is None:
         return folded
-    starts = [first[of][1] for of in last]
+    starts = [first[key_value][1] for key_value in last]
     held = [None if kinds[place] == "insert" else place for place in starts]
     return folded.append_column("_before", feed[before].take(pa.array(held, pa.int64())))
 
 
 def net_changes(current: pa.Table, desired: pa.Table, *, key: str | Sequence[str], compare: Sequence[str]) -> pa.Table:
-    """`transformations.tables.changes.net_changes`, of rows that are in memory."""
+    """Like `transformations.tables.changes.net_changes`, for rows in memory."""
     keys = [key] if isinstance(key, str) else [*key]
     held: dict[tuple[Any, ...], list[int]] = {}
-    for place, of in enumerate(values(current, keys)):
-        held.setdefault(of, []).append(place)
+    for place, key_values in enumerate(values(current, keys)):
+        held.setdefault(key_values, []).append(place)
     was, now = [*values(current, compare)], [*values(desired, compare)]
     places, ops = [], []
-    for place, of in enumerate(values(desired, keys)):
-        before = held.pop(of, None)
+    for place, key_values in enumerate(values(desired, keys)):
+        before = held.pop(key_values, None)
         if before is None or any(was[each] != now[place] for each in before):
             places.append(place)
             ops.append("insert" if before is None else "update")
@@ -72,15 +72,15 @@ def history_changes(
     compare: Sequence[str],
     replaces_same_instants: bool = False,
 ) -> pa.Table | None:
-    """`transformations.tables.history.history_changes`, of rows that are in memory.
+    """Like `transformations.tables.history.history_changes`, for rows in memory.
 
-    None where two changes say something of one key and instant, or one says it of none: Spark is to judge those.
+    Returns None if two rows have the same key and instant, or if a key or an instant is null: those are left to Spark.
     """
     columns = [c for c in changes.column_names if c != "_op"]
-    said = [*values(changes, [*key, order_by])]
+    changed_instants = [*values(changes, [*key, order_by])]
     if replaces_same_instants:
-        is_said = set(said)
-        stays = [of not in is_said for of in values(before, [*key, order_by])]
+        replaced = set(changed_instants)
+        stays = [moment not in replaced for moment in values(before, [*key, order_by])]
         known = before.filter(pa.array(stays, pa.bool_()))
     else:
         known = before
@@ -88,7 +88,7 @@ def history_changes(
     of_known = [mark == "delete" for mark in known["_marks"].to_pylist()]
     is_delete = [*of_known, *(op == "delete" for op in changes["_op"].to_pylist())]
     instants = [*values(both, [*key, order_by])]
-    if len(set(instants)) < len(instants) or any(value is None for of in instants for value in of):
+    if len(set(instants)) < len(instants) or any(value is None for moment in instants for value in moment):
         return None
     nulled = pa.array([None if gone else place for place, gone in enumerate(is_delete)], pa.int64())
     for name in compare:
@@ -103,7 +103,7 @@ def history_changes(
         is_same = follows and not is_delete[before_it or 0] and compared[before_it or 0] == compared[place]
         marks[place] = "delete" if is_delete[place] else "repeat" if is_same else None
     ends: dict[int, Any] = {}
-    boundary: tuple[Any, ...] = ()  # the key and the instant of the nearest one that follows
+    boundary: tuple[Any, ...] = ()  # key and instant of the nearest following row that is no repeat
     for place in reversed(places):
         instant = instants[place]
         ends[place] = (
@@ -123,7 +123,7 @@ def history_changes(
 def quarantine_changes(
     current: pa.Table, refused: pa.Table, *, key: str, same: Sequence[str], now: datetime
 ) -> pa.Table:
-    """`expectations.quarantine.quarantine_changes`, of rows that are in memory."""
+    """Like `expectations.quarantine.quarantine_changes`, for rows in memory."""
     held = {row[key]: row for row in current.to_pylist()}
     found: list[dict[str, Any]] = []
     for row in refused.to_pylist():
@@ -133,21 +133,21 @@ def quarantine_changes(
             continue
         attempts = (was["attempts"] or 0) + 1 if was is not None else 1
         found.append({**row, "attempts": attempts, "replayed_at": None, "_op": "insert" if was is None else "update"})
-    # What is in scope, and is refused no longer: repaired, or gone.
+    # Rows in scope that are no longer refused: they were repaired, or are gone.
     closed = [row for row in held.values() if row["replayed_at"] is None]
     found += [{**row, "attempts": row["attempts"] or 0, "replayed_at": now, "_op": "update"} for row in closed]
     return pa.Table.from_pylist(found, schema=current.schema.append(pa.field("_op", pa.string())))
 
 
 def values(rows: pa.Table, columns: Sequence[str]) -> Iterable[tuple[Any, ...]]:
-    """The values of some columns, row by row, so that what Spark takes for equal is equal."""
+    """The values of some columns, row by row, in a form in which values are equal if Spark takes them for equal."""
     if not columns:
         return [()] * rows.num_rows
     return zip(*(map(_comparable, rows[name].to_pylist()) for name in columns), strict=True)
 
 
 def _comparable(value: Any) -> Any:
-    """NaN equals NaN, minus zero equals zero, and the entries of a map have no order."""
+    """`value` in a form in which NaN equals NaN, minus zero equals zero, and the entries of a map have no order."""
     if isinstance(value, float):
         return "NaN" if math.isnan(value) else value + 0.0
     if isinstance(value, dict):

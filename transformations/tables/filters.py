@@ -2,7 +2,7 @@
 
     format = 'rst' and not (source in ('docs', 'wiki') or path = 'index.rst')
 
-A value is a value wherever it goes: nothing of it is ever read as part of a store's query language.
+A value stays a value: no part of it is ever read as a store's query language.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Filter: TypeAlias = "In | And | Or | Not"
 
 
 def equals(**columns: str) -> Filter:
-    """All of the columns have these values.
+    """The filter that each named column has the given value.
 
     >>> equals(format="rst")
     In(column='format', values=('rst',))
@@ -57,7 +57,7 @@ def equals(**columns: str) -> Filter:
 
 
 def empty_filter(given: object) -> ConfigurationError:
-    """The error for a filter that says nothing: as a rule a variable, or a permission, that was not filled in."""
+    """The error for an empty filter; most often a variable, or a permission, was not filled in."""
     return ConfigurationError(
         f"the filter {given!r} is empty, and so would let everything pass. Leave it out to search all, or say what "
         "must hold, as in format = 'rst'."
@@ -65,7 +65,7 @@ def empty_filter(given: object) -> ConfigurationError:
 
 
 def matches(row: Mapping[str, Any], where: Filter) -> bool:
-    """Whether a row passes: what every store's translation must agree with.
+    """Whether a row passes the filter. Every store's translation must give the same answer.
 
     >>> matches({"format": "md"}, Not(In("format", ("rst", "md"))))
     False
@@ -91,7 +91,12 @@ def columns_of(where: Filter) -> Iterator[str]:
 
 
 def check_filter(where: Filter, *, known: Collection[str]) -> None:
-    """Raises ConfigurationError for an unknown column, a value that is no text, and an `and` or `or` of nothing."""
+    """Check a filter that was built in Python.
+
+    Raises:
+        ConfigurationError: an unknown column, a value that is no text, a comparison without values, or an `and` or `or`
+            without parts.
+    """
     if _says_nothing(where):
         raise empty_filter(where)
     for column in columns_of(where):
@@ -103,7 +108,7 @@ def check_filter(where: Filter, *, known: Collection[str]) -> None:
 
 
 def _says_nothing(where: Filter) -> bool:
-    """Whether some part of it has no parts."""
+    """Whether the filter has an `and` or an `or` without parts."""
     if isinstance(where, In):
         return False
     if isinstance(where, Not):
@@ -125,15 +130,15 @@ _TOKEN = re.compile(r"""\s*(?:(?P<quoted>'(?:[^']|'')*')|(?P<mark>!=|<>|=|\(|\)|
 
 
 def parse_filter(text: str) -> Filter:
-    """A filter from its text: `column = value`, `!=`, `in (…)`, joined by `and`, `or`, `not` and parentheses.
+    """Read a filter from its text: `column = value`, `!=`, `in (…)`, joined by `and`, `or`, `not` and parentheses.
 
-    A value stands in single quotes (doubled inside); one without blanks and marks may stand bare.
+    A value stands in single quotes (doubled inside); a value without blanks, quotes and operators needs none.
 
     >>> parse_filter("format=rst and not source in ('a', 'b')")
     And(parts=(In(column='format', values=('rst',)), Not(part=In(column='source', values=('a', 'b')))))
 
     Raises:
-        ConfigurationError: it is blank, or cannot be read; the message says where.
+        ConfigurationError: the text is blank, or cannot be read; the message says where.
     """
     if not text.strip():
         raise empty_filter(text)
@@ -144,7 +149,7 @@ def parse_filter(text: str) -> Filter:
 
 
 class _Parser:
-    """Recursive descent over the tokens; one method a level of precedence."""
+    """A parser by recursive descent over the tokens, with one method for each level of precedence."""
 
     def __init__(self, text: str) -> None:
         self._text = text

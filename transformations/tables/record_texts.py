@@ -1,7 +1,7 @@
-"""Lines of CSV or JSON in; their records as texts, or why a piece is no record, out.
+"""Lines of CSV or JSON in, their records as texts, or why a piece is no record, out.
 
-No text is changed: numbers keep their digits, nested JSON stays JSON (without the blanks between its signs). What is no
-record is a `Refused` with the line that it begins in, so that everything that was read is one or the other.
+No text is changed: numbers keep their digits, nested JSON stays JSON (without the blanks between its tokens). A piece
+that is no record is a `Refused` with the reason (for CSV also its first line), so that nothing that was read is lost.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 MOST_CHARACTERS = 64 << 20
-"""Of one record: a longer one is not held in memory."""
+"""The most characters of one record: a longer one is not held in memory."""
 _SHOWN = 100_000
 _BLANKS = re.compile(r"[ \t\n\r]*")
 _STRING_OR_BLANKS = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\n\r]+')
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _INTEGER = re.compile(r"-?\d+")
-# Beyond it a double does not hold each integer.
+# Beyond this a double cannot hold every integer.
 _EXACT = 2**53
 
 
@@ -31,8 +31,8 @@ class Dialect:
     """How a CSV file is written.
 
     Attributes:
-        escape: what makes the next sign a plain one; the quote itself: it is written twice.
-        spans_lines: a quoted value may have line breaks; else each line is a record, whatever its quotes.
+        escape: the character that makes the next one plain; if it is the quote itself, a quote is written twice.
+        spans_lines: whether a quoted value may have line breaks; if not, each line is a record, whatever its quotes.
     """
 
     sep: str = ","
@@ -45,7 +45,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Refused:
-    """What is no record: why, and the text."""
+    """A piece that is no record: why, and its text."""
 
     why: str
     text: str = ""
@@ -58,14 +58,19 @@ class Refused:
 
 @dataclass(frozen=True)
 class JsonRecord:
-    """One object: name → text (null: None), and of the names that were asked for what kind of value each is."""
+    """One object.
+
+    Attributes:
+        texts: name → text; None for null.
+        kinds: name → kind of value, as `json_records` says; empty unless kinds were asked for.
+    """
 
     texts: dict[str, str | None]
     kinds: dict[str, str]
 
 
 class _Lines:
-    """Lines with their ends, as `csv` wants them; keeps those of the record that is being read."""
+    """Iterates over lines with their line ends, as `csv` wants them; keeps those of the record that is being read."""
 
     def __init__(self, read_line: Callable[[int], str], sep: str) -> None:
         self._read_line, self._sep = read_line, sep
@@ -98,16 +103,16 @@ class _TooLongError(Exception):
     pass
 
 
-# Stands for a separator of several characters, which `csv` does not know; a text that has it is refused.
+# Stands for a separator of several characters, which `csv` cannot handle; a text that holds it is refused.
 _JOINT = "\x1f"
 
 
 def csv_records(read_line: Callable[[int], str], dialect: Dialect) -> Iterator[list[str] | Refused]:
-    """The records of a CSV file, its header the first of them. Blank lines are passed over.
+    """The records of a CSV file, the header first. Blank lines are left out.
 
-    Bytes that are no text must come as lone surrogates (errors="surrogateescape"): their record is refused. Quotes are
-    those of RFC 4180. A quote that is opened and never closed takes all lines up to the end of the file with it, since
-    none of them can be told from the value.
+    Bytes that cannot be decoded must come as lone surrogates (errors="surrogateescape"): their record is refused.
+    Quotes follow RFC 4180. A quote that is never closed takes all lines up to the end of the file, since each of them
+    could be part of the value.
     """
     csv.field_size_limit(MOST_CHARACTERS)
     lines = _Lines(read_line, dialect.sep)
@@ -153,7 +158,7 @@ def _why(error: Exception) -> str:
 
 
 def _shown(text: str) -> str:
-    """A text that every engine can hold: bytes that are none as \\xNN."""
+    """`text` in a form that every engine can hold: bytes that could not be decoded are written as \\xNN."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if text else text
 
 
@@ -163,10 +168,10 @@ def json_records(
     """The objects of a text: one, several after each other, or arrays of them.
 
     Args:
-        text: a line, or a file. If any of it is no JSON, none of it is a record.
-        names: lower-case name → the name that is wanted: names are known whatever their case.
-        wants_kinds: of the other names, what their values are: "bigint", "long" (one that no double has exactly),
-            "double", "boolean" or "string".
+        text: a line, or a file. If a part of it is no JSON, the whole is refused.
+        names: lower-case name → the name that is wanted: names match whatever their case.
+        wants_kinds: whether to say, for names that are not in `names`, what their values are: "bigint", "long" (an
+            integer that no double holds exactly), "double", "boolean" or "string".
     """
     found: list[JsonRecord | Refused] = []
     at = _skip(text, 0)
@@ -203,9 +208,8 @@ class _TwiceError(Exception):
 
 
 def _element(text: str, at: int, names: Mapping[str, str], wants_kinds: bool) -> tuple[JsonRecord | Refused, int]:
-    """The object at a place, and where it ends; what is no object, or has a name twice (in whatever case), is refused
-    alone.
-    """
+    """The object at a place, and where it ends. A value that is no object, or an object with a name twice (whatever
+    its case), is refused alone."""
     if text[at : at + 1] != "{":
         _, end = _lenient.raw_decode(text, at)
         return Refused("not an object", text[at:end]), end
@@ -275,7 +279,7 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
         raise _TwiceError(f"the name {twice!r} is there twice")
 
 
-# Numbers stay texts: Python's own would not hold them all.
+# Numbers stay texts, since Python's own do not hold them all.
 _strict = json.JSONDecoder(object_pairs_hook=_once, parse_float=str, parse_int=str, parse_constant=str)
 _lenient = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
 
@@ -296,7 +300,7 @@ def _kind(raw: str) -> str:
 
 
 def type_of_kinds(kinds: set[str]) -> str:
-    """The type that holds every value of such kinds; text where no other does."""
+    """The type that holds every value of these kinds; "string" if no other does."""
     if kinds <= {"bigint", "long"}:
         return "bigint"
     if kinds <= {"bigint", "double"}:

@@ -1,8 +1,8 @@
-"""Records as a source gives them in; the same records with a contract's columns, and what did not fit as JSON, out.
+"""Records as a source gives them in, the same records with a contract's columns, and what did not fit as JSON, out.
 
-`_rescued` is described in expectations/tables/contracts.py. No value is changed without a word: one that its column's
-type cannot hold exactly is null in the column and kept as it came in `_rescued`. A text whose value the column holds,
-but which is not how that value is written, is kept in `_texts`: under another contract it is read anew, as it came.
+`_rescued` is described in expectations/tables/contracts.py. No value is changed silently: if its column's type cannot
+hold it exactly, it is null in the column and kept unchanged in `_rescued`. A text whose value the column holds, but
+which differs from the usual form of that value, is kept in `_texts`: another contract can then read the original.
 """
 
 from __future__ import annotations
@@ -35,49 +35,51 @@ def fit(
     missing: Sequence[str] = (),
     hint: str = "",
 ) -> DataFrame:
-    """Give records the columns of a contract. Grain: one row a record, in and out.
+    """Give records the columns of a contract. Grain: one row for each record, in and out.
 
     Args:
         rows: `_record`, a struct of the columns of `arriving`; `_unreadable` (null for a record); `_unknown` (a map of
             further values, or null); and technical columns, which stay.
-        columns: the contract's, name → canonical type.
-        arriving: the columns that came, as the source calls them, name → canonical type. Texts are read as the
+        columns: the contract's columns, name → canonical type.
+        arriving: the columns of the records, by the source's names, name → canonical type. Texts are read as the
             contract's type, exactly.
-        readings: how the source says the contract's columns, where it is not the plain way.
-        passed_over: columns that came and are no part of the record (what says the operation).
-        missing, hint: said of every record, as `_rescued` has them.
+        readings: how the source writes a contract's column, for those that it does not write the plain way.
+        passed_over: columns that are no part of the record, such as the one that names the operation.
+        missing, hint: the same for every record; they become parts of `_rescued`.
 
     Returns:
-        The contract's columns, the technical ones that stay, `_texts` and `_rescued`, null where all fits.
+        The contract's columns, the technical ones, `_texts` and `_rescued`; each of the two is null if all fits.
     """
     from pyspark.sql import functions as F
 
     readings = readings or {}
-    came = {name.lower(): name for name in arriving}
+    by_lower_name = {name.lower(): name for name in arriving}
     called = {name: readings.get(name, PLAIN).source or name for name in columns}
     values: dict[str, Column] = {}
-    for number, (name, of) in enumerate(columns.items()):
-        mine = came.get(called[name].lower())
-        read = None if mine is None else read_as(rows, mine, arriving[mine], of, readings.get(name, PLAIN))
-        values[f"_v{number}"] = F.lit(None).cast(of) if read is None else read
+    for number, (name, type_) in enumerate(columns.items()):
+        source = by_lower_name.get(called[name].lower())
+        read = None if source is None else read_as(rows, source, arriving[source], type_, readings.get(name, PLAIN))
+        values[f"_v{number}"] = F.lit(None).cast(type_) if read is None else read
     technical = [c for c in rows.columns if c not in ("_record", "_unreadable", "_unknown")]
     rows = rows.select("*", *[value.alias(place) for place, value in values.items()])
 
     wrong: dict[str, Column] = {}
     texts: dict[str, Column] = {}
-    for place, (name, of) in zip(values, columns.items(), strict=True):
-        mine = came.get(called[name].lower())
-        if mine is None or arriving[mine] == "void":
+    for place, (name, type_) in zip(values, columns.items(), strict=True):
+        source = by_lower_name.get(called[name].lower())
+        if source is None or arriving[source] == "void":
             continue
         value, reading = F.col(place), readings.get(name, PLAIN)
-        is_text = arriving[mine] == "string"
-        is_null = is_null_text(_of(mine), reading) if is_text else F.lit(False)
-        wrong[name] = F.when(_of(mine).isNotNull() & value.isNull() & ~is_null, as_text(_of(mine), arriving[mine]))
-        if is_text and (of != "string" or reading.null_texts):
-            is_another = ~as_text(value, of).eqNullSafe(_of(mine))
-            texts[name] = F.when((value.isNotNull() | is_null) & is_another, _of(mine))
+        is_text = arriving[source] == "string"
+        is_null = is_null_text(_of(source), reading) if is_text else F.lit(False)
+        wrong[name] = F.when(
+            _of(source).isNotNull() & value.isNull() & ~is_null, as_text(_of(source), arriving[source])
+        )
+        if is_text and (type_ != "string" or reading.null_texts):
+            is_another = ~as_text(value, type_).eqNullSafe(_of(source))
+            texts[name] = F.when((value.isNotNull() | is_null) & is_another, _of(source))
     known = {name.lower() for name in (*called.values(), *passed_over)}
-    unknown = {name: as_text(_of(name), of) for name, of in arriving.items() if name.lower() not in known}
+    unknown = {name: as_text(_of(name), type_) for name, type_ in arriving.items() if name.lower() not in known}
     record = F.col("_unreadable").isNull()
     rescued = _as_json(
         wrong_type=_map(wrong),
@@ -102,51 +104,51 @@ def recovered(
     is_text: bool = False,
     earlier: Mapping[str, Sequence[str]] | None = None,
 ) -> DataFrame:
-    """Rows of bronze under the contract as it is now: what an earlier one could not take is read once more.
+    """Read rows of bronze under the contract as it is now: values that an earlier contract refused are read again.
 
     Args:
         rows: columns of an earlier contract, `_texts`, `_rescued`, and others, which stay.
-        columns: the contract's now. A column that `rows` lacks is read from `_rescued`, or null.
-        readings: how the source says the columns, as it is known now.
-        is_text: the source has texts alone, so that each value is what its text says: the same as if the source were
-            read anew.
-        earlier: of a column that was renamed, those of `rows` that hold what it held under earlier contracts.
+        columns: the columns of the contract now. A column that `rows` lacks is read from `_rescued`, or is null.
+        readings: how the source writes the columns, according to the contract now.
+        is_text: whether the source gives texts only. Values are then read from their texts, with the same result as
+            if the source were read again.
+        earlier: for a column that was renamed, the columns of `rows` that hold its values under earlier names.
 
     Returns:
-        All other columns but `_texts`, the contract's, and `_rescued` with what still does not fit.
+        The other columns (without `_texts`), the contract's, and `_rescued` with what still does not fit.
     """
     from pyspark.sql import functions as F
 
     readings = readings or {}
     earlier = earlier or {}
     there = {f.name.lower(): f for f in rows.schema.fields}
-    said = rows.withColumn("_said", F.from_json("_rescued", _RESCUED))
+    parsed = rows.withColumn("_said", F.from_json("_rescued", _RESCUED))
     kept = F.col("_texts") if "_texts" in rows.columns else F.lit(None).cast(_TEXTS)
     maps = {"_kept": kept, "_wrong": F.col("_said.wrong_type"), "_unknown": F.col("_said.unknown")}
     for place, entries in maps.items():
-        said = said.withColumn(place, _by_lower_name(entries))
+        parsed = parsed.withColumn(place, _by_lower_name(entries))
 
     sources: dict[str, Column] = {}
     values: dict[str, Column] = {}
-    for number, (name, of) in enumerate(columns.items()):
+    for number, (name, type_) in enumerate(columns.items()):
         reading = readings.get(name, PLAIN)
         names = [name.lower(), *map(str.lower, earlier.get(name, ()))]
         texts = [F.try_element_at(place, F.lit(n)) for n in names for place in ("_kept", "_wrong")]
         texts.append(F.try_element_at("_unknown", F.lit((reading.source or name).lower())))
-        mine = [F.lit(None).cast(of)]
+        candidates = [F.lit(None).cast(type_)]
         for field in (there[n] for n in names if n in there):
             column, was = F.col(f"`{field.name}`"), field.dataType.simpleString()
             is_renamed = field.name.lower() != names[0]
-            if (is_text and (was != of or not reading.is_plain)) or (is_renamed and was != of):
+            if (is_text and (was != type_ or not reading.is_plain)) or (is_renamed and was != type_):
                 texts.append(as_text(column, was))
             else:
-                mine.append(column if was == of else column.try_cast(of))
+                candidates.append(column if was == type_ else column.try_cast(type_))
         sources[f"_t{number}"] = F.coalesce(*texts)
-        values[f"_v{number}"] = F.when(F.col(f"_t{number}").isNull(), F.coalesce(*mine)).otherwise(
-            read_text(F.col(f"_t{number}"), of, reading)
+        values[f"_v{number}"] = F.when(F.col(f"_t{number}").isNull(), F.coalesce(*candidates)).otherwise(
+            read_text(F.col(f"_t{number}"), type_, reading)
         )
-    said = said.select("*", *[text.alias(place) for place, text in sources.items()])
-    said = said.select("*", *[value.alias(place) for place, value in values.items()])
+    parsed = parsed.select("*", *[text.alias(place) for place, text in sources.items()])
+    parsed = parsed.select("*", *[value.alias(place) for place, value in values.items()])
 
     wrong = {
         name: F.when(F.col(v).isNull() & ~is_null_text(F.col(t), readings.get(name, PLAIN)), F.col(t))
@@ -169,7 +171,7 @@ def recovered(
     )
     own = {n.lower() for n in columns}
     others = [c for c in rows.columns if c.lower() not in own and c not in ("_rescued", "_texts")]
-    return said.select(
+    return parsed.select(
         *[F.col(f"`{c}`") for c in others],
         *[F.col(place).alias(name) for place, name in zip(values, columns, strict=True)],
         rescued.alias("_rescued"),
@@ -177,7 +179,7 @@ def recovered(
 
 
 def read_as(rows: DataFrame, name: str, arriving: str, wanted: str, reading: Reading = PLAIN) -> Column:
-    """A column as the wanted type: null where its value is none of that type, exactly."""
+    """A column as the wanted type; null for a value that this type cannot hold exactly."""
     from pyspark.errors import AnalysisException
     from pyspark.sql import functions as F
 
@@ -193,7 +195,7 @@ def read_as(rows: DataFrame, name: str, arriving: str, wanted: str, reading: Rea
     if is_nested(wanted) or is_nested(arriving):
         return read_text(as_text(column, arriving), wanted) if is_nested(wanted) else F.lit(None).cast(wanted)
     if (wanted in _TEMPORAL) != (arriving in _TEMPORAL):
-        # A number of what since when? Only the column's format tells.
+        # Only the column's format says what unit a number is in, and since when it counts.
         return read_text(as_text(column, arriving), wanted, reading)
     try:
         value = column.try_cast(wanted)
@@ -205,7 +207,7 @@ def read_as(rows: DataFrame, name: str, arriving: str, wanted: str, reading: Rea
 
 
 def as_text(column: Column, of: str) -> Column:
-    """A value as text: nested ones as JSON writes them, bytes as base64."""
+    """A value as text: nested values as JSON, bytes as base64."""
     from pyspark.sql import functions as F
 
     if is_nested(of):
@@ -215,7 +217,7 @@ def as_text(column: Column, of: str) -> Column:
 
 
 def in_utc(value: Column, of: DataType) -> Column:
-    """A value with its instants without a zone, at any depth, as those of UTC, whatever the session's zone is."""
+    """`value` with its instants without a zone, at any depth, taken as UTC, whatever the session's zone is."""
     from pyspark.sql import functions as F
     from pyspark.sql.types import ArrayType, MapType, StructType, TimestampNTZType
 
@@ -240,7 +242,7 @@ def _of(name: str) -> Column:
 
 
 def _map(values: Mapping[str, Column]) -> Column:
-    """The values that are not null, by name, or null where none is."""
+    """A map of the values that are not null, by name; null if there is none."""
     from pyspark.sql import functions as F
 
     if not values:
@@ -248,12 +250,12 @@ def _map(values: Mapping[str, Column]) -> Column:
     entries = F.map_filter(
         F.map_from_arrays(F.array(*map(F.lit, values)), F.array(*values.values())), lambda k, v: v.isNotNull()
     )
-    # Not a chain of ORs, which is deeper than the JVM's stack where there are thousands.
+    # Not a chain of ORs: thousands of them would be deeper than the JVM's stack.
     return F.when(F.coalesce(*values.values()).isNotNull(), entries)
 
 
 def _by_lower_name(entries: Column) -> Column:
-    """A map by its names in lower case, without those that differ in nothing but their case: which is meant?"""
+    """The map with its names in lower case; names that differ only in their case are left out, as ambiguous."""
     from pyspark.sql import functions as F
 
     names = F.transform(F.map_keys(entries), F.lower)
@@ -273,5 +275,5 @@ def _joined(one: Column, other: Column) -> Column:
 def _as_json(**parts: Column) -> Column:
     from pyspark.sql import functions as F
 
-    said = F.to_json(F.struct(*[part.alias(name) for name, part in parts.items()]))
-    return F.when(said != "{}", said)
+    text = F.to_json(F.struct(*[part.alias(name) for name, part in parts.items()]))
+    return F.when(text != "{}", text)

@@ -1,16 +1,16 @@
-r"""A column of texts, a type, and how the column writes them in; the values, each exactly what its text says, out.
+r"""A column of texts, a type, and how the column writes its values in, the values, exactly as the texts say, out.
 
-A text is a value only in the forms below, and only where the type holds it exactly; else the result is null.
+A text is a value only if it has one of the forms below, and only if the type holds it exactly; else the result is null.
 
     boolean            true, false, t, f, yes, no, y, n, 1, 0, in any case
     tinyint … bigint   digits with or without a sign, no leading zeros
-    decimal(p,s)       the same with a fraction and an exponent; what would have to be rounded is no value
-    float, double      the same, NaN, Infinity; what has more digits than the type keeps is no value
+    decimal(p,s)       the same, also with a fraction and an exponent; a number that would be rounded is no value
+    float, double      the same, NaN, Infinity; a number with more digits than the type keeps is no value
     date               2024-01-31
     timestamp          2024-01-31, 2024-01-31 10:30, 2024-01-31T10:30:00.123456+02:00 (T or a blank; Z, UTC or an
                        offset; without one it is UTC)
     binary             base64
-    array, map, struct JSON, whose members have these forms; a struct has no other names than its own
+    array, map, struct JSON, whose members have these forms; a struct may have no other names than those of its type
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ _TRUE, _FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 _DATE = r"\d{4}-\d{2}-\d{2}"
 _ZONE = r"(Z|UTC|[+-]\d{2}(:?\d{2})?)"
 _INSTANT = rf"^{_DATE}([T ]\d{{2}}:\d{{2}}(:\d{{2}}(\.\d{{1,6}}0*)?)?( ?{_ZONE})?)?\z"
-# Decimal digits that a binary number keeps whatever they are, and the least number that has them all.
+# How many decimal digits a binary number always keeps, and the least number for which it keeps them.
 _KEPT = {"float": (6, 1.17549435e-38), "double": (15, 2.2250738585072014e-308)}
-# Python and Arrow know the years 1 to 9999; Spark would take later ones, and readers would fail on them.
+# Python knows the years 1 to 9999; Spark would take later ones, and readers would then fail.
 _FIRST, _LAST = "0001-01-01", "9999-12-31"
 _STRING_OR_NUMBER = r'"((?:[^"\\]|\\.)*+)"|(-?\d[\d.eE+-]*+|-?Infinity|NaN)'
 _END = "this is where the text ends"
 _QUOTED = re.compile(r"'[^']*'")
 _OPTIONAL = re.compile(r"\[[^\[\]]*\]")
-# The letters that Spark's parser takes (none for weeks and days of the week), as often in a row as it takes them.
+# The runs of letters that Spark's parser takes; letters for weeks and days of the week are not among them.
 _LETTERS = re.compile("y{1,6}|[ML]{1,4}|[dHhKkms]{1,2}|D{1,3}|S{1,9}|a|[XxZ]{1,5}|z{1,4}|VV|O|OOOO")
 _RUN = re.compile(r"([A-Za-z])\1*")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source says the values of one column.
+    """How a source writes the values of one column.
 
     Attributes:
-        source: what the source calls the column; None: the column's own name.
-        format: of a date or instant: a pattern such as dd.MM.yyyy, or one of `EPOCHS`; None: the forms above.
+        source: the source's name of the column; None: the column's own name.
+        format: for a date or instant, a pattern such as dd.MM.yyyy, or one of `EPOCHS`; None: the forms above.
         null_texts: texts that mean that there is no value.
-        thousands_mark: what may stand between groups of three digits.
+        thousands_mark: what may stand between groups of three digits; "": nothing.
         decimal_mark: what stands before a fraction.
     """
 
@@ -65,7 +65,7 @@ class Reading:
 
     @property
     def is_plain(self) -> bool:
-        """Whether texts are read as those of any other column."""
+        """Whether texts are read in the usual way; the name in the source does not matter."""
         return self == Reading(source=self.source)
 
 
@@ -73,7 +73,7 @@ PLAIN = Reading()
 
 
 def pattern_fault(pattern: str, of: str) -> str | None:
-    """Why a pattern cannot say every value of a date or instant exactly; None where it can."""
+    """Why a pattern cannot write every date or instant (`of` is the type) exactly; None if it can."""
     if pattern in EPOCHS:
         return None if of == "timestamp" else f"{pattern} since 1970 say an instant, and the column is a {of}"
     required = plain = _QUOTED.sub(" ", pattern)
@@ -95,7 +95,7 @@ def pattern_fault(pattern: str, of: str) -> str | None:
 
 
 def read_text(text: Column, of: str, reading: Reading = PLAIN) -> Column:
-    """The value of a text, exactly; null where it is none, or means that there is none."""
+    """The exact value of a text; null if it is no value of the type, or is one of the reading's `null_texts`."""
     from pyspark.sql import functions as F
 
     value = text if of == "string" else _nested(text, of) if is_nested(of) else _scalar(text, of, reading)
@@ -128,8 +128,8 @@ def _scalar(text: Column, of: str, reading: Reading) -> Column:
         return F.when(F.base64(found) == text, found)
     plain = F.btrim(text, F.lit(" \t"))
     if of == "boolean":
-        said = F.lower(plain)
-        return F.when(said.isin(*_TRUE), True).when(said.isin(*_FALSE), False)
+        lower = F.lower(plain)
+        return F.when(lower.isin(*_TRUE), True).when(lower.isin(*_FALSE), False)
     if of == "date":
         return within_calendar(_date(plain, reading.format), of)
     if of == "timestamp":
@@ -147,10 +147,10 @@ def _number(text: Column, of: str, reading: Reading) -> Column:
         return F.when(text.rlike(f"^[+-]?{whole}\\z"), plain.try_cast(of))
     if reading.decimal_mark != ".":
         plain = F.replace(plain, F.lit(reading.decimal_mark), F.lit("."))
-    # Longer exponents would only be slow: no type holds such a number.
+    # Longer exponents would only be slow, since no type holds such a number.
     is_number = text.rlike(rf"^[+-]?({whole}({mark}\d*)?|{mark}\d+)([eE][+-]?\d{{1,4}})?\z")
     digits = _digits(plain)
-    # Spark's decimals know no zero with a large exponent.
+    # Spark's decimals cannot read a zero with a large exponent.
     value = F.coalesce(plain.try_cast(of), F.when(digits == "", F.lit(0).cast(of)))
     is_exact = digits == _digits(value.cast("string"))
     if of not in _KEPT:
@@ -162,7 +162,7 @@ def _number(text: Column, of: str, reading: Reading) -> Column:
 
 
 def _digits(number: Column) -> Column:
-    """The significant digits of a number's text. Two texts of nearly the same number that have the same are equal."""
+    """The significant digits of a number's text. Texts of nearly equal numbers are equal if these digits are."""
     from pyspark.sql import functions as F
 
     return F.regexp_replace(F.regexp_replace(number, "[eE].*$|[^0-9]", ""), "^0+|0+$", "")
@@ -173,13 +173,13 @@ def _date(text: Column, pattern: str | None) -> Column:
 
     if pattern is None:
         return F.when(text.rlike(rf"^{_DATE}\z"), text.try_cast("date"))
-    # By days, which no zone of the session can move.
+    # Counted in days, which the session's zone cannot move.
     days = F.call_function("div", F.unix_micros(_instant(text, pattern)), F.lit(86_400_000_000))
     return F.date_add(F.lit("1970-01-01").cast("date"), days.cast("int"))
 
 
 def _instant(text: Column, pattern: str | None) -> Column:
-    """An instant; what has no zone is UTC, whatever the session's zone is."""
+    """The instant of a text; a text without a zone is UTC, whatever the session's zone is."""
     from pyspark.sql import functions as F
 
     if pattern in EPOCHS:
@@ -199,18 +199,19 @@ def _instant(text: Column, pattern: str | None) -> Column:
 
 
 def _nested(text: Column, of: str) -> Column:
-    """The value of JSON; null where not all that it says is in it."""
+    """The value of JSON; null if the type cannot hold everything that the JSON says."""
     from pyspark.sql import functions as F
 
-    # `from_json` takes numbers through doubles, unless they are strings.
+    # `from_json` reads numbers as doubles, which lose digits; strings it keeps.
     return _read_nested(F.regexp_replace(text, _STRING_OR_NUMBER, '"$1$2"'), text, of)[0]
 
 
 def _read_nested(text: Column, raw: Column, of: str) -> tuple[Column, Column]:
-    """The value of JSON whose numbers are strings, and whether all that it says is in it.
+    """The value of JSON, and whether the type holds everything that the JSON says.
 
     Args:
-        text: the JSON. `raw`: the same with its numbers as numbers, of which only the strings are of use.
+        text: the JSON, in which numbers are written as strings.
+        raw: the same with its numbers as they came, for members that are wanted as text.
     """
     from pyspark.sql import functions as F
 
@@ -245,7 +246,7 @@ def _read_nested(text: Column, raw: Column, of: str) -> tuple[Column, Column]:
 
 
 def _each(items: Column, raw: Column, of: str) -> tuple[Column, Column]:
-    """Each text of an array as a type, and whether all of them are."""
+    """Each text of an array as a value of a type, and whether all of them are such values."""
     from pyspark.sql import functions as F
 
     pairs = F.zip_with(items, raw, lambda item, other: F.struct(item.alias("text"), other.alias("raw")))
@@ -260,7 +261,7 @@ def _member(text: Column, raw: Column, of: str) -> tuple[Column, Column]:
     from pyspark.sql import functions as F
 
     if of == "string":
-        # A list or an object where a text is wanted, with numbers that are no longer as they came.
+        # A text is wanted, and there is a list or an object whose numbers are no longer written as they came.
         is_changed = raw.rlike(r"^[\[{]") & (raw != text)
         return text, ~F.coalesce(is_changed, F.lit(False))
     if is_nested(of):
@@ -271,7 +272,7 @@ def _member(text: Column, raw: Column, of: str) -> tuple[Column, Column]:
 
 
 def _parsed(text: Column, of: str, first: str) -> Column:
-    """The members of a JSON text as texts; null where it is not one list or object, whole, and nothing besides."""
+    """The members of a JSON text as texts; null unless it is exactly one whole list or object."""
     from pyspark.sql import functions as F
 
     strictly = {"allowSingleQuotes": "false"}

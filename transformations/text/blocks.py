@@ -21,7 +21,7 @@ from transformations.text.table_rows import named_rows, table_rule
 Kind: TypeAlias = Literal["paragraph", "code", "list", "table_row", "quote"]
 
 _KINDS: dict[str, Kind] = {"fence": "code", "code_block": "code", "blockquote_open": "quote"}
-# Of pandoc, Docusaurus, MkDocs and kramdown.
+# Attributes after a heading, as pandoc, Docusaurus, MkDocs and kramdown have them: {#name}, {: .class}.
 _ATTRIBUTES = re.compile(r"[ \t]*\{:?[ \t]*[#.][^{}\n]*\}[ \t]*$")
 _LONG = 1000
 _BACKTICKS = re.compile(r"`+")
@@ -32,10 +32,9 @@ class Block:
     """One block of a document.
 
     Attributes:
-        section: number of the section, counted through the document; two sections may have equal headings.
+        section: number of the section in the document; headings do not identify it, since two may have equal ones.
         heading_path: the headings above the block, outermost first.
-        kind: what the block is.
-        text: its Markdown. A table's row is "column: cell | column: cell"; indented code is fenced.
+        text: its Markdown. A row of a table is "column: cell | column: cell"; indented code is fenced.
     """
 
     section: int
@@ -46,8 +45,8 @@ class Block:
 
 @cache
 def _parser() -> MarkdownIt:
-    # Only the blocks' places are wanted. Inline markup costs most of the time and is left unread; link definitions are
-    # read as text, since otherwise they would be in no block. Both parsers keep no state between texts.
+    # Only the places of blocks are wanted. Inline markup would take most of the time, and is not parsed. Link
+    # definitions are read as text, since otherwise they would be in no block. Both parsers keep no state between texts.
     parser = MarkdownIt("commonmark").enable("table").disable(["reference", "inline", "text_join"])
     parser.block.ruler.at("table", table_rule, {"alt": ["paragraph", "reference"]})
     return parser
@@ -61,8 +60,8 @@ def _inline_parser() -> MarkdownIt:
 def split_blocks(text: str) -> list[Block]:
     """Return the blocks of `text` (in the form of `normalise_text`), in order.
 
-    A heading with nothing under it, not even another heading, is a block of its own (under the headings above it):
-    it is text that somebody may look for. Rules and empty items are no blocks.
+    A heading with nothing under it, not even a deeper heading, is a block of its own (under the headings above it):
+    it is text that somebody may look for. Rules and empty list items are no blocks.
 
     >>> [(b.heading_path, b.text) for b in split_blocks("# A\\n\\none\\n\\n## B\\n\\n- two\\n- three")]
     [(('A',), 'one'), (('A', 'B'), '- two'), (('A', 'B'), '- three')]
@@ -113,8 +112,8 @@ def first_heading(text: str) -> tuple[int, str] | None:
 
 
 def _plain(source: str) -> str:
-    """The text of inline Markdown, without its markup, HTML and the name that a heading gives itself ("{#name}")."""
-    if len(source) > _LONG:  # a paragraph by mistake, and read in time that grows with its square
+    """The text of inline Markdown, without markup, HTML and attributes ("{#name}")."""
+    if len(source) > _LONG:  # no real heading, and parsing would take time that grows with its square
         return " ".join(source.split())
     source = _ATTRIBUTES.sub("", source)
     tokens = _inline_parser().parseInline(source)
@@ -133,7 +132,7 @@ def _closing(tokens: Sequence[Token], start: int) -> int:
 
 
 def fence_around(code: str, *, at_least: int = 3) -> str:
-    """Backticks, one more than any that stand together in `code`.
+    """A fence of backticks, longer than any run of backticks in `code`.
 
     >>> fence_around("a `b`", at_least=1), fence_around("a `b`")
     ('``', '```')
@@ -142,7 +141,7 @@ def fence_around(code: str, *, at_least: int = 3) -> str:
 
 
 def fenced(code: str, language: str = "") -> str:
-    """`code` as a fenced block, whatever stands in it."""
+    """`code` as a fenced block, whatever it contains."""
     fence = fence_around(code)
     return f"{fence}{language}\n{code}\n{fence}"
 
@@ -153,7 +152,7 @@ def _texts(tokens: Sequence[Token], start: int, end: int, lines: Sequence[str]) 
     if token.type in ("bullet_list_open", "ordered_list_open"):
         for item in (t for t in tokens[start:end] if t.type == "list_item_open" and t.level == 1):
             text = _source(item, lines)
-            if re.search(r"[^\s*+-]", text):  # "2007." opens a list, and is a word all the same
+            if re.search(r"[^\s*+-]", text):  # "2007." opens a list, but is text that counts
                 yield "list", text
     elif token.type == "table_open":
         yield from (("table_row", row) for row in named_rows(token.meta["rows"]))

@@ -1,7 +1,7 @@
 """Text in, the same text in one canonical form, or its hash, out.
 
-Two deliveries of a document that differ only in line ends, in trailing blanks or in how an accent is encoded are the
-same text: everything downstream (change detection, chunk hashes, the embedding cache) relies on that.
+Two deliveries of a document are the same text if they differ only in line ends, in trailing blanks or in how an accent
+is encoded: everything downstream (change detection, chunk hashes, the embedding cache) relies on that.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from hashlib import sha256
 from typing import Literal
 from unicodedata import combining, normalize
 
-# Everything that some library takes for the end of a line (`str.splitlines`, docutils, lxml) becomes "\n", so that
-# all of them count the same lines.
+# Everything that some library (`str.splitlines`, docutils, lxml) takes for the end of a line becomes "\n", so that all
+# of them count the same lines.
 _NEWLINE = re.compile("\r\n|[\r\v\f\x85\u2028\u2029]")
-# Of base64 the lines may be broken. Short ones are examples of what such an address is.
+# Addresses that hold their data. Base64 may go over several lines. Short ones are examples, and stay.
 _DATA = re.compile(
     r"(data:[\w.+-]{1,80}/[\w.+-]{1,80})(?:;[\w=.+-]{1,80}){0,8}"
     r"(?:;base64,[A-Za-z0-9+/=_%-]{64,}(?:\n[ >]*[A-Za-z0-9+/=_%-]{40,})*(?:\n[ >]*[A-Za-z0-9+/]{0,100}={1,2})?"
     r"|,[^\s)\"'<>]{64,})",
     re.IGNORECASE,
 )
-# Marks upon marks are sorted by a method that is quadratic in their number; no writing has so many on one letter.
+# Unicode's normal forms sort the marks on a letter in quadratic time; no writing has more than this many on one letter.
 _MAX_MARKS = 100
 _FAR_FROM_ASCII = re.compile(f"[^\0-\u02ff]{{{_MAX_MARKS},}}")
-# Marks although their class says otherwise: they are made of marks.
+# Characters of combining class 0 that decompose into marks.
 _MADE_OF_MARKS = frozenset("\u0f73\u0f75\u0f81")
-# Earlier hashes did not see white space: under such a one, a cache may hold the vector of another text than its hash
-# says. Hashes that begin with this cannot be taken for one of those.
+# An earlier hash ignored white space, so a cache may hold the vector of another text under such a hash. This prefix
+# keeps the hashes of today from being equal to one of those.
 _HASHED_AS_IT_IS = b"lakeloop text 2\0"
 
 
@@ -45,7 +45,7 @@ def normalise_text(text: str) -> str:
 
 
 def nfc(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
-    """Return `text` in a form of Unicode, in time linear in its length: over 100 marks in a row stay as they are."""
+    """Return `text` in a normal form of Unicode, in linear time: runs of over 100 marks stay as they are."""
     parts, end = [], 0
     for match in _FAR_FROM_ASCII.finditer(text):
         for start, stop in _long_marks(text, match.start(), match.end()):
@@ -55,7 +55,7 @@ def nfc(text: str, form: Literal["NFC", "NFKC"] = "NFC") -> str:
 
 
 def _long_marks(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Where between two places more than `_MAX_MARKS` marks follow each other."""
+    """The (start, end) of each run of more than `_MAX_MARKS` marks between two places."""
     first = start
     for i in range(start, end + 1):
         if i < end and (combining(text[i]) or text[i] in _MADE_OF_MARKS):
@@ -66,7 +66,7 @@ def _long_marks(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def without_data(text: str) -> str:
-    """Return `text` with pictures and files that stand in it as data (`data:image/png;base64,…`) named only.
+    """Return `text` without the data of embedded pictures and files (`data:image/png;base64,…`); their type stays.
 
     >>> without_data(f"![A pump](data:image/png;base64,{'iVBO' * 30})")
     '![A pump](data:image/png)'
@@ -75,10 +75,10 @@ def without_data(text: str) -> str:
 
 
 def text_hash(text: str) -> str:
-    """Return the sha256 (64 hex digits) of exactly `text`: what is embedded is what is hashed.
+    """Return a sha256 (64 hex digits) of exactly `text`: what is embedded is what is hashed.
 
-    A model may see every blank of a text (an indented line of code is another one), so texts that differ in any
-    character have hashes, and so vectors, of their own.
+    A model may see every blank of a text (indentation changes code), so two texts that differ in any character have
+    different hashes, and so different vectors.
 
     >>> text_hash("a  b") == text_hash("a b")
     False

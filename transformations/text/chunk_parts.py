@@ -1,7 +1,7 @@
-"""A block in, the parts of it that go into chunks out, and parts back to Markdown: how a text too long is taken apart.
+"""A block that is too long for a chunk in, its parts out; and parts in, their Markdown out.
 
-A part is a whole block at first. Where no chunk can hold it, it becomes its lines or sentences, then their words, then
-pieces of a word. Parts of one code block that meet again in a chunk are fenced again.
+At first a part is a whole block. If no chunk can hold it, it becomes its lines or sentences, then their words, then
+pieces of words. Parts of a code block that stand together in a chunk are fenced again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from unicodedata import category
 
 from transformations.text.blocks import Block, Kind
 
-# Finer and finer; what a block of a kind starts with, and what comes next.
+# For each kind of block, the levels at which it can be split, each finer than the one before.
 _LEVELS: dict[Kind, tuple[str, ...]] = {
     "paragraph": ("block", "sentences", "lines", "words", "pieces", "characters"),
     "quote": ("block", "lines", "sentences", "words", "pieces", "characters"),
@@ -27,10 +27,11 @@ _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*")
 # Blank lines stay with the line before them.
 _BETWEEN_LINES = re.compile(r"\n(?!\s*(?:\n|$))")
 _FENCE = re.compile(r"(`{3,}|~{3,})[^\n]*")
-# Parts of this many characters: small enough for any limit, few enough for a megabyte without a blank.
+# Characters in a piece of a word: few enough for any limit, and enough that a megabyte without a blank is not too many
+# pieces.
 _PIECE = 8
 _LONGEST_PIECE = 32
-# Zero-width joiner; what colours an emoji; letters that are a flag in pairs.
+# The zero-width joiner, the skin tones of emoji, and the letters of which two make a flag.
 _JOINER = "\u200d"
 _SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 _FLAG_LETTERS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
@@ -41,14 +42,14 @@ class Part:
     """A block, or a part of one.
 
     Attributes:
-        section: number of the section it stands in.
-        heading_path: the headings above, all of them.
+        section: number of the section that it stands in.
+        heading_path: all headings above it.
         kind: the kind of its block.
-        text: its Markdown; of a part of a code block, lines without the fence.
+        text: its Markdown; for a part of a code block, lines without the fence.
         origin: number of its block: parts of equal origin belong together.
-        level: how far its block has been taken apart, an index into the levels of its kind.
-        glue: what stands between the part before it and itself, where both are of one origin.
-        fence: first and last line of the code block that it is a part of.
+        level: how far its block has been split, as an index into the levels of its kind.
+        glue: what stands between the part before it and itself, if both have the same origin.
+        fence: the fence's first and last line, if it is a part of a code block; else None.
     """
 
     section: int
@@ -72,7 +73,7 @@ def part_of(block: Block, origin: int) -> Part:
 
 
 def split_part(part: Part) -> list[Part]:
-    """Return the parts of `part` one level finer, or `[part]` itself where there is nothing finer."""
+    """Return the parts of `part` one level finer, or `[part]` if there is no finer level."""
     levels = _LEVELS[part.kind]
     if part.level + 1 >= len(levels):
         return [part]
@@ -81,7 +82,7 @@ def split_part(part: Part) -> list[Part]:
     if part.kind == "code" and part.level == 0:
         text, fence = _unfenced(text)
     pieces, glue = _pieces(text, level)
-    # Before the first one stands what stood before the whole.
+    # The first piece keeps the glue of the whole.
     return [
         replace(part, text=piece, level=part.level + 1, fence=fence, glue=glue if i else part.glue)
         for i, piece in enumerate(pieces or [text])
@@ -99,7 +100,7 @@ def _pieces(text: str, level: str) -> tuple[list[str], str]:
 
 
 def _runs(text: str) -> list[str]:
-    """Pieces of `_PIECE` characters, longer by the marks that would be torn off the last letter."""
+    """Pieces of `_PIECE` characters, or longer (at most `_LONGEST_PIECE`) so that no mark is torn off its letter."""
     runs, start = [], 0
     while start < len(text):
         end = start + _PIECE
@@ -111,7 +112,7 @@ def _runs(text: str) -> list[str]:
 
 
 def _belongs(text: str, place: int) -> bool:
-    """Whether the character at `place` is one with those before it: an accent, a vowel sign, a part of an emoji."""
+    """Whether the character at `place` belongs to the one before it: an accent, a vowel sign, a part of an emoji."""
     character, before = text[place], text[place - 1]
     return (
         category(character) in ("Mn", "Mc", "Me")

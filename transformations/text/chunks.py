@@ -1,9 +1,9 @@
 """Markdown of one document in, its chunks out: what is embedded, indexed and shown as a source.
 
-A chunk never crosses a heading. A section that is too long for one chunk is cut where its content says so, not where
-a counter runs full: before the block whose beginning has the smallest hash, and again in both parts, until everything
-fits. So a boundary far from an edit stays where it was, and an edit moves the chunk that it touches and rarely a
-neighbour. Packing from the front would shift every chunk behind the edit.
+A chunk never crosses a heading. If a section is too long for one chunk, its content decides where it is cut, not a
+counter: it is cut before the block whose beginning has the smallest hash, and both parts are cut again until everything
+fits. So a boundary far from an edit stays where it was, and an edit changes the chunk that it touches and rarely a
+neighbour. Packing from the front would shift every chunk after the edit.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from transformations.text.chunk_parts import Part, part_of, render_parts, split_
 CountTokens = Callable[[Sequence[str]], list[int]]
 
 MIN_MAX_TOKENS = 16
-# A model takes a long word that it does not know for one token, and a run of a script without blanks is such a word: so
-# a chunk has a limit in characters too. Prose has some five for each token, and none of eight.
+# A chunk has a limit in characters too, because a model takes a long unknown word, or a run of a script without blanks,
+# for a single token. Prose has some five characters for each token, and never eight.
 CHARACTERS_PER_TOKEN = 8
-# A cut leaves at least this share of the limit on both sides, where any such cut exists.
+# A cut leaves at least a sixth of the limit on both sides, if there is such a cut.
 _MIN_SHARE = 6
-# A cut inside one block (a paragraph too long for a chunk) comes after every cut between two blocks, and a cut before
-# an indented line of code, or one that only closes a bracket, after every other.
+# Added to a boundary's rank: a cut inside one block (a paragraph too long for a chunk) comes after every cut between
+# two blocks, and a cut before a line of code that is indented or closes a bracket comes last.
 _INNER = 1 << 64
 _CONTINUES_CODE = tuple(" \t)]}")
-# How much of a block's beginning decides whether a chunk begins there.
+# How many characters of a block's beginning decide whether a chunk begins there.
 _KEY_CHARACTERS = 64
 
 
@@ -40,9 +40,9 @@ class Chunk:
     """One chunk of one document.
 
     Attributes:
-        ordinal: place in the document, from 0. It moves with edits: no key.
-        heading_path: the headings above, outermost first; the outer ones are left out where all of them together
-            would take more than half of a chunk.
+        ordinal: place in the document, from 0. Edits change it, so it is no key.
+        heading_path: the headings above, outermost first; if all together take more than half of a chunk, outer ones
+            are left out.
         text: Markdown.
         embed_text: the heading path, a newline and the text (the text alone without headings): what is embedded.
         text_hash: `text_hash(embed_text)`.
@@ -60,7 +60,7 @@ class Chunk:
 
 
 def chunk_id(document_id: str, *, text_hash: str, occurrence: int) -> str:
-    """Return the chunk's key, 32 hex digits: from document and text, so that it survives a move inside the document."""
+    """Return the chunk's key, 32 hex digits, made from document and text: a move inside the document keeps it."""
     return sha256(f"{document_id}\0{text_hash}\0{occurrence}".encode()).hexdigest()[:32]
 
 
@@ -70,19 +70,21 @@ def chunk_markdown(
     """Split the Markdown of one document into chunks of at most `max_tokens` tokens and `max_characters` characters.
 
     Every word of the text is in a chunk (as text or as heading path). The same text gives the same chunks on every
-    platform. Text too long for one chunk is cut between blocks, then sentences or lines, words, and characters last:
-    anywhere then, though not between a letter and its marks while there is another place.
+    platform. A text too long for one chunk is cut between blocks, then between sentences or lines, then words, and last
+    between characters; a letter is separated from its marks only if nothing else is left.
 
     Args:
         text: Markdown.
         max_tokens: limit for `embed_text`, at least 16, in the unit of `count_tokens`.
-        count_tokens: tokens of each text of a batch, as the embedding model counts them. Called a few times for a
-            document, with many texts each. What it adds to every text ("[CLS]", "[SEP]") may be in the count.
-        max_characters: limit for `embed_text` in Unicode code points, at least `max_tokens`; none: eight for a token.
+        count_tokens: gives the number of tokens of each text of a batch, as the embedding model counts them. It is
+            called a few times for a document, with many texts each. Tokens that it adds to every text ("[CLS]",
+            "[SEP]") may be in the count.
+        max_characters: limit for `embed_text` in Unicode code points, at least `max_tokens`; None: eight for each
+            token.
 
     Raises:
-        ValueError: `max_tokens` is under 16, `max_characters` under that, or a heading path or single characters do
-            not fit.
+        ValueError: `max_tokens` is under 16, `max_characters` is under `max_tokens`, or a single character does not
+            fit.
 
     >>> words = lambda texts: [len(t.split()) for t in texts]
     >>> [c.embed_text for c in chunk_markdown("# A\\n\\none\\n\\n## B\\n\\ntwo", max_tokens=16, count_tokens=words)]
@@ -109,9 +111,9 @@ def chunk_markdown(
 
 
 class _Counter:
-    """What texts take of a chunk, each counted once: their tokens, or their share of its characters where that is more.
+    """Counts, once for each text, how much of a chunk it takes: its tokens, or its share of the characters if more.
 
-    `costs` are without what the tokenizer adds to every text; `totals` are with it, as `tokens` are.
+    `costs` are without the tokens that the tokenizer adds to every text; `totals` and `tokens` are with them.
     """
 
     def __init__(self, count_tokens: CountTokens, *, max_tokens: int, max_characters: int) -> None:
@@ -143,7 +145,7 @@ def _path_text(path: tuple[str, ...]) -> str:
 def _short_paths(
     blocks: Sequence[Block], *, max_tokens: int, counter: _Counter
 ) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Each heading path -> its longest end (possibly none) that takes at most half of a chunk."""
+    """Each heading path -> the longest part of its end that takes at most half of a chunk, possibly nothing."""
     paths = list(dict.fromkeys(block.heading_path for block in blocks))
     short = {path: path for path in paths}
     while True:
@@ -155,7 +157,7 @@ def _short_paths(
 
 
 def _with_lost_headings(blocks: Sequence[Block], paths: dict[tuple[str, ...], tuple[str, ...]]) -> list[Block]:
-    """Put headings that had to leave the path in front of their section as a paragraph."""
+    """Put headings that were left out of the path in front of their section, as a paragraph."""
     complete: list[Block] = []
     for block in blocks:
         is_first = not complete or complete[-1].section != block.section
@@ -167,7 +169,7 @@ def _with_lost_headings(blocks: Sequence[Block], paths: dict[tuple[str, ...], tu
 
 
 def _small_parts(parts: list[Part], *, spare: dict[tuple[str, ...], int], counter: _Counter) -> list[Part]:
-    """Split every part that no chunk can hold: one level finer in each round, one batch of counts a round."""
+    """Split every part that no chunk can hold: in each round one level finer, with one batch of counts."""
     while True:
         counter.load([part.text for part in parts])
         small: list[Part] = []
@@ -182,7 +184,8 @@ def _small_parts(parts: list[Part], *, spare: dict[tuple[str, ...], int], counte
 
 
 def _with_lead_ins(parts: list[Part], *, spare: dict[tuple[str, ...], int], counter: _Counter) -> list[list[Part]]:
-    """Units that are not cut: a paragraph that ends in a colon stays with what it leads to, if both fit."""
+    """Group parts into units that are not cut: a paragraph that ends with a colon stays with the next part, if both
+    fit."""
     units: list[list[Part]] = []
     for part in parts:
         if units and units[-1][-1].is_lead_in and units[-1][-1].origin != part.origin:
@@ -197,8 +200,8 @@ def _with_lead_ins(parts: list[Part], *, spare: dict[tuple[str, ...], int], coun
 def _cut(units: list[list[Part]], *, limit: int, counter: _Counter) -> list[list[Part]]:
     """Cut the units of one section into runs of at most `limit` tokens, at boundaries chosen by content.
 
-    O(n log n) for n units: the smallest hash of a range comes from a sparse table, and the range itself (all cuts that
-    leave enough on both sides) from a bisection of the running totals.
+    It takes O(n log n) for n units: the smallest hash of a range comes from a sparse table, and the range itself (all
+    cuts that leave enough on both sides) from a bisection of the running totals.
     """
     sums = [0, *accumulate(sum(counter.costs[part.text] for part in unit) for unit in units)]
     if sums[-1] <= limit:
@@ -214,7 +217,7 @@ def _cut(units: list[list[Part]], *, limit: int, counter: _Counter) -> list[list
             continue
         first = max(bisect_left(sums, sums[start] + minimum), start + 1)
         last = min(bisect_right(sums, sums[end] - minimum) - 1, end - 1)
-        if first > last:  # one unit outweighs all others: any boundary then
+        if first > last:  # one unit outweighs all others, so every boundary is allowed
             first, last = start + 1, end - 1
         cut = smallest.index(first - 1, last) + 1  # boundary i lies before unit i + 1
         pending += [(cut, end), (start, cut)]
@@ -222,10 +225,10 @@ def _cut(units: list[list[Part]], *, limit: int, counter: _Counter) -> list[list
 
 
 def _boundary_key(left: list[Part], right: list[Part]) -> int:
-    """The rank of a boundary, from how the text behind it begins; the smallest is cut first.
+    """The rank of a boundary, from the beginning of the text after it; the smallest is cut first.
 
-    Only the text behind, and only its beginning: an edit further on in a block, or in the block before, leaves the
-    boundary where it is.
+    Nothing else of the text counts, so an edit further on in that block, or in the block before, leaves the boundary
+    where it is.
     """
     first = right[0]
     digest = blake2b(first.text[:_KEY_CHARACTERS].encode(), digest_size=8).digest()
@@ -235,7 +238,7 @@ def _boundary_key(left: list[Part], right: list[Part]) -> int:
 
 
 class _SmallestInRange:
-    """The index of the smallest of `keys[start:end]`, the first one of several: a sparse table of indices."""
+    """Finds the index of the smallest of `keys[start:end]` (of equal ones the first) in a sparse table of indices."""
 
     def __init__(self, keys: list[int]) -> None:
         self._keys = keys
@@ -262,7 +265,8 @@ def _fitting_chunks(
     max_tokens: int,
     counter: _Counter,
 ) -> list[Chunk]:
-    """Render the groups, and cut once more those whose whole is over the limit (fences, or how tokens join)."""
+    """Render the groups, and cut again those that are over the limit as a whole: fences add tokens, and joined texts
+    can have more tokens than their parts."""
     while True:
         rendered = []
         for group in groups:
@@ -288,7 +292,7 @@ def _halves(group: list[Part], *, max_tokens: int, counter: _Counter) -> list[li
     """Cut a group that is too long as a whole into two or more."""
     if len(group) == 1:
         finer = split_part(group[0])
-        if finer == group and group[0].fence:  # the last resort: the fence itself is what does not fit
+        if finer == group and group[0].fence:  # the last resort: it is the fence that does not fit
             finer = [replace(group[0], fence=None)]
         if finer == group:
             raise ValueError(f"{group[0].text!r} is more than max_tokens={max_tokens} tokens; use a larger limit")

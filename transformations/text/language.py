@@ -1,4 +1,4 @@
-"""A text in; the language that its prose is written in, and how sure that is, out."""
+"""A text in, the language of its prose and the classifier's confidence out."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 UNDETERMINED = "und"
-# Below it, the best guess is more often wrong than right: names, single words, a list of numbers.
+# Below this, the best guess is more often wrong than right: names, single words, a list of numbers.
 MIN_CONFIDENCE = 0.5
-# The language of a document shows at its beginning; the rest would cost time only.
+# How many characters of a document are read: its beginning shows the language, and the rest would only cost time.
 _LOOKED_AT = 16_000
 _PROSE = 4_000
-# Of longer prose the classifier reads places spread over it: as sure as all of it, in a half of the time, while its
-# beginning alone misjudges a translation whose first part was left in English.
+# Of longer prose the classifier reads places spread over it. That is as reliable as reading all of it and takes half
+# the time; the beginning alone would misjudge a translation whose first part was left in English.
 _PLACES, _CHARACTERS_PER_PLACE = 32, 64
-# What stands in prose and is in no language: inline code, the targets of links, addresses, tags.
+# Parts of prose that are in no language: inline code, the targets of links, addresses, tags.
 _NO_PROSE = r"`+[^`]*`+|\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)*\)|<[^<>\s][^<>]*>|\b\w+://\S+|\bwww\.\S+"
 _ASIDE = re.compile(_NO_PROSE, re.IGNORECASE)
-# To look for "@" from each character on takes most of the time, and most texts have none.
+# The search for mail addresses takes most of the time, and most texts have no "@".
 _ASIDE_WITH_ADDRESSES = re.compile(rf"{_NO_PROSE}|[^\s@]{{1,64}}@\S+", re.IGNORECASE)
 _FENCE = re.compile(r"[\s>]*(`{3,}(?=[^`]*$)|~{3,})")
 _LIST_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s")
@@ -33,7 +33,12 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 class Language(NamedTuple):
-    """`code` is ISO 639-1 where the language has one, else 639-3, and "und" where it cannot be told."""
+    """A language and how sure it is.
+
+    Attributes:
+        code: ISO 639-1 if the language has such a code, else 639-3; "und" if the language cannot be determined.
+        confidence: the model's probability, 0 to 1.
+    """
 
     code: str
     confidence: float
@@ -43,9 +48,9 @@ def detect_language(text: str | None) -> Language:
     """The language of `text`, read as Markdown: code blocks, inline code and addresses are left out.
 
     Of the first 4,000 characters of prose, some 2,000 are judged, in places spread over them. The same text gives the
-    same answer on every machine. Two languages in one text: the one with more of it. "und" where the text is null, has
-    no letters or is no language, or where `confidence`, the model's probability (0 to 1), is below one half; short
-    texts mostly are.
+    same answer on every machine. If a text has two languages, the answer is the one with more text. The code is "und"
+    if the text is null, has no letters or is in no language, or if `confidence` is below one half, as it is for most
+    short texts.
 
     >>> detect_language("Die Tabelle wird nach jedem Lauf verglichen.").code
     'de'
@@ -84,7 +89,8 @@ def _prose(text: str) -> str:
 
 
 def _without_code(text: str) -> str:
-    """The lines of Markdown that are in no block of code, as nearly as a language needs it: ten times as fast."""
+    """The lines of Markdown outside blocks of code: approximate, which is enough here and ten times as fast as a
+    parser."""
     kept: list[str] = []
     fence, is_code, is_in_list, follows_blank = "", False, False, True
     for line in text.split("\n"):

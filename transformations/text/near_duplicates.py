@@ -1,17 +1,18 @@
-"""Documents in; the pairs of them whose texts are nearly equal, and a cluster for each document, out.
+"""Documents in, the pairs of them whose texts are nearly equal, and a cluster for each document, out.
 
-Two texts are near each other where the Jaccard similarity of their sets of three-word shingles is at least a threshold.
-Pairs are proposed by MinHash with banding and then *measured*, so that no pair below the threshold is ever reported;
-of the pairs at the threshold at least 99.5 % are proposed, of nearer ones more (`transformations.text.shingles`). Equal
-texts are always found. Near is not transitive, clusters are: the ends of a chain of small edits share one.
+Two texts are near each other if the Jaccard similarity of their sets of three-word shingles is at least a threshold.
+Pairs are proposed by MinHash with banding and then *measured*, so that no pair below the threshold is ever reported. At
+least 99.5 % of the pairs at the threshold are proposed, and more of nearer ones (`transformations.text.shingles`).
+Equal texts are always found. Nearness is not transitive, but clusters are: both ends of a chain of small edits are in
+one cluster.
 
-What is known of every document is its row of `signatures`, some 250 bytes. When documents come, change or go, the
-clusters that this can touch are found from these rows (`affected`) and made anew (`clusters` with `among`): the result
-is that of a computation from scratch, and the texts of all other documents are not read.
+Each document has a row of `signatures`, some 250 bytes. When documents come, change or go, the clusters that this can
+touch are found from these rows (`affected`) and computed again (`clusters` with `among`). The result is that of a
+computation from scratch, and the texts of all other documents are not read.
 
-    signatures(documents) → rows to keep, one a document
+    signatures(documents) → rows to keep, one for each document
     affected(...)         → the documents whose cluster may have changed
-    clusters(...)         → document_id, cluster_id of all documents, or of those
+    clusters(...)         → document_id, cluster_id of all documents, or of the affected ones
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 THRESHOLD = 0.8
-# In a crowd (many texts that share a key), each text is measured against so many of it, those with the smallest ids:
-# 50,000 pages from one template are a million pairs to measure, not a thousand million.
+# In a crowd (many texts that share a key), each text is measured against this many others, those with the smallest
+# ids: 50,000 pages from one template are a million pairs to measure, not a thousand million.
 REACH = 20
 SIGNATURE_SCHEMA = pa.schema([("document_id", pa.string()), ("text_hash", pa.string()), ("keys", pa.list_(pa.int64()))])
 Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 def signatures(documents: DataFrame, *, threshold: float = THRESHOLD) -> DataFrame:
-    """What of each document decides whom it can be near to.
+    """The signature of each document: the keys by which documents that may be near each other are found.
 
     Args:
-        documents: `document_id` and `text`, one row a document; other columns are ignored.
-        threshold: signatures of different thresholds cannot be compared: keep it in the stage's definition.
+        documents: `document_id` and `text`, one row for each document; other columns are ignored.
+        threshold: signatures of different thresholds cannot be compared, so it is a part of the stage's definition.
 
     Returns:
-        Grain: as `documents`. `document_id`, `text_hash`, and `keys`: two texts share one where they are worth
-        measuring; the last one is the text's own. A null text has a null hash and no keys: it is near to nothing.
+        Grain: as `documents`. `document_id`, `text_hash`, and `keys`: two texts that share one are worth measuring; the
+        last key is of the text itself. A null text has a null hash and no keys: it is near to nothing.
 
     Raises:
         ConfigurationError: the threshold is not above 0 and at most 1.
@@ -76,17 +77,17 @@ def signature_batches(threshold: float = THRESHOLD) -> Batches:
 
 
 def affected(signatures: DataFrame, clusters: DataFrame, *, changed: DataFrame, before: DataFrame) -> DataFrame:
-    """The documents whose cluster may not be what it was.
+    """The documents whose cluster may have changed.
 
     Args:
-        signatures: of all documents as they are now.
+        signatures: the signatures of all documents as they are now.
         clusters: `document_id`, `cluster_id` of all documents as they were.
-        changed: `document_id` of every document that came, whose text changed, or that is gone.
-        before: the signatures that these documents had; none for new ones.
+        changed: `document_id` of every document that is new, whose text changed, or that is gone.
+        before: the signatures that these documents had; a new one has none.
 
     Returns:
-        `document_id`, each once: those of `changed` that are still there, whoever shares a key with one of them now or
-        did before, and whoever was in a cluster with any of these.
+        `document_id`, each once: those of `changed` that still exist, every document that shares a key with one of
+        `changed` or did so before, and every document that was in a cluster with any of these.
     """
     from pyspark.sql import functions as F
 
@@ -103,16 +104,16 @@ def affected(signatures: DataFrame, clusters: DataFrame, *, changed: DataFrame, 
 def clusters(
     documents: DataFrame, signatures: DataFrame, *, threshold: float = THRESHOLD, among: DataFrame | None = None
 ) -> DataFrame:
-    """The cluster of each document: all that are linked by near pairs.
+    """The cluster of each document: all documents that are linked by near pairs.
 
     Args:
         documents: `document_id` and `text` of at least the documents that are asked for.
-        signatures: of *all* documents; read several times, so a table or a persisted frame.
-        among: `document_id` of those that are asked for, as `affected` gives them; none: all.
+        signatures: those of *all* documents; they are read several times, so pass a table or a persisted frame.
+        among: `document_id` of the documents that are asked for, as `affected` gives them; None: all.
 
     Returns:
-        One row a document that is asked for: `document_id`, `cluster_id`. The cluster's id is the smallest id in it.
-        A document alone is its own.
+        One row for each document that is asked for: `document_id`, `cluster_id`. The cluster's id is the smallest
+        document_id in it. A document alone is a cluster of its own.
     """
     from pyspark.sql import functions as F
 
@@ -133,13 +134,14 @@ def clusters(
 
 
 def candidate_pairs(signatures: DataFrame, *, among: DataFrame | None = None, reach: int = REACH) -> DataFrame:
-    """Pairs of different texts that share a key, each text being stood for by its smallest document_id.
+    """Pairs of different texts that share a key; the smallest document_id of a text stands for it.
 
-    Of the texts that share a key, each is paired with the `reach` smallest; up to `reach` + 1 of them, that is all
-    pairs. Memory is bounded by Spark's sort, whatever the crowd.
+    Of the texts that share a key, each is paired with the `reach` smallest; for up to `reach` + 1 texts, these are all
+    pairs. Memory is bounded by Spark's sort, however many texts share a key.
 
     Args:
-        among: keep pairs of these documents only; crowds are still made of all, so that they are the same ones.
+        among: keep only pairs of these documents. All documents still count for who is among the `reach` smallest, so
+            that the pairs are the same as without `among`.
 
     Returns:
         `left_id` < `right_id`, each pair once.
@@ -150,8 +152,10 @@ def candidate_pairs(signatures: DataFrame, *, among: DataFrame | None = None, re
     texts = signatures.where("text_hash IS NOT NULL").groupBy("text_hash")
     keyed = _keyed(texts.agg(F.min("document_id").alias("document_id"), F.first("keys").alias("keys")))
     if among is not None:
-        mine = _keyed(signatures.join(among.select("document_id"), "document_id", "left_semi")).select("key").distinct()
-        keyed = keyed.join(mine, "key", "left_semi")
+        asked_keys = (
+            _keyed(signatures.join(among.select("document_id"), "document_id", "left_semi")).select("key").distinct()
+        )
+        keyed = keyed.join(asked_keys, "key", "left_semi")
     crowd = Window.partitionBy("key").orderBy("document_id")
     ranked = keyed.withColumn("rank", F.row_number().over(crowd))
     first = F.collect_list(F.when(F.col("rank") <= reach, F.col("document_id"))).over(
@@ -174,8 +178,8 @@ def candidate_pairs(signatures: DataFrame, *, among: DataFrame | None = None, re
 def near_pairs(documents: DataFrame, pairs: DataFrame, *, threshold: float = THRESHOLD) -> DataFrame:
     """Those of `pairs` whose texts are near each other, with the `similarity` of their shingles.
 
-    It is exact for texts of up to 4,096 different shingles. Of a longer one the 4,096 smallest hashes are compared:
-    the standard error is at most 0.008, and what a pair costs does not grow with its texts.
+    The similarity is exact for texts of up to 4,096 different shingles. For longer texts the 4,096 smallest hashes are
+    compared: the standard error is at most 0.008, and the cost of a pair does not grow with its texts.
     """
     from pyspark.sql import functions as F
 
@@ -223,7 +227,7 @@ def _component_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordB
 
 
 def components(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Each id of `pairs` with the smallest id that it is linked to. Memory: some 300 bytes an id, no pairs.
+    """Give each id of `pairs` the smallest id that it is linked to. Memory: some 300 bytes an id; pairs are not kept.
 
     >>> components([("b", "c"), ("a", "c"), ("x", "y")])
     {'c': 'a', 'b': 'a', 'a': 'a', 'y': 'x', 'x': 'x'}

@@ -1,7 +1,8 @@
-"""A text in; where it names personal data, and the text with these places masked, out.
+"""A text in, the places where it names personal data, and the text with these places masked, out.
 
-The search is Presidio's: patterns that are checked by checksum, length and the words around. Nothing is ever fetched:
-the list of public suffixes is the one that its library brings, and a model of spaCy is used only where it is installed.
+Presidio does the search: it has patterns, and checks what they find by checksum, length and the words around. Nothing
+is ever downloaded: the list of public suffixes is the one that comes with its library, and a spaCy model must be
+installed already.
 """
 
 from __future__ import annotations
@@ -17,29 +18,30 @@ if TYPE_CHECKING:
     from presidio_analyzer import AnalyzerEngine
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
-# What can be told from version numbers, hashes and identifiers without a model. IP_ADDRESS is left to those who want
-# it: manuals are full of 127.0.0.1, 1.2.3.4 may be a version, and a shortened IPv6 address is found in part.
+# Kinds that can be told apart from version numbers, hashes and identifiers without a model. IP_ADDRESS is not among
+# them: manuals are full of 127.0.0.1, 1.2.3.4 may be a version, and only a part of a shortened IPv6 address is found.
 KINDS = ("CREDIT_CARD", "EMAIL_ADDRESS", "IBAN_CODE", "PHONE_NUMBER", "US_SSN")
 MIN_SCORE = 0.5
-# National numbers are looked for as they are written there; each region costs a pass over the text.
+# Regions whose national phone numbers are looked for; each costs a pass over the text.
 REGIONS = ("US", "GB", "DE", "FR", "IN")
 _PHONE_WORDS = ("cell", "cellphone", "dial", "fax", "mobile", "phone", "tel", "telephone")
-# Users of version control and of package hosts, whose address nobody reads mail at.
+# Users of version control and of package hosts: nobody reads mail at their addresses.
 _PROGRAM_USER = re.compile(r"git|hg|svn|ssh|gitea|forgejo|org-\d+", re.IGNORECASE)
-# A host never begins with a number and a dot and another number; versions do.
+# A version begins with a number, a dot and another number; a host never does.
 _VERSION = re.compile(r"v?\d+(?:\.\d+)+(?:[^A-Za-z]|$)|v?\d+\.(?:x(?![a-z])|\d+)", re.IGNORECASE)
 _OPEN_WORD = re.compile(r"[^\s\"'<>()\[\]{},;|`]*$")
-# Before the address: a scheme, or a host and its path.
+# What comes before an address inside a URL: a scheme, or a host and its path.
 _IN_URL = re.compile(r"[A-Za-z][\w+.-]*:/|(?<![@\w.-])(?:[\w-]+\.)+[A-Za-z]{2,}/|^/")
-# scp's form: a host, a colon, and at once a path; a port, a password, a sentence going on is none.
+# What follows the host in scp's form: a colon and at once a path, and no port, password or further sentence.
 _SCP_PATH = re.compile(r":(?:[/~]|[\w.-]+/)")
 _MAIL_URL = re.compile(r"[?&=][^/]*$|^mailto:", re.IGNORECASE)
-# Patterns can take more than linear time, and a model memory by the length of a text.
+# Characters in a piece that is searched at once: patterns can take more than linear time, and a model's memory grows
+# with the length of a text.
 _PIECE = 50_000
 
 
 class PersonalSpan(NamedTuple):
-    """Characters [start, end) of a text, counted in code points, and what they are; `score` is from 0 to 1."""
+    """Personal data in a text: characters [start, end) in code points, their kind, and a score from 0 to 1."""
 
     kind: str
     start: int
@@ -55,22 +57,24 @@ def find_personal_data(
     model: str | None = None,
     regions: Sequence[str] = REGIONS,
 ) -> tuple[PersonalSpan, ...]:
-    """Where `text` names personal data, in order and without overlap.
+    """The personal data that `text` names, in order and without overlap.
 
-    A card or an account whose checksum is wrong is none. A phone number is found in its international form, and in a
-    national one where a word before it says that it is a phone's ("phone", "tel", "mobile": English words only).
-    Names of persons and places are found by a model alone, and as well as that model does; without one they stay.
-    Spans that overlap become one, of the kind with the higher score (then the longer one, then the first by name).
+    A card or an account number with a wrong checksum is not reported. A phone number is found in its international
+    form; in a national form it is found only if a word before it says that it is a phone number ("phone", "tel",
+    "mobile": English words only). Names of persons and places need a model, and are found as well as that model finds
+    them. Spans that overlap become one, of the kind with the highest score (then of the longest span, then of the first
+    name).
 
     Args:
         kinds: Presidio's names, such as PERSON (needs `model`) or IP_ADDRESS.
-        min_score: an address, a checked number or a number with its word before it is at least 0.5.
-        model: an installed spaCy pipeline's name or folder.
-        regions: whose national phone numbers are looked for, by ISO 3166 code.
+        min_score: the least score, 0 to 1; an address, a checked number, or a number with a word before it has at least
+            0.5.
+        model: an installed spaCy pipeline's name or folder; None: no model.
+        regions: ISO 3166 codes of the regions whose national phone numbers are looked for.
 
     Raises:
         MissingDependencyError: Presidio is not installed.
-        ConfigurationError: a kind or a model that is not there.
+        ConfigurationError: the kind is unknown, or the model cannot be loaded.
     """
     engine = _engine(model, tuple(regions))
     wanted = sorted(kinds)
@@ -89,7 +93,7 @@ def find_personal_data(
 
 
 def merge_spans(spans: Iterable[PersonalSpan]) -> tuple[PersonalSpan, ...]:
-    """Spans that overlap as one that covers them, of the kind with the best score, whatever their order.
+    """Merge spans that overlap into one that covers them, of the kind with the best score; their order is of no effect.
 
     >>> merge_spans([PersonalSpan("URL", 3, 9, 0.5), PersonalSpan("EMAIL_ADDRESS", 0, 9, 1.0)])
     (PersonalSpan(kind='EMAIL_ADDRESS', start=0, end=9, score=1.0),)
@@ -107,7 +111,7 @@ def merge_spans(spans: Iterable[PersonalSpan]) -> tuple[PersonalSpan, ...]:
 
 
 def mask(text: str, spans: Iterable[PersonalSpan]) -> str:
-    """`text` with each span replaced by its kind; spans do not overlap (`find_personal_data` gives such).
+    """`text` with each span replaced by its kind; spans must not overlap (those of `find_personal_data` do not).
 
     >>> mask("Ask ann@example.com.", [PersonalSpan("EMAIL_ADDRESS", 4, 19, 1.0)])
     'Ask <EMAIL_ADDRESS>.'
@@ -120,10 +124,10 @@ def mask(text: str, spans: Iterable[PersonalSpan]) -> str:
 
 
 def is_address(text: str, start: int, end: int) -> bool:
-    """Whether what is written like an e-mail address at a place is one, and no part of an address of another kind.
+    """Whether the text at a place, which looks like an e-mail address, is one and not a part of something else.
 
-    A version of a package (`x@5.3.0`, `x@latest.js`), the user of a server's address (`git@github.com:owner/name`,
-    `ssh://ann@host.com/x`), a handle behind a path (`site.com/@ann.lee`) are none.
+    These are none: a version of a package (`x@5.3.0`, `x@latest.js`), the user in a server's address
+    (`git@github.com:owner/name`, `ssh://ann@host.com/x`), a handle after a path (`site.com/@ann.lee`).
 
     >>> is_address("mailto:ann@example.com", 7, 22), is_address("git@github.com", 0, 14)
     (True, False)
@@ -135,7 +139,7 @@ def is_address(text: str, start: int, end: int) -> bool:
     if _SCP_PATH.match(after):
         return False
     word = _OPEN_WORD.search(before)
-    # A value that an address of a page hands over (`?to=ann@example.com`) is an address.
+    # A parameter of a URL (`?to=ann@example.com`) is an address.
     is_value = "=" in user or bool(word and _MAIL_URL.search(word.group()))
     return is_value or not (word and _IN_URL.search(word.group()))
 
@@ -146,7 +150,7 @@ def _one(group: list[PersonalSpan]) -> PersonalSpan:
 
 
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """`text` in pieces with their places, cut at the end of a line, else of a word, so that no number is cut."""
+    """`text` in pieces with their places, cut at the end of a line, or else of a word, so that no number is cut."""
     start = 0
     while start < len(text):
         end = start + _PIECE
@@ -172,12 +176,12 @@ def _engine(model: str | None, regions: tuple[str, ...]) -> AnalyzerEngine:
         from tldextract import TLDExtract
     except ImportError:
         raise MissingDependencyError.for_extra("presidio_analyzer", "pii") from None
-    # tldextract.extract, which Presidio would use, fetches the list of suffixes and keeps it in the user's home.
+    # tldextract.extract, which Presidio would use, downloads the list of suffixes and keeps it in the user's home.
     extract = TLDExtract(suffix_list_urls=(), cache_dir=None)
 
     class BundledSuffixes(EmailRecognizer):
         def validate_result(self, pattern_text: str) -> bool:
-            # The host alone: Presidio takes what stands before a slash for a part of the user.
+            # Only the host is checked: Presidio takes text before a slash for a part of the user.
             return extract(pattern_text.rpartition("@")[2]).fqdn != ""
 
         def analyze(
@@ -187,7 +191,7 @@ def _engine(model: str | None, regions: tuple[str, ...]) -> AnalyzerEngine:
             return [result for result in found if is_address(text, result.start, result.end)]
 
     class International(PhoneRecognizer):
-        """Numbers that begin with + and a country: valid ones are no accident, so they need no word before them."""
+        """Finds numbers with + and a country code; a valid one is no accident, so it needs no word before it."""
 
         SCORE = 0.6
 
@@ -209,7 +213,7 @@ def _engine(model: str | None, regions: tuple[str, ...]) -> AnalyzerEngine:
 
 
 def _language_engine(model: str | None) -> SpacyNlpEngine:
-    """Presidio's engine around a pipeline that is here: it would download one that is not."""
+    """Presidio's engine around a spaCy pipeline that is installed; Presidio itself would download a missing one."""
     import spacy
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
     from spacy.language import Language

@@ -1,14 +1,16 @@
-"""Any text in, the same text with what a terminal or a page would take for a command made visible, out.
+"""Any text in, the same text out, with the characters made visible that a terminal or a page would obey.
 
-File names, records and answers are written by others. Printed raw, an escape sequence in them moves the cursor, colours
-or clears the screen, or sets the window's title; a character that turns the direction of text hides what stands there.
+File names, records and answers are written by others. If they are printed raw, an escape sequence in them moves the
+cursor, colours or clears the screen, or sets the window's title; a character that turns the direction of text hides
+what stands there.
 """
 
 from __future__ import annotations
 
 import re
 
-# Control characters but line break and tab, half surrogate pairs, what turns the direction of text, and no character.
+# Control characters except line break and tab, half surrogate pairs, characters that turn the direction of text, and
+# code points that are no character.
 _COMMAND = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufff9-\uffff]"
 )
@@ -24,7 +26,7 @@ def printable(text: str) -> str:
 
 
 def printable_line(text: str, *, width: int | None = None) -> str:
-    r"""The same on one line, at most `width` characters long.
+    r"""The same as `printable`, on one line and at most `width` characters long.
 
     >>> printable_line("a\n  b\tc", width=4)
     'a b…'

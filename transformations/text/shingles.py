@@ -1,7 +1,7 @@
-"""Texts in; hashes of their word shingles, and the keys under which texts that share most of them meet, out.
+"""Texts in, hashes of their word shingles, and keys that texts with mostly the same shingles share, out.
 
-Everything is a function of the text alone: no seed, clock or machine changes a hash, so that keys that were stored by
-one run can be compared with those of another.
+Everything is a function of the text alone: no seed, clock or machine changes a hash, so the stored keys of one run can
+be compared with those of another.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from transformations.text.canonical_text import nfc
 
 Hashes = npt.NDArray[np.uint64]
 
-# Words in a shingle. Fewer: unrelated texts share common phrases. More: one edited word spoils as many shingles.
+# Words in a shingle. With fewer, unrelated texts share common phrases; with more, an edited word spoils more shingles.
 WORDS_A_SHINGLE = 3
-# So many smallest hashes stand for a longer text.
+# How many of a longer text's hashes, the smallest ones, stand for it.
 SKETCH_SIZE = 4096
 _MINIMA = 128
-# A pair at the threshold meets at least this often; a pair above it more often.
+# The least probability that a pair at the threshold shares a key; a pair above it has a higher one.
 _MEETS = 0.995
-# Scripts that are written without blanks: each sign counts as a word.
+# In scripts that are written without blanks, each sign counts as a word.
 _WORD = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|\\w+")
-# Hashes worked upon at once: 2 MB, which stays in a processor's cache.
+# Hashes that are worked on at once: 2 MB, which fit into a processor's cache.
 _AT_ONCE = 1 << 18
 
 
@@ -35,7 +35,7 @@ def _constant(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
-# x → factor * x + term modulo 2^64 with an odd factor is a permutation of the 64-bit numbers.
+# With an odd factor, x → factor * x + term modulo 2^64 is a permutation of the 64-bit numbers.
 _FACTORS = np.array([_constant(f"factor {n}") | 1 for n in range(_MINIMA)], dtype=np.uint64)
 _TERMS = np.array([_constant(f"term {n}") for n in range(_MINIMA)], dtype=np.uint64)
 _MIX = np.uint64(_constant("mix") | 1)
@@ -43,7 +43,7 @@ _HALF = np.uint64(32)
 
 
 class _WordHashes(dict[str, int]):
-    """Each word is hashed once."""
+    """Word → hash; each word is hashed once."""
 
     def __missing__(self, word: str) -> int:
         value = self[word] = _constant(word)
@@ -51,7 +51,7 @@ class _WordHashes(dict[str, int]):
 
 
 def words(text: str) -> list[str]:
-    """The words of `text`: case, punctuation, layout and the form of a letter's code do not count.
+    """The words of `text`; case, punctuation, layout and the encoding of a letter do not count.
 
     >>> words("Ｓtra\u00dfe -- 2nd, caf\u0065\u0301")
     ['strasse', '2nd', 'café']
@@ -60,10 +60,10 @@ def words(text: str) -> list[str]:
 
 
 def shingles(text: str, known: dict[str, int] | None = None) -> Hashes:
-    """Hash every run of `WORDS_A_SHINGLE` words of `text`, in order; a shorter text is one shingle, no words are none.
+    """Hash every run of `WORDS_A_SHINGLE` words of `text`, in order; a shorter text is one shingle, an empty one none.
 
     Args:
-        known: hashes of words already met; it is added to.
+        known: hashes of words that were met already; new ones are added to it.
     """
     found = words(text)
     if not found:
@@ -78,20 +78,20 @@ def shingles(text: str, known: dict[str, int] | None = None) -> Hashes:
 
 
 def sketch(text: str) -> npt.NDArray[np.int64]:
-    """The `SKETCH_SIZE` smallest distinct hashes of `shingles`, 63 bits each: all of them for a text of fewer words.
+    """The `SKETCH_SIZE` smallest distinct hashes of `shingles`, 63 bits each; all of them if there are fewer.
 
-    What share of the smallest hashes of two texts together are in both is an unbiased estimate of the Jaccard
-    similarity of the two sets, and exact where both are whole.
+    Of the smallest hashes of two texts together, the share that both have is an unbiased estimate of the Jaccard
+    similarity of the two sets; it is exact if both sketches hold all hashes.
     """
     return np.unique(shingles(text) >> np.uint64(1))[:SKETCH_SIZE].view(np.int64)
 
 
 def meeting_keys(texts: Sequence[str], *, threshold: float) -> list[Hashes]:
-    """MinHash with banding: for each text, keys of which two texts with Jaccard similarity s over their shingles share
-    one with probability 1 - (1 - s^rows)^bands.
+    """MinHash with banding: keys for each text. Two texts whose shingles have Jaccard similarity s share a key with
+    probability 1 - (1 - s^rows)^bands.
 
-    The rows of a band are as many as leave a pair at `threshold` a chance of at least 99.5 % to meet. A text without
-    words has no keys.
+    A band has as many rows as possible while a pair at `threshold` still shares a key with a probability of at least
+    99.5 %. A text without words has no keys.
 
     Raises:
         ConfigurationError: the threshold is not above 0 and at most 1.
@@ -114,7 +114,7 @@ def meeting_keys(texts: Sequence[str], *, threshold: float) -> list[Hashes]:
 
 
 def rows_of_a_band(threshold: float) -> int:
-    """How many minima two texts must share to meet: the more, the fewer pairs meet in vain.
+    """How many minima of a band two texts must share to have a key in common; with more, fewer pairs share one in vain.
 
     >>> [rows_of_a_band(threshold) for threshold in (0.5, 0.8, 0.9, 1.0)]
     [3, 6, 9, 128]
@@ -136,7 +136,7 @@ def _minima(hashes: Sequence[Hashes], count: int) -> Hashes:
 
 
 def _band_keys(minima: Hashes, bands: int) -> Hashes:
-    """(texts, bands): one hash for each band of minima, in which the band's number counts."""
+    """(texts, bands): one hash for each band of minima; the number of the band is part of it."""
     by_band = minima.reshape(bands, -1, minima.shape[1])
     keys = np.repeat(np.arange(bands, dtype=np.uint64)[:, None], minima.shape[1], axis=1)
     for row in range(by_band.shape[1]):
@@ -145,7 +145,7 @@ def _band_keys(minima: Hashes, bands: int) -> Hashes:
 
 
 def _mixed(hashes: Hashes, more: Hashes) -> Hashes:
-    """One hash of both, in which their order counts."""
+    """One hash of both; their order counts."""
     mixed: Hashes = (hashes ^ more) * _MIX
     mixed ^= mixed >> _HALF
     mixed *= _MIX

@@ -1,4 +1,4 @@
-"""A text in; the stems of its words that carry content, out. English endings; identifiers of code stay whole."""
+"""An English text in, the stems of its words that carry content out; identifiers of code stay whole."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _word_stems(text: str) -> list[str]:
 
 @lru_cache(maxsize=20_000)
 def stem(word: str) -> str:
-    """English endings off; crude on purpose, since both sides are treated alike."""
+    """`word` without its English ending; crude on purpose, since both texts of a comparison are treated alike."""
     word = re.sub(r"['’].*$", "", word)
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"

@@ -1,7 +1,7 @@
 """A table of a Markdown text in, its rows with their column names out, in time linear in the text.
 
-markdown-it fills every row with blank cells up to the header's width: a header of a thousand columns over three
-thousand short rows are three million tokens. And GFM has the cells beyond the header's width dropped; here none is.
+markdown-it fills every row with blank cells up to the header's width: a header of a thousand columns with three
+thousand short rows gives three million tokens. GFM also drops the cells beyond the header's width; here they are kept.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from markdown_it.rules_block import StateBlock
 
 _BAR = re.compile(r"(?<!\\)\|")
 _RULE = re.compile(r":?-+:?")
-# A column's name is told in each row: of a longer one, the beginning.
+# Each row repeats the names of its columns; of a longer name it repeats this many characters.
 _MAX_NAME = 120
 
 
 def table_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """A rule of markdown-it, in place of its own: one token for a table, which holds the cells of each row."""
+    """A rule for tables that replaces markdown-it's own: it makes one token, which holds the cells of each row."""
     if start + 2 > end or state.sCount[start + 1] < state.blkIndent:
         return False
     if state.is_code_block(start) or state.is_code_block(start + 1):
@@ -51,15 +51,15 @@ def table_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 
 
 def named_rows(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Each row of a table with its column names; a name that no row tells in full is told first.
+    """Each row of a table with its column names; if a name is in no row, or is shortened, the header comes first.
 
     >>> list(named_rows([["a", "b", "c"], ["1", "", "", "4"], ["", "2"]]))
     ['a | b | c', 'a: 1 | 4', 'b: 2']
     """
     head, body = rows[0], rows[1:]
     names = [name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…" for name in head]
-    told = {column for row in body for column, cell in enumerate(row) if cell}
-    if any(name and (column not in told or name != names[column]) for column, name in enumerate(head)):
+    filled = {column for row in body for column, cell in enumerate(row) if cell}
+    if any(name and (column not in filled or name != names[column]) for column, name in enumerate(head)):
         yield " | ".join(filter(None, head))
     for row in body:
         named = [
@@ -76,7 +76,7 @@ def _line(state: StateBlock, line: int) -> str:
 
 
 def _cells(text: str) -> list[str]:
-    """The cells of a row; a bar that opens or ends it is no cell, and one with a backslash no end of one."""
+    """The cells of a row; a bar at its start or end makes no cell, and a bar with a backslash is part of its cell."""
     cells = [" ".join(cell.replace("\\|", "|").split()) for cell in _BAR.split(text)]
     if cells and not cells[0]:
         del cells[0]
