@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pipelines.settings.sections import AnswerSettings
 from transformations.answers.answer_spans import FEATURES, Reading, rivals
-from transformations.answers.grounding import judge, split_spans
+from transformations.answers.grounding import check_grounding, split_spans
 
 WEIGHTS_FILE = Path(__file__).parents[1] / "transformations" / "answers" / "span_weights.py"
 _MIN_RATIO = AnswerSettings().min_grounded_ratio
@@ -112,7 +112,7 @@ def figures(questions: Iterable[Judged]) -> dict[str, tuple[float, float, int]]:
 
 
 def accepted(answer: str, one: Judged) -> bool:
-    return judge(answer, question=one.question, sources=[one.passage], min_ratio=_MIN_RATIO).is_grounded
+    return check_grounding(answer, question=one.question, sources=[one.passage], min_ratio=_MIN_RATIO).is_grounded
 
 
 def fit(questions: Sequence[Judged]) -> str:
@@ -159,11 +159,13 @@ def _module(bias: float, weights: dict[str, float], least: tuple[float, float] =
     lines = [f'    "{name}": {weight:.3f},' for name, weight in weights.items()]
     return "\n".join(
         [
-            '"""What each trait of a span says for it as an answer: a logistic model, by benchmarks/grounding.py.',
+            '"""The weight of each trait of a span as an answer: a logistic model, fitted by benchmarks/grounding.py.',
             "",
-            "`kind: trait` is the trait of a span where the question asks for that kind. A short answer is taken",
-            "for right from a support of LEAST on, a longer one from LEAST_OF_SENTENCE on: so of the right ones of the",
-            f"half that was fitted {1 - _MISSED:.0%} and {1 - _MISSED_SENTENCES:.0%} are accepted.",
+            "`kind: trait` counts only if the question asks for that kind. A short answer is taken for right from a "
+            "support of LEAST",
+            "on, a longer one from LEAST_OF_SENTENCE on. These bounds accept "
+            f"{1 - _MISSED:.0%} of the right short answers and {1 - _MISSED_SENTENCES:.0%} of the right",
+            "longer ones, measured on the half of the data that the model was fitted to.",
             '"""',
             "",
             "from __future__ import annotations",

@@ -34,7 +34,7 @@ from pipelines.models.prompts import STOP, answer_prompt
 from pipelines.models.tracking import OURS, connect
 from pipelines.settings.sections import Settings
 from pipelines.stores import Hit, Manifest
-from transformations.answers.grounding import Grounding, finished, judge, quote
+from transformations.answers.grounding import Grounding, check_grounding, finished, quote
 from transformations.errors import ConfigurationError, LakeloopError
 from transformations.tables.filters import Filter
 
@@ -298,7 +298,7 @@ class Answerer:
         """
         answer = finished(completion.text, is_cut=completion.is_cut)
         verdict = None
-        grounding = judge(
+        grounding = check_grounding(
             answer,
             question=question,
             sources=[f"{source.title}\n\n{source.text}" for source in sources],

@@ -50,10 +50,10 @@ def quarantine(
 ) -> None:
     """Everything that was set aside: table, key, reason, since when, attempts and the next step. No Spark."""
     from pipelines.conductor.run import new_context
-    from pipelines.quality.quarantine import passed_over, set_aside
+    from pipelines.quality.quarantine import passed_over, quarantined
 
     context = new_context(settings_of(config, overrides))
-    found = set_aside(context, tables=table or ())
+    found = quarantined(context, tables=table or ())
     kinds = {} if table else passed_over(context.settings)
     facts: dict[str, Any] = {
         "total": len(found),

@@ -85,14 +85,14 @@ def mend(folder: Path) -> str:
         with suppress(Exception):
             delta = delta_folder.open_folder(folder)
     if delta is None:
-        return _set_aside(folder)
+        return _moved_aside(folder)
     names: list[str] = []
     # One pass does not always find all files that cannot be read.
     while broken := _broken_files(folder, deeply=True)[0]:
         for name in (text.partition(" ")[0] for text in broken):
             file = folder / unquote(name)
             if name in names or not file.suffix:
-                return _set_aside(folder)
+                return _moved_aside(folder)
             names.append(name)
             if file.exists():
                 file.rename(_free_name(file))
@@ -101,7 +101,7 @@ def mend(folder: Path) -> str:
     return f"{len(names)} files were taken out of it: {', '.join(names)}"
 
 
-def _set_aside(folder: Path) -> str:
+def _moved_aside(folder: Path) -> str:
     aside = _free_name(folder)
     folder.rename(aside)
     return f"its folder was set aside as {aside}"

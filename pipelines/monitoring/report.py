@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
 from pipelines.flow.states import STAGE_RUNS
 from pipelines.lakehouse.tables import Lakehouse
-from pipelines.quality.quarantine import passed_over, set_aside, set_aside_tables
+from pipelines.quality.quarantine import passed_over, quarantined, set_aside_tables
 from pipelines.reporting import charts
 from transformations.text.printable import printable, printable_line
 
@@ -99,7 +99,7 @@ def gather(context: Context, *, versions: Versions | None = None, summary: Mappi
     windows = windows_of(row for table in _OF_METRICS for row in tables.read(table).to_pylist())[:_WINDOWS]
     # Each table by itself, so that a damaged one does not hide the others.
     aside = tables.or_else("what is set aside", lambda: set_aside_tables(context), [])
-    refused = [row for t in aside for row in tables.or_else(t, partial(set_aside, context, tables=[t]), [])]
+    refused = [row for t in aside for row in tables.or_else(t, partial(quarantined, context, tables=[t]), [])]
     the_index = f"the index {context.settings.index.name}"
     facts = {
         "source_mark": _mark(versions) if versions else "",

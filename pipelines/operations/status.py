@@ -16,7 +16,7 @@ from pipelines.flow.stage import Context
 from pipelines.lakehouse.schemas import TABLES
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.quality.dead_letters import TABLE as DEAD_LETTERS
-from pipelines.quality.quarantine import passed_over, quarantine_tables, set_aside, set_aside_tables
+from pipelines.quality.quarantine import passed_over, quarantine_tables, quarantined, set_aside_tables
 from pipelines.quality.rule_results import RULE_RESULTS
 from pipelines.settings.sections import Settings
 from pipelines.vector_index.lag import lag_of
@@ -68,7 +68,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     aside = dict[str, int]()
     for table in set_aside_tables(context):
         with _noted(troubles):
-            aside[table] = len(set_aside(context, tables=[table]))
+            aside[table] = len(quarantined(context, tables=[table]))
     refused = {table: aside.get(table, 0) for table in quarantine_tables(settings, context.lake)}
     letters, broken = aside.get(DEAD_LETTERS, 0), aside.get(RULE_RESULTS, 0)
     kinds = passed_over(settings)

@@ -98,7 +98,7 @@ class SetAside:
         return vars(self) | {"rules": list(self.rules), "since": since}
 
 
-def set_aside(context: Context, *, tables: Sequence[str] = ()) -> list[SetAside]:
+def quarantined(context: Context, *, tables: Sequence[str] = ()) -> list[SetAside]:
     """Everything that is set aside, by table and then the oldest first; only in `tables`, if these are given.
 
     Raises:
@@ -141,7 +141,7 @@ def quarantine_tables(settings: Settings, lake: Lakehouse) -> list[str]:
 def waiting(context: Context) -> dict[str, int]:
     """Table → how many of its rows are set aside now; tables without any are left out."""
     counts: dict[str, int] = {}
-    for one in set_aside(context):
+    for one in quarantined(context):
         counts[one.table] = counts.get(one.table, 0) + 1
     return counts
 

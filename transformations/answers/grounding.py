@@ -86,7 +86,7 @@ class Quotation:
     source: int
 
 
-def judge(
+def check_grounding(
     answer: str, *, question: str, sources: Sequence[str], min_ratio: float, is_judged_elsewhere: bool = False
 ) -> Grounding:
     """Whether `sources` support `answer` as an answer to `question`.
@@ -103,9 +103,10 @@ def judge(
             somebody else's to judge.
 
     >>> source = "Use the capsys fixture. Its readouterr() method returns the captured output so far."
-    >>> judge("The readouterr() method of capsys returns it.", question="?", sources=[source], min_ratio=0.6).ratio
+    >>> asked = {"question": "?", "sources": [source], "min_ratio": 0.6}
+    >>> check_grounding("The readouterr() method of capsys returns it.", **asked).ratio
     1.0
-    >>> judge("Call capsys.flush_all().", question="?", sources=[source], min_ratio=0.6).reason
+    >>> check_grounding("Call capsys.flush_all().", **asked).reason
     "the sources do not contain 'capsys.flush_all'"
     """
     answer = answer.strip()

@@ -88,7 +88,7 @@ def fill(context: Context) -> None:
 
 def test_everything_that_is_set_aside_is_listed_with_its_reason_and_its_next_step(context):
     fill(context)
-    found = quarantine.set_aside(context)
+    found = quarantine.quarantined(context)
     assert [(one.table, one.key, one.attempts, one.since) for one in found] == [
         ("silver.documents_quarantine", "d1", 2, T0),
         ("silver.documents_quarantine", "d2", 2, T0 + timedelta(hours=1)),
@@ -104,10 +104,10 @@ def test_everything_that_is_set_aside_is_listed_with_its_reason_and_its_next_ste
     assert "put records.gone back" in found[3].next_step
     assert found[4].what == "orders/1.csv, record 7"
     assert "lakeloop replay" in found[5].next_step
-    only = quarantine.set_aside(context, tables=["ops.dead_letters", "records_orders_quarantine"])
+    only = quarantine.quarantined(context, tables=["ops.dead_letters", "records_orders_quarantine"])
     assert [one.key for one in only] == ["c9", "k1"]
     with pytest.raises(ConfigurationError, match=r"unknown table of what is set aside 'silver.documents'"):
-        quarantine.set_aside(context, tables=["silver.documents"])
+        quarantine.quarantined(context, tables=["silver.documents"])
 
 
 def test_status_counts_all_of_it_and_names_the_kinds_passed_over(context):
@@ -190,13 +190,13 @@ def test_a_letter_says_which_run_tries_it_again(context, stage, attempts, when):
     letter = {"letter_id": "l", "stage": stage, "chunk_id": "c", "attempts": attempts, "next_retry_at": T0}
     letter["index_name"] = "documents_1" if stage == "sync-index" else ""
     context.lake.append_arrow("ops.dead_letters", [letter])
-    [one] = quarantine.set_aside(context)
+    [one] = quarantine.quarantined(context)
     assert f"; {when}, at once: lakeloop replay" in one.next_step
     assert is_overdue(context, open_letters(context.lake)) is ("other work" not in when)
 
 
 def test_an_empty_workspace_has_nothing_set_aside(context):
-    assert quarantine.set_aside(context) == []
+    assert quarantine.quarantined(context) == []
     assert quarantine.passed_over(context.settings) == {}
 
 

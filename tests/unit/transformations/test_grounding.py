@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transformations.answers.answer_spans import Reading
-from transformations.answers.grounding import Grounding, finished, judge, quote, split_sentences, split_spans
+from transformations.answers.grounding import Grounding, check_grounding, finished, quote, split_sentences, split_spans
 from transformations.answers.roles import has_reversed_roles
 from transformations.text.stems import content_stems
 
@@ -22,7 +22,7 @@ QUESTION = "How can a test read captured output?"
 
 
 def verdict(answer: str, *, question: str = QUESTION, sources: tuple[str, ...] = (CAPTURE,)) -> Grounding:
-    return judge(answer, question=question, sources=sources, min_ratio=0.6)
+    return check_grounding(answer, question=question, sources=sources, min_ratio=0.6)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ KNOWN = [
 @pytest.mark.parametrize("form", ["{}", "The answer is {}.", "It is {}.", "Answer: {}"])
 @pytest.mark.parametrize(("question", "right", "wrong"), KNOWN)
 def test_a_short_answer_is_judged_by_where_it_stands(question, right, wrong, form):
-    assert judge(form.format(right), question=question, sources=[NOBEL], min_ratio=0.6).is_grounded
+    assert check_grounding(form.format(right), question=question, sources=[NOBEL], min_ratio=0.6).is_grounded
     reading = Reading(question, NOBEL, tuple(split_spans(NOBEL)))
     assert reading.support(right) > reading.support(wrong)
 
@@ -157,7 +157,7 @@ def test_a_short_answer_is_judged_by_where_it_stands(question, right, wrong, for
 def test_an_answer_that_stands_nowhere_or_only_repeats_the_question_is_refused():
     question = KNOWN[0][0]
     for wrong in ("Albert Einstein", "The answer is 1999.", "physics", "The answer is the Nobel Prize."):
-        assert not judge(wrong, question=question, sources=[NOBEL], min_ratio=0.6).is_grounded
+        assert not check_grounding(wrong, question=question, sources=[NOBEL], min_ratio=0.6).is_grounded
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_an_answer_that_stands_nowhere_or_only_repeats_the_question_is_refused()
 )
 def test_who_did_what_to_whom_must_be_as_the_source_says(said, is_reversed):
     source = "The markets were calm. In 2001 Alpha acquired Beta for 5 million dollars. Nobody else was interested."
-    found = judge(said, question="What happened in 2001?", sources=[source], min_ratio=0.6)
+    found = check_grounding(said, question="What happened in 2001?", sources=[source], min_ratio=0.6)
     assert (found.reason == "the answer exchanges who did what to whom") is is_reversed
     assert has_reversed_roles(said, source) is is_reversed
 
@@ -203,7 +203,7 @@ def test_one_word_in_its_forms_has_one_stem_and_an_identifier_stays_whole():
 
 @given(st.text(max_size=300), st.text(max_size=80), st.lists(st.text(max_size=300), max_size=3))
 def test_no_text_breaks_the_check_and_a_quotation_stands_in_its_source(answer, question, sources):
-    found = judge(answer, question=question, sources=sources, min_ratio=0.6)
+    found = check_grounding(answer, question=question, sources=sources, min_ratio=0.6)
     assert 0 <= found.ratio <= 1
     assert found.is_grounded == (found.reason == "")
     assert finished(finished(answer)) == finished(answer)
@@ -215,8 +215,8 @@ def test_no_text_breaks_the_check_and_a_quotation_stands_in_its_source(answer, q
 @given(st.lists(st.sampled_from(["capsys", "returns", "output", "stdout", "resets", "method"]), min_size=3, max_size=8))
 def test_more_may_be_grounded_at_a_lower_threshold_and_never_less(words):
     answer = " ".join(words) + "."
-    strict = judge(answer, question="?", sources=[CAPTURE], min_ratio=0.9)
-    lax = judge(answer, question="?", sources=[CAPTURE], min_ratio=0.1)
+    strict = check_grounding(answer, question="?", sources=[CAPTURE], min_ratio=0.9)
+    lax = check_grounding(answer, question="?", sources=[CAPTURE], min_ratio=0.1)
     assert lax.is_grounded or not strict.is_grounded
 
 
@@ -225,6 +225,6 @@ def test_more_may_be_grounded_at_a_lower_threshold_and_never_less(words):
     [(KNOWN[2][0], "John Bardeen", True), (KNOWN[1][0], "Maria Goeppert-Mayer", False)],
 )
 def test_a_short_answer_that_is_also_a_title_is_judged_by_the_sentence_that_it_stands_in(question, said, is_right):
-    found = judge(said, question=question, sources=[f"{said}\n\n{NOBEL}"], min_ratio=0.6)
-    assert found == judge(said, question=question, sources=[NOBEL], min_ratio=0.6)
+    found = check_grounding(said, question=question, sources=[f"{said}\n\n{NOBEL}"], min_ratio=0.6)
+    assert found == check_grounding(said, question=question, sources=[NOBEL], min_ratio=0.6)
     assert found.is_grounded is is_right

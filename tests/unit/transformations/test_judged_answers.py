@@ -9,7 +9,7 @@ import pytest
 from benchmarks.grounding import WEIGHTS_FILE, _module, figures, read_qed
 from transformations.answers import span_weights
 from transformations.answers.answer_spans import Reading
-from transformations.answers.grounding import judge, split_spans
+from transformations.answers.grounding import check_grounding, split_spans
 
 NAMES = ["Ada Byron", "Carl Friedrich Gauss", "Niels Abel", "Sofia Kovalevskaya", "Henri Poincaré", "Mary Cartwright"]
 TOWNS = ["Lyon", "Uppsala", "Port Louis", "Göttingen", "Kraków", "Santa Fe", "Leeds"]
@@ -55,8 +55,12 @@ def test_right_answers_pass_and_stand_above_wrong_ones():
             reading = Reading(question, text, tuple(split_spans(text)))
             leads.append(reading.support(answer) > reading.support(other))
             for form in ("{}", "The answer is {}."):
-                right.append(judge(form.format(answer), question=question, sources=[text], min_ratio=0.6).is_grounded)
-                wrong.append(judge(form.format(other), question=question, sources=[text], min_ratio=0.6).is_grounded)
+                right.append(
+                    check_grounding(form.format(answer), question=question, sources=[text], min_ratio=0.6).is_grounded
+                )
+                wrong.append(
+                    check_grounding(form.format(other), question=question, sources=[text], min_ratio=0.6).is_grounded
+                )
     assert sum(right) / len(right) >= 0.9
     assert sum(leads) / len(leads) >= 0.8
     # The neighbouring fact of a passage of facts is harder than another question's answer in a text of Wikipedia.
