@@ -84,4 +84,4 @@ def test_the_module_of_weights_is_as_the_benchmark_writes_it():
     least = (span_weights.LEAST, span_weights.LEAST_OF_SENTENCE)
     written = _module(span_weights.BIAS, span_weights.WEIGHTS, least)
     assert WEIGHTS_FILE.read_text(encoding="utf-8") == written
-    assert "91% and 85% are accepted" in written
+    assert "91% of the right short answers and 85% of the right" in written
