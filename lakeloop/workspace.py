@@ -212,7 +212,11 @@ class Table:
         """The rows in memory: all columns or some, now or as of an earlier version."""
         import pyarrow as pa
 
-        schema = self._known()
+        from transformations.errors import ConfigurationError
+
+        schema, last = self._known(), self.version
+        if version is not None and not 0 <= version <= last:
+            raise ConfigurationError(f"{self.name} has no version {version}: its versions are 0 to {last}")
         chosen = [_field(schema, name) for name in columns] if columns else list(schema)
         batches = self._lake.read_batches(self.name, columns=[field.name for field in chosen], version=version)
         return pa.Table.from_batches(batches, schema=pa.schema(chosen))
