@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,11 +234,14 @@ class Table:
     def _known(self) -> pa.Schema:
         """The columns as they are; from here on the lakehouse knows the table, also one of the user's own."""
         from pipelines.features.feature_tables import source_schema
+        from pipelines.lakehouse.schemas import TABLES
         from transformations.errors import ConfigurationError
 
         schema = source_schema(self._lake, self.name)
         if schema is None:
             raise ConfigurationError.unknown_name("table", self.name, self._lake.existing())
+        if self.name not in TABLES:  # its columns may have become others since it was first told of
+            self._lake.declare(self.name, replace(self._lake.spec(self.name), schema=schema))
         return schema
 
 
