@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,7 +213,11 @@ class Table:
         """The rows in memory: all columns or some, now or as of an earlier version."""
         import pyarrow as pa
 
-        schema = self._known()
+        from transformations.errors import ConfigurationError
+
+        schema, last = self._known(), self.version
+        if version is not None and not 0 <= version <= last:
+            raise ConfigurationError(f"{self.name} has no version {version}: its versions are 0 to {last}")
         chosen = [_field(schema, name) for name in columns] if columns else list(schema)
         batches = self._lake.read_batches(self.name, columns=[field.name for field in chosen], version=version)
         return pa.Table.from_batches(batches, schema=pa.schema(chosen))
@@ -231,11 +235,14 @@ class Table:
     def _known(self) -> pa.Schema:
         """The columns as they are now. After this call the lakehouse knows the table, even one of the user's own."""
         from pipelines.features.feature_tables import source_schema
+        from pipelines.lakehouse.schemas import TABLES
         from transformations.errors import ConfigurationError
 
         schema = source_schema(self._lake, self.name)
         if schema is None:
             raise ConfigurationError.unknown_name("table", self.name, self._lake.existing())
+        if self.name not in TABLES:  # its columns may have become others since it was first told of
+            self._lake.declare(self.name, replace(self._lake.spec(self.name), schema=schema))
         return schema
 
 

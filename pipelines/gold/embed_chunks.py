@@ -160,7 +160,7 @@ def embed_missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tu
     refused: dict[str, str] = {}
     unit = settings.batch_size * _CALLS_AT_ONCE
     units = ceil(computed / unit)
-    done, at_once = 0, max(1, int(_SLOW_TEXTS_PER_SECOND * settings.commit_seconds / unit))
+    done, at_once = 0, max(1, int(min(_SLOW_TEXTS_PER_SECOND * settings.commit_seconds / unit, units)))
     with context.progress.step("embed-chunks", total=computed) as step:
         while done < units:
             start, stop = time.monotonic(), min(done + at_once, units)
@@ -170,7 +170,7 @@ def embed_missing(context: Context, texts: Rows, *, model: EmbeddingModel) -> tu
             )
             step.advance(size)
             due = (stop - done) * settings.commit_seconds / (time.monotonic() - start)
-            done, at_once = stop, max(1, min(int(due), _FASTER * at_once))
+            done, at_once = stop, max(1, int(min(due, _FASTER * at_once)))
     return {"computed": computed - len(refused), "cached": cached}, refused
 
 

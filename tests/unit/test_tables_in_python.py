@@ -1,0 +1,32 @@
+"""Tables as Python sees them: versions that are not there, and columns that came later."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+
+import lakeloop
+from pipelines.conductor.run import new_context
+
+
+@pytest.mark.parametrize("version", [-1, 1, 99])
+def test_a_version_that_is_not_there_is_an_error_that_says_which_are(tmp_path: Path, version: int) -> None:
+    (tmp_path / "lakeloop.yml").write_text("{}\n", encoding="utf-8")
+    workspace = lakeloop.open(tmp_path)
+    new_context(workspace.settings).lake.ensure("silver.documents")
+    table = workspace.tables["silver.documents"]
+    assert table.to_arrow(version=0).num_rows == 0
+    with pytest.raises(lakeloop.LakeloopError, match=f"no version {version}: its versions are 0 to 0"):
+        table.to_pandas(version=version)
+
+
+def test_columns_that_came_since_the_table_was_first_read_are_read(tmp_path: Path) -> None:
+    (tmp_path / "lakeloop.yml").write_text("{}\n", encoding="utf-8")
+    folder, workspace = str(tmp_path / "lakehouse/my/t"), lakeloop.open(tmp_path)
+    write_deltalake(folder, pa.table({"id": [1]}))
+    assert workspace.tables["my.t"].to_arrow().to_pylist() == [{"id": 1}]
+    write_deltalake(folder, pa.table({"id": [2], "more": ["x"]}), mode="append", schema_mode="merge")
+    rows = sorted(workspace.tables["my.t"].to_arrow().to_pylist(), key=lambda row: row["id"])
+    assert rows == [{"id": 1, "more": None}, {"id": 2, "more": "x"}]
+    assert workspace.tables["my.t"].to_arrow(version=0).to_pylist() == [{"id": 1, "more": None}]
