@@ -216,7 +216,7 @@ def maintain(
     as_json: Json = False,
 ) -> None:
     """Every table → itself in fewer files, without versions that nobody needs."""
-    run_commands(["maintain"], config, overrides, None, force, detailed, as_json)
+    run_commands(["maintain"], config, overrides, None, False, detailed, as_json, maintain_now=force)
 
 
 # Copies of the stages' own help (a test compares them): importing the stages here would load all that they need.
@@ -345,6 +345,9 @@ def _guarded(command: Callable[[], Any]) -> int:
         return code
     except Finished as finished:
         return finished.code
+    except KeyboardInterrupt:  # before typer could take it for its own
+        print("interrupted: run the same command again, it goes on from there", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except LakeloopError as error:
         _log_failure(str(error))
         print(safe(f"{type(error).__name__}: {error}"), file=sys.stderr)

@@ -44,10 +44,14 @@ class Finished(Exception):
 
 def settings_of(config: Path | None, overrides: list[str] | None, landing: Path | None = None) -> Settings:
     """Load the command's settings, and open its log."""
-    extra = [f"landing={json.dumps(str(landing.absolute()))}"] if landing else []
-    settings = load_settings(config, overrides=[*(overrides or []), *extra])
+    settings = _settings_of(config, overrides, landing)
     log_to(settings)
     return settings
+
+
+def _settings_of(config: Path | None, overrides: list[str] | None, landing: Path | None) -> Settings:
+    extra = [f"landing={json.dumps(str(landing.absolute()))}"] if landing else []
+    return load_settings(config, overrides=[*(overrides or []), *extra])
 
 
 def log_to(settings: Settings) -> None:
@@ -104,12 +108,13 @@ def run_commands(
     as_json: bool,
     *,
     take_over: str | None = None,
+    maintain_now: bool = False,
 ) -> None:
     from pipelines.conductor.run import new_context, run_to_end
     from pipelines.conductor.stages import stage_named
 
     context = new_context(settings_of(config, overrides, landing), force=force)
-    context.take_over = take_over
+    context.take_over, context.maintain_now = take_over, maintain_now
     outcome = run_to_end(context, stages=[stage_named(command) for command in commands])
     lines = lines_of(outcome)
     if as_json or lines:
@@ -137,11 +142,14 @@ def watch_commands(
         line = f"{datetime.now():%H:%M:%S}  {round_line(of.files, of.outcome)}"
         print(safe(line), file=sys.stderr if as_json else sys.stdout, flush=True)
 
+    def settings() -> Settings:
+        return _settings_of(config, overrides, landing)
+
     context = new_context(settings_of(config, overrides, landing), force=force)
     folders = ", ".join(map(str, watched_folders(context.settings)))
     print(safe(f"watching {folders}; Ctrl-C ends it"), file=sys.stderr, flush=True)
     stages = [stage_named(command) for command in commands]
-    watched = watch(context, stages=stages, seconds=seconds, on_round=print_round)
+    watched = watch(context, stages=stages, seconds=seconds, on_round=print_round, settings=settings)
     facts = {"stopped": True, "runs": watched.runs, "last": watched.last and watched.last.to_json()}
     say(facts, f"stopped after {watched.runs} runs", as_json)
     if watched.last is None:

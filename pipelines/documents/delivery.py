@@ -103,7 +103,8 @@ def delivery_of(context: Context) -> Delivery:
             "(or `landing` in lakeloop.yml)."
         )
     delivery = _last_arrivals(context)
-    delivery.found.extend(_without_twins(list_files(folder, context.settings.ingest), delivery.known))
+    files = list_files(folder, context.settings.ingest, own=context.settings.own_places)
+    delivery.found.extend(_without_twins(files, delivery.known))
     return delivery
 
 

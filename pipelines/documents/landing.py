@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 Kind = Literal["included", "other", "special"]
 
 
-def files_below(folder: Path, ingest: IngestSettings, *, is_strict: bool = True) -> Iterator[tuple[str, Kind]]:
+def files_below(
+    folder: Path, ingest: IngestSettings, *, own: Collection[str] = (), is_strict: bool = True
+) -> Iterator[tuple[str, Kind]]:
     """(file, kind) for each file below `folder`, in no order; nothing if the folder does not exist.
 
     "included": a pattern of `ingest.include` matches its name; "other": none does. "special" files are never read:
@@ -30,6 +32,7 @@ def files_below(folder: Path, ingest: IngestSettings, *, is_strict: bool = True)
     out.
 
     Args:
+        own: files and folders that lakeloop itself writes (`Settings.own_places`): they are left out.
         is_strict: raise an error if a folder cannot be listed; else leave that folder out.
 
     Raises:
@@ -37,6 +40,7 @@ def files_below(folder: Path, ingest: IngestSettings, *, is_strict: bool = True)
     """
     # "(?!)" matches nothing, if there are no patterns.
     is_included = re.compile("|".join(translate(pattern.lower()) for pattern in ingest.include) or "(?!)").match
+    own_names = {os.path.basename(place) for place in own}  # asked first: it is cheap
     folders = [str(folder)]
     while folders:
         try:
@@ -49,6 +53,8 @@ def files_below(folder: Path, ingest: IngestSettings, *, is_strict: bool = True)
             continue
         for entry in entries:
             if entry.name.startswith((".", "~$")):  # ~$: the lock file of an Office program that has a file open
+                continue
+            if entry.name in own_names and os.path.abspath(entry.path) in own:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
@@ -75,9 +81,9 @@ class Found:
         return digest.hexdigest()
 
 
-def list_files(folder: Path, ingest: IngestSettings) -> list[Found]:
+def list_files(folder: Path, ingest: IngestSettings, *, own: Collection[str] = ()) -> list[Found]:
     """The "included" files below `folder` (see `files_below`), sorted by path. A warning counts the special ones."""
-    files = list(files_below(folder, ingest))
+    files = list(files_below(folder, ingest, own=own))
     special = sum(kind == "special" for _, kind in files)
     if special:
         log.warning("ingest-documents: %d links or other special files in %s were passed over", special, folder)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Rows: TypeAlias = Union["DataFrame", pa.Table]
 Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-# Up to this many rows are done in this process before Spark would have started its Python workers.
-_HERE = 32
+# This process is done with so many rows, or with rows of so many bytes, before Spark would have started its workers.
+_HERE, _HERE_BYTES = 32, 2 * 1024 * 1024
 _ARROW: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64()}
 _SPARK: dict[type, str] = {str: "string", int: "bigint"}
 
@@ -50,16 +50,28 @@ def kept(context: Context, rows: Rows) -> Rows:
 def mapped(context: Context, rows: Rows, function: Batches, schema: pa.Schema) -> Rows:
     """The result of a function for `mapInArrow` on the rows, with the columns of `schema`.
 
-    A few rows in memory go to the function in this process; all others go to Spark's Python workers, as many as may
+    Light rows in memory go to the function in this process; all others go to Spark's Python workers, as many as may
     work at once.
     """
-    if isinstance(rows, pa.Table) and rows.num_rows <= _HERE:
-        made = [pa.table(batch).select(schema.names).cast(schema) for batch in function(iter(rows.to_batches()))]
+    if is_light(rows):
+        batches = as_table(rows).to_batches()
+        made = [pa.table(batch).select(schema.names).cast(schema) for batch in function(iter(batches))]
         return pa.concat_tables([schema.empty_table(), *made])
     from pyspark.sql.pandas.types import from_arrow_schema
 
     frame = partitions(as_frame(context, rows)).mapInArrow(function, from_arrow_schema(schema))
     return frame.toArrow().cast(schema) if isinstance(rows, pa.Table) else frame
+
+
+def is_light(rows: Rows) -> bool:
+    """Whether work that takes each row for itself is done soonest in this process.
+
+    A row weighs what its column `size` says, which stands for bytes that are elsewhere; else its own bytes.
+    """
+    if not isinstance(rows, pa.Table):
+        return False
+    weight = pc.sum(rows["size"]).as_py() if "size" in rows.column_names else rows.nbytes
+    return rows.num_rows <= _HERE or (weight or 0) <= _HERE_BYTES
 
 
 def partitions(rows: DataFrame) -> DataFrame:

@@ -57,6 +57,7 @@ class Context:
         retry: try dead letters now, before their next attempt is due.
         take_over: the workspace whose index this workspace is to take over.
         anew: this is a rebuild, which may replace a table.
+        maintain_now: maintain the tables although it is not due.
         subject: what the current stage runs for; None for a stage with one instance.
         clock: returns the time now, with its zone.
         persisted: frames that the current stage persisted; they are released when it ends.
@@ -71,6 +72,7 @@ class Context:
     retry: bool = False
     take_over: str | None = None
     anew: bool = False
+    maintain_now: bool = False
     subject: Subject | None = None
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(timezone.utc))
     persisted: list[DataFrame] = field(default_factory=list)

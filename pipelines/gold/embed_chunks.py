@@ -8,6 +8,7 @@ kill costs no more work of the model than that. A text that the model refuses be
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from math import ceil
@@ -21,6 +22,7 @@ from pipelines.flow.rows import (
     Rows,
     as_frame,
     as_table,
+    is_light,
     kept,
     mapped,
     selected,
@@ -207,7 +209,10 @@ _EMBEDDED = pa.schema([("text_hash", pa.string()), ("vector", pa.list_(pa.float3
 
 def _embed(context: Context, texts: Rows, *, model: EmbeddingModel, size: int) -> dict[str, str]:
     """Embed and commit one portion of about `size` texts. Returns the refused ones: text_hash → reason."""
-    embedded = mapped(context, texts, embed_batches(model, batch_size=context.settings.embedding.batch_size), _EMBEDDED)
+    # In this process the model has all cores, on executors each worker has one.
+    threads = (os.cpu_count() or 1) if is_light(texts) else 1
+    embed = embed_batches(model, batch_size=context.settings.embedding.batch_size, threads=threads)
+    embedded = mapped(context, texts, embed, _EMBEDDED)
     if context.lake.is_local and size * (4 * model.dimension + _BYTES_BESIDE) <= FEW_BYTES:
         embedded = as_table(embedded)  # an append without Spark takes seconds less
     embedded = kept(context, embedded)  # used twice below: to write the vectors, and to find the refused texts
@@ -248,9 +253,9 @@ def _vectors(context: Context, texts: Rows, *, model: EmbeddingModel) -> Rows:
 
 
 def embed_batches(
-    model: EmbeddingModel, *, batch_size: int
+    model: EmbeddingModel, *, batch_size: int, threads: int = 1
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function for `mapInArrow`: (text_hash, embed_text) → (text_hash, vector, error), with one thread per worker.
+    """A function for `mapInArrow`: (text_hash, embed_text) → (text_hash, vector, error), with `threads` of each worker.
 
     Either `vector` or `error` is null. A vector with a norm that is zero or not finite is an error.
 
@@ -265,7 +270,7 @@ def embed_batches(
         for batch in batches:
             if batch.num_rows == 0:
                 continue
-            embedder = embedder or model.load(threads=1)
+            embedder = embedder or model.load(threads=threads)
             texts = batch.column("embed_text").to_pylist()
             vectors: list[object] = [None] * len(texts)
             errors: list[str | None] = [None] * len(texts)

@@ -60,11 +60,11 @@ class Needs:
 
 
 def look(context: Context) -> Work | None:
-    """Due if ops.stage_runs, to which each working stage adds a file, has too many files; with `force` always."""
+    """Due if ops.stage_runs, to which each working stage adds a file, has too many files, or if `maintain_now`."""
     most, head = context.settings.maintenance.files, context.lake.head(STAGE_RUNS)
     if head is None:
         return None
-    if context.force or (most and context.lake.file_count(STAGE_RUNS) > most):
+    if context.maintain_now or (most and context.lake.file_count(STAGE_RUNS) > most):
         return Work((Versions(None, head.version, head.table_id),))
     return None
 

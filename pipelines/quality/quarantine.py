@@ -150,7 +150,7 @@ def passed_over(settings: Settings) -> dict[str, tuple[int, str]]:
     """Suffix of files in the landing folder that are not read → (how many there are, the path of the first)."""
     kinds: dict[str, tuple[int, str]] = {}
     root = settings.landing_path
-    files = files_below(root, settings.ingest, is_strict=False)
+    files = files_below(root, settings.ingest, own=settings.own_places, is_strict=False)
     for file in sorted(Path(file) for file, kind in files if kind == "other"):
         suffix = file.suffix.lower() or "without a suffix"
         count, first = kinds.get(suffix, (0, file.relative_to(root).as_posix()))

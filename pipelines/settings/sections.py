@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -241,6 +242,16 @@ class Settings(_Section):
     @property
     def landing_path(self) -> Path:
         return self.path(self.landing)
+
+    @property
+    def own_places(self) -> frozenset[str]:
+        """The files and folders that lakeloop writes: none of them is a document, wherever the landing folder is."""
+        uri = self.index_uri
+        index = [] if "://" in uri else [uri]
+        return frozenset(
+            os.path.abspath(self.path(place))
+            for place in (self.lakehouse, self.checkpoints, self.report, self.quality, "logs", "mlruns", *index)
+        )
 
     @property
     def log_path(self) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import stage_named
 from pipelines.documents.delivery import LOOKS, TABLE
-from pipelines.documents.landing import Found
+from pipelines.documents.landing import Found, list_files
 from pipelines.settings.sections import Settings
 from transformations.errors import RefusedError
 
@@ -127,6 +127,26 @@ def test_a_file_that_is_late_arrives_when_it_comes_however_old_it_is(settings: S
     os.utime(late, (1_000_000_000.5, 1_000_000_000.5))
     assert _ingest(settings) == {"new": 1}
     assert _ingest(settings) == {}
+
+
+def test_what_lakeloop_writes_is_no_document_wherever_the_landing_folder_is(settings: Settings):
+    own = settings.model_copy(update={"landing": "."})
+    for name in (
+        "report.html",
+        "logs/a.txt",
+        "quality/index.html",
+        "lakehouse/a.md",
+        "vectors/a.md",
+        "checkpoints/a.md",
+    ):
+        (own.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (own.root / name).write_text("x")
+    own = own.model_copy(update={"index": own.index.model_copy(update={"uri": "vectors"})})
+    for name in ("a.md", "docs/report.html", "docs/quality/b.md"):
+        (own.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (own.root / name).write_text("x")
+    found = {file.path for file in list_files(own.landing_path, own.ingest, own=own.own_places)}
+    assert found == {"a.md", "docs/report.html", "docs/quality/b.md"}
 
 
 def test_every_format_is_taken_by_default_and_nothing_else(settings: Settings):

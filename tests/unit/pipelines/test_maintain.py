@@ -43,8 +43,9 @@ def _refined(settings: Settings) -> None:
     record(REFINE, context, everything(REFINE, context), counts={}, started_at=context.now(), seconds=0.0)
 
 
-def _maintain(settings: Settings, **how: Any) -> dict[str, int] | None:
+def _maintain(settings: Settings, *, now: bool = False, **how: Any) -> dict[str, int] | None:
     context = new_context(settings, **how)
+    context.maintain_now = now
     outcomes = run_stages(context, stages=[STAGE]).stages
     return dict(outcomes[0].counts) if outcomes else None
 
@@ -83,7 +84,7 @@ def test_many_small_files_become_one_and_no_row_changes_and_no_stage_takes_it_fo
     assert context.lake.head(ARRIVALS).version > versions[ARRIVALS]
     assert REFINE.look(context) is None, "a commit that changes no row is no news"
     assert _maintain(settings) is None, "it is not due again"
-    assert (_maintain(settings, force=True) or {})["compacted"] == 0
+    assert (_maintain(settings, now=True) or {})["compacted"] == 0
     _deliver(settings, 11)
     work = REFINE.look(new_context(settings))
     assert work is not None
@@ -98,7 +99,10 @@ def test_it_is_due_by_the_files_of_the_log_of_runs_and_never_where_it_is_switche
     assert STAGE.look(new_context(settings)) is not None
     off = settings.model_copy(update={"maintenance": MaintenanceSettings(files=0)})
     assert STAGE.look(new_context(off)) is None
-    assert STAGE.look(new_context(off, force=True)) is not None
+    assert STAGE.look(new_context(off, force=True)) is None, "what a limit refuses is another thing"
+    context = new_context(off)
+    context.maintain_now = True
+    assert STAGE.look(context) is not None
 
 
 def test_a_reader_that_is_behind_keeps_all_versions_and_is_named(settings: Settings, monkeypatch, caplog):
@@ -107,7 +111,7 @@ def test_a_reader_that_is_behind_keeps_all_versions_and_is_named(settings: Setti
     _deliver(settings, 1)
     asked = _vacuumed(monkeypatch, new_context(settings))
     with caplog.at_level(logging.INFO):
-        counts = _maintain(settings, force=True)
+        counts = _maintain(settings, now=True)
     assert counts is not None
     assert counts["kept"] == 1
     assert ARRIVALS not in asked
@@ -125,7 +129,7 @@ def test_a_training_set_keeps_the_version_that_it_was_cut_from_readable(settings
     )
     asked = _vacuumed(monkeypatch, context)
     _deliver(settings, 1)
-    counts = _maintain(settings, force=True)
+    counts = _maintain(settings, now=True)
     assert counts is not None
     assert asked[ARRIVALS] == [version, version + 1]
     assert counts["kept"] == 1
@@ -150,7 +154,7 @@ def test_what_an_index_equals_stays_readable_and_upkeep_is_no_lag(settings: Sett
     run_stages(new_context(served), stages=[INGEST])
     (served.landing_path / "a.md").write_text("# A\n", encoding="utf-8")
     run_stages(new_context(served), stages=[INGEST])
-    assert _maintain(served, force=True) is not None
+    assert _maintain(served, now=True) is not None
     assert asked["gold.chunk_index"] == [version]
     lake = new_context(served).lake
     assert lake.head("gold.chunk_index").version > version
@@ -158,7 +162,7 @@ def test_what_an_index_equals_stays_readable_and_upkeep_is_no_lag(settings: Sett
     assert (lag.versions, lag.seconds, lag.history_hours) == (0, 0.0, None)
     lake.vacuum("gold.chunk_index", days=0, keep=[version])
     assert sum(batch.num_rows for batch in lake.read_batches("gold.chunk_index", version=version)) == 3
-    assert _maintain(served, force=True) is not None
+    assert _maintain(served, now=True) is not None
     assert asked["gold.chunk_index"][0] == version, (
         "as long as the index equals it, however often tables are put in order"
     )
@@ -174,7 +178,7 @@ def test_a_version_that_the_log_has_forgotten_keeps_no_table_from_its_order(sett
         commit.unlink()  # as the log's retention does, behind a checkpoint
     row = {"training_set_id": "abc", "name": "late", "created_at": new_context(settings).now()}
     lake.append_arrow("ops.training_sets", [row | {"versions": [(ARRIVALS, 2)]}])
-    counts = _maintain(settings, force=True)
+    counts = _maintain(settings, now=True)
     assert counts is not None
     assert counts["left"] == 0
     assert lake.vacuum(ARRIVALS, days=0, keep=[2, 99]) == 12
@@ -186,11 +190,11 @@ def test_the_chunks_that_were_stay_as_long_as_there_are_calls_to_score(settings:
     lake = new_context(settings).lake
     lake.append_arrow("silver.chunks", [{"chunk_id": "1"}])
     asked = _vacuumed(monkeypatch, new_context(settings))
-    assert (_maintain(settings, force=True) or {})["kept"] == 0
+    assert (_maintain(settings, now=True) or {})["kept"] == 0
     assert "silver.chunks" in asked
     asked.clear()
     lake.ensure("inference.inference_log")
-    assert (_maintain(settings, force=True) or {})["kept"] == 1
+    assert (_maintain(settings, now=True) or {})["kept"] == 1
     assert "silver.chunks" not in asked
 
 
@@ -200,7 +204,7 @@ def test_a_table_that_cannot_be_put_in_order_keeps_no_other_from_it(settings: Se
     folder = new_context(settings).lake.folder(ARRIVALS)
     assert folder is not None
     next(folder.glob("*.parquet")).write_bytes(b"no parquet")
-    counts = _maintain(settings, force=True)
+    counts = _maintain(settings, now=True)
     assert counts is not None
     assert counts["left"] == 1
     assert any(m.startswith(f"maintain: {ARRIVALS} stays as it is: ") for m in caplog.messages)

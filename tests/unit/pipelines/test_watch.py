@@ -34,14 +34,16 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @contextmanager
-def _watched(settings: Settings, *, seconds: float = 60) -> Iterator[list[Round]]:
+def _watched(
+    settings: Settings, *, seconds: float = 60, read: Callable[[], Settings] | None = None
+) -> Iterator[list[Round]]:
     """A watch in a thread of its own; what it told."""
     told: list[Round] = []
     stop = threading.Event()
     context = new_context(settings)
 
     def follow() -> None:
-        watch(context, stages=STAGES, seconds=seconds, on_round=told.append, stop=stop)
+        watch(context, stages=STAGES, seconds=seconds, on_round=told.append, settings=read, stop=stop)
 
     thread = threading.Thread(target=follow)
     thread.start()
@@ -126,7 +128,7 @@ def test_a_run_that_fails_is_told_of_and_the_next_one_goes_on(settings: Settings
         _until(lambda: len(told) == 1)
         for number in range(19):
             (settings.landing_path / f"{number}.md").unlink()
-        _until(lambda: bool(told[-1].outcome.failures))
+        _until(lambda: bool(told and told[-1].outcome.failures))
         assert "FAILED ingest-documents: 19 of 20" in round_line(told[-1].files, told[-1].outcome)
         for number in range(19):
             (settings.landing_path / f"{number}.md").write_text("xy")
@@ -159,9 +161,49 @@ def test_folders_of_records_are_watched_and_have_to_be_there(settings: Settings)
     topic = orders.model_copy(update={"format": "kafka", "location": "topic"})
     settings = settings.model_copy(update={"records": {"orders": orders, "topic": topic}})
     with pytest.raises(ConfigurationError, match=r"no folder .*orders to watch"):
-        watching.watched_folders(settings)
-    (settings.root / "orders").mkdir()
+        watch(new_context(settings), stages=STAGES, seconds=60, on_round=print)
     assert watching.watched_folders(settings) == [settings.landing_path, settings.root / "orders"]
+
+
+def test_a_folder_that_is_put_in_the_place_of_another_is_watched(settings: Settings):
+    landing = settings.landing_path
+    (landing / "a.md").write_text("one")
+    with _watched(settings) as told:
+        _until(lambda: _sizes(settings) == {"a.md": 3})
+        landing.rename(settings.root / "before")
+        _until(lambda: bool(told and told[-1].outcome.failures))
+        landing.mkdir()
+        (landing / "a.md").write_text("four")
+        _until(lambda: _sizes(settings) == {"a.md": 4})
+        (landing / "b.md").write_text("three")
+        _until(lambda: _sizes(settings) == {"a.md": 4, "b.md": 5})
+    assert told[-1].files == ("b.md",), "an event, not the time"
+
+
+def test_a_watch_follows_its_settings_and_waits_while_they_cannot_be_read(settings: Settings, caplog):
+    (settings.landing_path / "a.md").write_text("one")
+    other = settings.model_copy(update={"landing": "other"})
+    other.landing_path.mkdir()
+    (other.landing_path / "a.md").write_text("three")
+    now: list[Settings | Exception] = [settings]
+
+    def read() -> Settings:
+        if isinstance(now[-1], Exception):
+            raise now[-1]
+        return now[-1]
+
+    with _watched(settings, seconds=0.3, read=read) as told:
+        _until(lambda: _sizes(settings) == {"a.md": 3})
+        now.append(ConfigurationError("the settings are no YAML"))
+        _until(lambda: "the settings are no YAML" in caplog.text)
+        runs = len(told)
+        (settings.landing_path / "b.md").write_text("xy")
+        time.sleep(1)
+        assert len(told) == runs
+        now.append(other)
+        _until(lambda: _sizes(settings) == {"a.md": 5})
+        (other.landing_path / "c.md").write_text("x")
+        _until(lambda: _sizes(settings) == {"a.md": 5, "c.md": 1})
 
 
 def test_the_first_signal_asks_for_the_end_and_the_second_acts_as_ever():
