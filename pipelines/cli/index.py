@@ -52,7 +52,7 @@ def plan(
     say(made.to_json(), render(made), as_json)
     if made.refused_by:
         raise Finished(RefusedError.exit_code)
-    is_idle = detailed and not made.documents and not made.embed
+    is_idle = detailed and not made.documents and not made.embed and not made.also_due
     raise Finished(EXIT_NOTHING_TO_DO if is_idle else EXIT_DONE)
 
 

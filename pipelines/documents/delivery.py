@@ -108,6 +108,12 @@ def delivery_of(context: Context) -> Delivery:
     return delivery
 
 
+def as_read(context: Context, delivery: Delivery, *, version: int | None) -> Delivery:
+    """The same files, compared with the last arrivals of an earlier version of the table; None: with no arrivals."""
+    before = Delivery([], {}) if version is None else _last_arrivals(context, version=version)
+    return replace(before, found=delivery.found)
+
+
 def _without_twins(found: list[Found], known: Mapping[str, Known]) -> list[Found]:
     """Refuse all but one of the files whose names differ only in their Unicode form.
 
@@ -133,17 +139,17 @@ def _without_twins(found: list[Found], known: Mapping[str, Known]) -> list[Found
     return checked
 
 
-def _last_arrivals(context: Context) -> Delivery:
-    """A delivery with the last arrival of each path, and without files yet."""
+def _last_arrivals(context: Context, *, version: int | None = None) -> Delivery:
+    """A delivery with the last arrival of each path (at a version of the table), and without files yet."""
     columns = ["document_id", "path", "source", "op", "size", "modified_at", "content_hash", "_rescued", "_ingested_at"]
     last_of: dict[tuple[str, str], Known] = {}
-    rows = context.lake.read_arrow(TABLE, columns=columns)
-    # By column: a dictionary for each row would take longer than the listing.
-    for values in zip(*(rows[name].to_pylist() for name in columns), strict=True):
-        arrival = Known(*[*values, values[-1]])
-        key = (arrival.source, arrival.path)
-        if key not in last_of or last_of[key].ingested_at < arrival.ingested_at:
-            last_of[key] = arrival
+    for rows in context.lake.read_batches(TABLE, columns=columns, version=version):
+        # By column: a dictionary for each row would take longer than the listing.
+        for values in zip(*(rows.column(name).to_pylist() for name in columns), strict=True):
+            arrival = Known(*[*values, values[-1]])
+            key = (arrival.source, arrival.path)
+            if key not in last_of or last_of[key].ingested_at < arrival.ingested_at:
+                last_of[key] = arrival
     source = context.settings.ingest.source
     known = {path: last for (origin, path), last in last_of.items() if origin == source}
     elsewhere = [last for (origin, _), last in last_of.items() if origin != source and last.op != "delete"]

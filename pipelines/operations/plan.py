@@ -1,12 +1,13 @@
 """Predicts what the next run would do to documents, chunks and embeddings.
 
-Nothing is written and no Spark is started. New and changed files are parsed (within the limits of a run), judged and
-cut here, by the functions and rules of the stages.
+Nothing is written and no Spark is started. The files are compared with what refine-documents has read, so that a file
+that was only ingested counts as new or changed, too. Those files are parsed (within the limits of a run), judged and
+cut here, by the functions and rules of the stages. What else a stage would do, such as all documents anew after a
+change of its settings, is not computed but named.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -18,16 +19,18 @@ from expectations.rules.rules import broken_by, refuses
 from pipelines.documents.arrivals import SOURCE
 from pipelines.documents.clusters import TABLE as DOCUMENTS
 from pipelines.documents.clusters import clustered, few_clusters
-from pipelines.documents.delivery import Delivery, arrivals, delivery_of, refuse_mass_delete
+from pipelines.documents.delivery import Delivery, arrivals, as_read, delivery_of, refuse_mass_delete
 from pipelines.documents.describe import PersonalData, describe_batches, rules_of_documents
 from pipelines.documents.parse import Limits, parse_batches
-from pipelines.flow.stage import Context
+from pipelines.flow.stage import Context, Work
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.models.embedders import embedding_model
+from pipelines.models.embedders import EmbeddingModel, embedding_model
+from pipelines.operations.also_due import Cut, of_documents, of_indexes
+from pipelines.silver import refine_documents
 from pipelines.silver.chunk_documents import chunks_of, rules_of_chunks
-from pipelines.vector_index.state import served
-from pipelines.vector_index.sync import refuse_mass_delete as refuse_index_delete
+from pipelines.vector_index.state import index_models
 from transformations.errors import RefusedError
+from transformations.index.fingerprint import row_hash_of
 from transformations.text.near_duplicates import SIGNATURE_SCHEMA, signature_batches
 
 # A document, its chunks, and why it would be refused ("": it would not be).
@@ -66,6 +69,7 @@ class Plan:
         tokens: how many tokens the texts to embed have.
         seconds: how long embedding would take, at the pace of earlier runs.
         refused_by: the messages of the limits that would refuse the run without --force.
+        also_due: what stages would do besides, one sentence each; it is in none of the numbers.
     """
 
     documents: tuple[DocumentPlan, ...]
@@ -75,55 +79,57 @@ class Plan:
     tokens: int
     seconds: float
     refused_by: tuple[str, ...]
+    also_due: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def plan(context: Context) -> Plan:
-    """Compare the landing folder with the tables, and the texts that would be served with the embedding cache."""
+    """Compare the landing folder with what refine-documents has read, and the texts that would be served with the
+    embedding cache."""
     lake, settings = context.lake, context.settings
-    delivery = delivery_of(context)
+    delivery, refine = delivery_of(context), refine_documents.look(context)
+    read = _read(context, delivery, refine)
     chunks = lake.read_arrow("silver.chunks", columns=["chunk_id", "document_id", "text_hash", "token_count"])
     held: dict[str, dict[str, dict[str, Any]]] = {}
     for row in chunks.to_pylist():
         held.setdefault(row["document_id"], {})[row["chunk_id"]] = row
     texts = {row["text_hash"]: row["token_count"] for rows in held.values() for row in rows.values()}
     vectors = _cached(context)
-    documents, gone_ids = [], set()
+    documents, planned = list[DocumentPlan](), dict[str, dict[str, Cut]]()
+    models = [subject.of for subject in index_models(context)]
     wanted_elsewhere: dict[str, int] = {}
-    gone_texts, new_texts_of = Counter[str](), Counter[str]()
-    for last in delivery.gone:
-        key = last.document_id
-        gone_ids.add(key)
-        gone_texts.update(row["text_hash"] for row in held.get(key, {}).values())
-        documents.append(DocumentPlan(last.path, "-", chunks_removed=len(held.get(key, {}))))
-    for document, cut, reason in _served(context, delivery, _become(context, delivery)):
+    for last in read.gone:
+        planned[last.document_id] = {}
+        documents.append(DocumentPlan(last.path, "-", chunks_removed=len(held.get(last.document_id, {}))))
+    for document, cut, reason in _served(context, read, _become(context, read)):
         before = held.get(document["document_id"], {})
-        gone_ids.add(document["document_id"])
+        planned[document["document_id"]] = now = (
+            {} if reason else {chunk["chunk_id"]: _row(chunk, models) for chunk in cut}
+        )
         if reason:
             documents.append(DocumentPlan(document["path"], "!", chunks_removed=len(before), reason=reason))
             continue
-        ids = {chunk["chunk_id"] for chunk in cut}
         new_texts = {chunk["text_hash"]: chunk["token_count"] for chunk in cut}
-        if not before:
-            new_texts_of.update(chunk["text_hash"] for chunk in cut)
         fresh = {key for key in new_texts if key not in vectors and key not in wanted_elsewhere}
         wanted_elsewhere |= new_texts
-        known = delivery.known.get(document["path"])
+        known = read.known.get(document["path"])
         documents.append(
             DocumentPlan(
                 document["path"],
                 "+" if known is None or known.op == "delete" else "~",
-                chunks_added=len(ids - before.keys()),
-                chunks_removed=len(before.keys() - ids),
+                chunks_added=len(now.keys() - before.keys()),
+                chunks_removed=len(before.keys() - now.keys()),
                 to_embed=len(fresh),
             )
         )
-    staying = {r["text_hash"] for key, rows in held.items() if key not in gone_ids for r in rows.values()}
+    staying = {r["text_hash"] for key, rows in held.items() if key not in planned for r in rows.values()}
     texts |= wanted_elsewhere
     wanted = staying | wanted_elsewhere.keys()
     missing = wanted - vectors
+    indexes = of_indexes(context, planned, held)
+    is_told = read is not delivery and bool(documents)
     return Plan(
         documents=tuple(sorted(documents, key=lambda d: d.path)),
         model=embedding_model(settings).label,
@@ -131,10 +137,29 @@ def plan(context: Context) -> Plan:
         cached=len(wanted) - len(missing),
         tokens=sum(texts[key] or 0 for key in missing),
         seconds=round(len(missing) / _pace(context), 1),
-        refused_by=tuple(
-            _refusals(context, documents, delivery, moved=(gone_texts & new_texts_of).total(), embed=len(missing))
-        ),
+        refused_by=(*_refusals(context, delivery, embed=len(missing)), *indexes.refused),
+        also_due=(*of_documents(context, refine, is_told=is_told), *indexes.due),
     )
+
+
+def _read(context: Context, delivery: Delivery, refine: Work | None) -> Delivery:
+    """The files of the delivery, compared with the arrivals that refine-documents has read.
+
+    The delivery itself if it has read all of them, or if it would read all of them anew, or if its version is gone.
+    """
+    if refine is None or refine.first.since == refine.first.until:
+        return delivery
+    since = refine.first.since
+    if since is None and refine_documents.STAGE.state(context) is not None:
+        return delivery
+    try:
+        return as_read(context, delivery, version=since)
+    except Exception:  # delta-rs fails in many ways if files of an older version are gone
+        return delivery
+
+
+def _row(chunk: Mapping[str, Any], models: list[EmbeddingModel]) -> Cut:
+    return Cut(chunk["text_hash"], {model.label: row_hash_of({**chunk, "model": model.label}) for model in models})
 
 
 def _become(context: Context, delivery: Delivery) -> Iterator[_Outcome]:
@@ -222,31 +247,19 @@ def _pace(context: Context) -> float:
     return sum(c for c, _ in paces) / sum(s for _, s in paces) if paces else _TEXTS_PER_SECOND
 
 
-def _refusals(
-    context: Context, documents: list[DocumentPlan], delivery: Delivery, *, moved: int, embed: int
-) -> list[str]:
-    """The messages with which the stages' limits would refuse the run, from the stages' own checks."""
-    found = []
+def _refusals(context: Context, delivery: Delivery, *, embed: int) -> Iterator[str]:
+    """The messages with which the limits of ingest-documents and embed-chunks would refuse the run."""
     try:
         refuse_mass_delete(context, delivery)
     except RefusedError as error:
-        found.append(str(error))
-    state = served(context.lake, context.settings.index.name)
-    vanished = sum(d.chunks_removed for d in documents if d.op in "-!")
-    try:
-        name = context.settings.index.name
-        rows = (state.rows or 0) if state else 0
-        refuse_index_delete(context, name, deletes=vanished, rows=rows, moved=lambda: moved)
-    except RefusedError as error:
-        found.append(str(error))
+        yield str(error)
     limit = context.settings.embedding.max_texts
     if limit is not None and embed > limit and not context.force:
-        found.append(f"embed-chunks: {embed} texts would be embedded, embedding.max_texts allows {limit}.")
-    return found
+        yield f"embed-chunks: {embed} texts would be embedded, embedding.max_texts allows {limit}."
 
 
 def render(plan: Plan) -> str:
-    """The plan as text: one line for each document, then the sums and the refusals."""
+    """The plan as text: one line for each document, then the sums, what else is due, and the refusals."""
     lines = [
         f"{d.op} {d.path}  "
         + (d.reason if d.op == "!" else f"+{d.chunks_added} -{d.chunks_removed} chunks, {d.to_embed} to embed")
@@ -257,5 +270,6 @@ def render(plan: Plan) -> str:
         f"{ops[0]} new, {ops[1]} changed, {ops[2]} gone, {ops[3]} refused; {plan.embed} texts to embed with "
         f"{plan.model} ({plan.tokens} tokens, some {plan.seconds:.0f} s), {plan.cached} in the cache"
     )
+    lines += [f"ALSO DUE: {sentence}" for sentence in plan.also_due]
     lines += [f"WOULD BE REFUSED: {reason}" for reason in plan.refused_by]
     return "\n".join(lines)
