@@ -82,7 +82,10 @@ def of_indexes(context: Context, planned: Mapping[str, Mapping[str, Cut]], held:
         planned: document_id → chunk_id → the chunk, for each document of the plan; no chunks if nothing is left of it.
         held: document_id → the rows of silver.chunks.
     """
-    found = Found()
+    found, lake = Found(), context.lake
+    if lake.head(chunk_documents.SOURCE) is not None:  # chunks of a document that is gone go next
+        alive = set(lake.read_arrow(chunk_documents.SOURCE, columns=["document_id"])["document_id"].to_pylist())
+        held = {document: rows for document, rows in held.items() if document in alive}
     for each in _SYNC.contexts(context):
         try:
             _of_index(each, planned, held, found)

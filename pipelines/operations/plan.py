@@ -165,13 +165,13 @@ def _row(chunk: Mapping[str, Any], models: list[EmbeddingModel]) -> Cut:
 def _become(context: Context, delivery: Delivery) -> Iterator[_Outcome]:
     """For each new or changed file, what it would become. Only the bytes of one file at a time are in memory."""
     refine, schema = context.settings.refine, context.lake.spec(SOURCE).schema
-    rules = rules_of_documents(refine)
+    rules, source = rules_of_documents(refine), context.settings.ingest.source
     describe = describe_batches(parse_batches(Limits.of(context.settings.parse)), personal_data=PersonalData.of(refine))
 
     def arriving() -> Iterator[pa.RecordBatch]:
         for row in arrivals(delivery, context.settings.ingest, now=context.now):
             if row is not None:
-                yield pa.RecordBatch.from_pylist([row], schema=schema)
+                yield pa.RecordBatch.from_pylist([{**row, "source": source}], schema=schema)
 
     for batch in describe(arriving()):
         for place, document in enumerate(batch.to_pylist()):
