@@ -51,6 +51,7 @@ THROUGH = {
     "pipelines.vector_index.spark_source": "test_index_promises",
     # Commands: each is run from its words to its exit code.
     "pipelines.cli.index": "test_index_commands",
+    "pipelines.operations.also_due": "test_plan",
     # Stores: the contract's tests find each by its name in the table of stores.
     "pipelines.stores.annoy": "test_contract",
     "pipelines.stores.databricks_client": "test_databricks",
