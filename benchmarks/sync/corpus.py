@@ -89,8 +89,8 @@ class Corpus:
     def delete_document(self) -> None:
         self._write(self.folder / _name(self.documents // 2), None)
 
-    def edit_long_document(self) -> None:
-        self._edit(_LONG, LONG_PARAGRAPHS // 2)
+    def edit_long_document(self, *, edition: int = 1) -> None:
+        self._edit(_LONG, LONG_PARAGRAPHS // 2, edition=edition)
 
     def insert_in_front(self) -> None:
         """Put a paragraph in front of the 200-chunk document."""
@@ -152,9 +152,9 @@ class Corpus:
         """The chunks that the folder now has."""
         return [chunk for _, chunks in read_documents(self.folder) for chunk in chunks]
 
-    def _edit(self, name: str, number: int) -> str:
+    def _edit(self, name: str, number: int, *, edition: int = 1) -> str:
         held = self._paragraphs(name)
-        old, held[number] = held[number], paragraph(name, number, edition=1)
+        old, held[number] = held[number], paragraph(name, number, edition=edition)
         self._text(name, held)
         return old
 
