@@ -171,7 +171,6 @@ def clustered(documents: pa.Table, found: pa.Table, schema: pa.Schema) -> pa.Tab
     order = pc.sort_indices(
         rows,
         sort_keys=[("modified_at", "descending"), ("_ingested_at", "descending"), ("document_id", "ascending")],
-        null_placement="at_end",
     )
     clusters = found["cluster_id"].to_pylist()
     newest = {clusters[place]: place for place in reversed(order.to_pylist())}
