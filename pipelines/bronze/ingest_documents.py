@@ -1,4 +1,4 @@
-"""The stage ingest-documents: appends a row to bronze.documents for each new, changed or deleted file of the folder.
+"""ingest-documents: appends a row to bronze.documents for each new, changed or deleted file of the folder.
 
 Needs no JVM if tables are folders, so that a run with nothing new is cheap.
 """

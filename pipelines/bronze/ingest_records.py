@@ -1,4 +1,4 @@
-"""The stage ingest-records: appends what has arrived from a source of records to bronze.records_NAME, exactly once.
+"""ingest-records: appends what has arrived from a source of records to bronze.records_NAME, exactly once.
 
 Every source is read as a stream with a checkpoint, and `append_batch` appends its batches: a run uses
 `Trigger.AvailableNow`, --continuous a stream without end; a caller may also pass a frame of its own. The commit of a

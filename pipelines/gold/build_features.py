@@ -1,4 +1,4 @@
-"""The stage build-features: merges the changes of a source into gold.features_NAME, as if it were built from scratch.
+"""build-features: merges the changes of a source into gold.features_NAME, as if it were built from scratch.
 
 A change of a source row can affect only the feature rows of its entity whose windows include it. Those are computed
 again from the source's rows of these entities and times, and the differences are merged. The tables use deletion

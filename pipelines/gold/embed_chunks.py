@@ -1,4 +1,4 @@
-"""The stage embed-chunks: embeds each new text into gold.embeddings, and writes each chunk's row of gold.chunk_index.
+"""embed-chunks: embeds each new text into gold.embeddings, and writes each chunk's row of gold.chunk_index.
 
 gold.embeddings is a cache by text: a text that was embedded once is never embedded again, even if it moves to another
 chunk or document. It is committed about every `embedding.commit_seconds`, before anything else is written, so that a

@@ -1,4 +1,4 @@
-"""The stage answer-questions: answers every row of inference.requests once, and logs it to inference.inference_log.
+"""answer-questions: answers every row of inference.requests once, and logs it to inference.inference_log.
 
 A request that has a row in the log is done, unless its call failed for a reason that may pass (no answer in time, a
 busy server). Such a request is asked again by later runs, and each try has its row. Rows are appended 8 at a time, so a

@@ -1,4 +1,4 @@
-"""The stage monitor: computes the profile, quality and retrieval metrics of days with new calls or new labels.
+"""monitor: computes the profile, quality and retrieval metrics of days with new calls or new labels.
 
 If the log of a day has grown, or one of its requests was labelled, the whole day is computed again; only rows that
 differ are written. Labels arrive late, so the log and the labels are two sources, and each has its own version.

@@ -1,4 +1,4 @@
-"""The stage report: writes one HTML page about a workspace: what arrived, how long it took, and what was answered.
+"""report: writes one HTML page about a workspace: what arrived, how long it took, and what was answered.
 
 Needs no JVM if tables are folders, and no network. The template escapes all documents, questions and answers. A missing
 table, metric or value is shown as missing, and the page names what cannot be read; so the page is written whatever

@@ -1,4 +1,4 @@
-"""The stage maintain: combines small files of the tables, and removes files of older versions that nothing needs.
+"""maintain: combines small files of the tables, and removes files of older versions that nothing needs.
 
 Every run adds files and versions. When ops.stage_runs has more than `maintenance.files` files, this is done for all
 tables. No row changes, and readers of changes skip these commits. A version is kept as long as something needs it: a

@@ -1,4 +1,4 @@
-"""The stage chunk-documents: cuts changed documents into chunks, and merges the chunks into silver.chunks."""
+"""chunk-documents: cuts changed documents into chunks, and merges the chunks into silver.chunks."""
 
 from __future__ import annotations
 

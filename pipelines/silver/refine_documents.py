@@ -1,4 +1,4 @@
-"""The stage refine-documents: bronze.documents → silver.documents (now), its history and its quarantine.
+"""refine-documents: bronze.documents → silver.documents (now), its history and its quarantine.
 
 Every arrival is judged, also if its document has changed again since. A version of a document begins with its arrival
 and ends with the next one: another text, a deletion, or a refused content. The history is written first;

@@ -1,4 +1,4 @@
-"""The stage refine-records: bronze.records_NAME → silver.records_NAME (now), its history and its quarantine.
+"""refine-records: bronze.records_NAME → silver.records_NAME (now), its history and its quarantine.
 
 silver.records_NAME_history is built from all changes that keep the contract; a late change is put where it belongs in
 time (transformations/tables/history.py). silver.records_NAME has the last row of each key in the history, unless that
