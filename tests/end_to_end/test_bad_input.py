@@ -113,7 +113,7 @@ def test_a_file_that_vanishes_between_listing_and_reading_is_left_for_the_next_r
     (workspace.landing_path / "stays.md").write_text("# Stays\n", encoding="utf-8")
     vanished = delivery.Found("gone.md", str(workspace.landing_path / "gone.md"))
     listing = delivery.list_files(workspace.landing_path, IngestSettings())
-    monkeypatch.setattr(delivery, "list_files", lambda *_: [vanished, *listing])
+    monkeypatch.setattr(delivery, "list_files", lambda *_, **__: [vanished, *listing])
     (outcome,) = run_stages(new_context(workspace), stages=DOCUMENT_STAGES[:1]).stages
     assert outcome.counts == {"new": 1, "changed": 0, "gone": 0, "unchanged": 1, "set_aside": 0}
 
