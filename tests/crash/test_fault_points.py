@@ -150,6 +150,7 @@ def test_a_first_load_that_dies_half_way_is_finished_without_a_row_twice(tmp_pat
         pytest.param("after the documents", marks=pytest.mark.longest),
     ],
 )
+@pytest.mark.long
 def test_a_crash_between_history_and_documents_leaves_a_past_that_a_rebuild_gives_too(
     call: str, tmp_path: Path, spark, monkeypatch
 ):

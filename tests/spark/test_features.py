@@ -137,6 +137,7 @@ def test_after_any_edits_the_table_is_what_a_build_from_scratch_gives(context: C
     assert {row["_run_id"] for row in stamped} == {context.run_id}
 
 
+@pytest.mark.long
 def test_a_rebuild_gives_a_table_of_another_definition_its_columns_and_each_time_the_same_rows(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ):

@@ -47,6 +47,10 @@ COMPARE = [*_VALUES]
 ROW = pa.schema([("k", pa.string()), ("j", pa.string()), *((c, of) for c, (of, _) in _VALUES.items())])
 
 
+def _seeds(count: int) -> list[Any]:
+    return [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, count))]
+
+
 @pytest.fixture
 def lake(spark: SparkSession, tmp_path: Path) -> FolderLakehouse:
     return FolderLakehouse(Settings(root=tmp_path), spark=lambda: spark)
@@ -75,7 +79,7 @@ def _unique(rows: list[dict[str, Any]], *key: str) -> pa.Table:
     return pa.Table.from_pylist([*{tuple(row[k] for k in key): row for row in rows}.values()], schema=ROW)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", _seeds(4))
 @pytest.mark.parametrize("key", [["k"], ["k", "j"]])
 def test_the_difference_of_two_states_is_the_same(lake: FolderLakehouse, seed: int, key: list[str]):
     chance = random.Random(seed)
@@ -86,7 +90,7 @@ def test_the_difference_of_two_states_is_the_same(lake: FolderLakehouse, seed: i
     assert found.schema.names == expected.columns
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", _seeds(4))
 @pytest.mark.parametrize("before", [None, "text"])
 def test_a_folded_feed_is_the_same(lake: FolderLakehouse, seed: int, before: str | None):
     chance = random.Random(seed)
@@ -114,7 +118,7 @@ def test_a_folded_feed_is_the_same(lake: FolderLakehouse, seed: int, before: str
     assert _said(few_rows.fold_changes(table, key="k", before=before)) == _said(expected)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", _seeds(6))
 @pytest.mark.parametrize("replaces", ["nothing", "same instants"])
 def test_the_changes_of_a_history_are_the_same(lake: FolderLakehouse, seed: int, replaces: Any):
     chance = random.Random(seed)
@@ -148,7 +152,7 @@ def test_two_changes_of_one_key_and_instant_are_left_to_spark(lake: FolderLakeho
         assert few_rows.history_changes(before, pa.Table.from_pylist(rows, schema=schema), **arguments) is None
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", _seeds(4))
 def test_arrivals_are_put_in_order_in_the_same_way(lake: FolderLakehouse, monkeypatch: Any, seed: int):
     chance = random.Random(seed)
     rows = [

@@ -120,6 +120,7 @@ def test_ten_lost_rows_and_three_ghosts_are_thirteen_writes_and_no_embedding(bui
     assert sync(built) == {}
 
 
+@pytest.mark.long
 def test_vacuumed_history_and_a_table_made_anew_cost_hashes_and_no_embedding(built: Settings, spark):
     before = counted()
     lake = new_context(built).lake

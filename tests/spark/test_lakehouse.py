@@ -106,6 +106,7 @@ def test_properties_and_columns_are_added_and_named_as_they_are(lake: Lakehouse)
     assert lake.size(TABLE) > 0
 
 
+@pytest.mark.long
 def test_files_are_put_together_and_who_reads_changes_passes_over_it(lake: Lakehouse):
     for number in range(4):
         lake.append_arrow(TABLE, [{"k": str(number), "n": number}])

@@ -211,7 +211,7 @@ def test_a_table_that_cannot_be_put_in_order_keeps_no_other_from_it(settings: Se
     assert new_context(settings).lake.file_count(STAGE_RUNS) == 1
 
 
-@pytest.mark.parametrize("runs", [1, 250])
+@pytest.mark.parametrize("runs", [1, pytest.param(250, marks=pytest.mark.long)])
 def test_what_an_idle_run_reads_of_the_log_does_not_grow(settings: Settings, runs: int):
     """Counts, since times cannot be asserted: entries after the last checkpoint, and files of a table."""
     _deliver(settings, 0)
