@@ -32,6 +32,7 @@ def _commits(settings: Settings, table: str) -> int:
     return len(list((new_context(settings).lake.folder(table) / "_delta_log").glob("*.json")))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("edition", [0, pytest.param(2, marks=pytest.mark.longest)])
 def test_a_run_killed_at_every_other_step_and_run_again_equals_a_quiet_run(
     edition: int, workspace: Settings, spark, tmp_path_factory

@@ -108,6 +108,7 @@ def test_any_cut_of_a_change_log_in_any_order_ends_as_one_batch_does_and_as_plai
         assert versions == expected[1], name
 
 
+@pytest.mark.long
 def test_a_batch_that_was_appended_before_a_crash_is_not_appended_again(tmp_path, spark, monkeypatch):
     settings = settings_for(tmp_path, orders=ORDERS)
     put(settings, "1.csv", _csv([("a", 1, 1, "x"), ("b", 1, 2, "y")]))
