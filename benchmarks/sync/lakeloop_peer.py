@@ -14,7 +14,6 @@ from benchmarks.sync.embedder import MODEL, StubEmbedder
 from benchmarks.sync.systems import Outcome, Running, System
 
 if TYPE_CHECKING:
-    from pipelines.lakehouse.opening import open_lakehouse
     from pipelines.lakehouse.tables import Lakehouse
 
 _CHUNK_INDEX = "gold.chunk_index"
@@ -85,6 +84,7 @@ class Lakeloop(System):
             write_deltalake(folder, rows, mode="overwrite")
 
     def _lake(self) -> Lakehouse:
+        from pipelines.lakehouse.opening import open_lakehouse
         from pipelines.lakehouse.session import get_spark
         from pipelines.settings.load import load_settings
 
