@@ -213,11 +213,8 @@ class Table:
         """The rows in memory: all columns or some, now or as of an earlier version."""
         import pyarrow as pa
 
-        from transformations.errors import ConfigurationError
-
-        schema, last = self._known(), self.version
-        if version is not None and not 0 <= version <= last:
-            raise ConfigurationError(f"{self.name} has no version {version}: its versions are 0 to {last}")
+        schema = self._known()
+        self._check(version)
         chosen = [_field(schema, name) for name in columns] if columns else list(schema)
         batches = self._lake.read_batches(self.name, columns=[field.name for field in chosen], version=version)
         return pa.Table.from_batches(batches, schema=pa.schema(chosen))
@@ -230,7 +227,14 @@ class Table:
     def to_spark(self, *, version: int | None = None) -> DataFrame:
         """The table as a Spark DataFrame, in the active session, or in a new one with the settings' options."""
         self._known()
+        self._check(version)
         return self._lake.read(self.name, version=version)
+
+    def _check(self, version: int | None) -> None:
+        from transformations.errors import ConfigurationError
+
+        if version is not None and not 0 <= version <= (last := self.version):
+            raise ConfigurationError(f"{self.name} has no version {version}: its versions are 0 to {last}")
 
     def _known(self) -> pa.Schema:
         """The columns as they are now. After this call the lakehouse knows the table, even one of the user's own."""

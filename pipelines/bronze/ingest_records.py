@@ -24,7 +24,9 @@ from pipelines.records.streams import (
     below,
     checkpoint_of,
     drop_checkpoint,
+    has_lost_what_was_read,
     is_outdated,
+    note_tables,
     open_stream,
     stream_id,
     uses_auto_loader,
@@ -54,11 +56,11 @@ def look(context: Context) -> Work | None:
     if source.settings.format == "delta":
         table, bronze = source_head(context, source), context.lake.head(source.bronze)
         is_same = bronze is not None and is_read(source, table, checkpoint=checkpoint_of(context, source))
-        return None if is_same else Work((Versions(None, table.version, table.table_id),))
+        return None if is_same and not has_lost_what_was_read(context, source) else Work((Versions(None, table.version, table.table_id),))
     arrived, head = new_files(context, source), context.lake.head(source.files)
     # Noting the new files will be one more commit.
     until = (head.version if head else 0) + bool(arrived)
-    if until == 0 or _read_until(context, source) == until:
+    if until == 0 or (_read_until(context, source) == until and not has_lost_what_was_read(context, source)):
         return None
     return Work((Versions(None, until, location),), found=arrived)
 
@@ -113,6 +115,7 @@ def ingest(context: Context, source: RecordSource) -> Counts:
             query.awaitTermination()
             if head is not None:
                 settle(checkpoint_of(context, source), head)
+            note_tables(context, source)
             return batches.counts
         except Exception as error:
             if batches.failure is not None:
@@ -148,9 +151,9 @@ class Batches:
 
     def __call__(self, batch: DataFrame, batch_id: int) -> None:
         try:
-            counts = append_batch(
-                self._context, self._source, batch, txn=(stream_id(self._context, self._source), batch_id)
-            )
+            txn = (stream_id(self._context, self._source), batch_id)
+            counts = append_batch(self._context, self._source, batch, txn=txn)
+            note_tables(self._context, self._source)
         except LakeloopError as error:
             # The stream would raise an error of its own class instead.
             self.failure = error

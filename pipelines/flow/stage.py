@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines.flow.states import StageStates, State, TableMark
+from pipelines.flow.states import StageStates, State, TableMark, are_as_they_were
 from pipelines.lakehouse.session import parallelism
-from pipelines.lakehouse.table_log import is_same_history, unread_from
+from pipelines.lakehouse.table_log import unread_from
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.progress import Progress
 from pipelines.settings.sections import Settings
@@ -210,7 +210,7 @@ def moved(stage: Stage, context: Context) -> Work | None:
     state = stage.state(context)
     if state is not None and state.definition != stage.definition(context):
         state = None
-    if state is None or (targets and lake.head(targets[0]) is None) or not _are_as_they_were(lake, state.targets):
+    if state is None or (targets and lake.head(targets[0]) is None) or not are_as_they_were(lake, state.targets):
         return everything(stage, context)
     read = {mark.table: mark for mark in state.sources}
     versions = tuple(_lacking(lake, t, head, read.get(t)) for t, head in zip(sources, heads, strict=True))
@@ -247,14 +247,3 @@ def _lacking(lake: Lakehouse, table: str, head: Head | None, read: TableMark | N
         return now
     since = unread_from(lake, table, version=read.version, commit=read.commit, until=head.version)
     return replace(now, since=since)
-
-
-def _are_as_they_were(lake: Lakehouse, marks: Sequence[TableMark]) -> bool:
-    """Whether each table still has the commit that a run noted, and only ordinary commits after it."""
-    for mark in marks:
-        head = lake.head(mark.table)
-        if head is None or mark.version is None or head.table_id != mark.table_id:
-            return False
-        if not is_same_history(lake, mark.table, version=mark.version, commit=mark.commit, until=head.version):
-            return False
-    return True

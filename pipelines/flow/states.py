@@ -6,12 +6,12 @@ many runs as after one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from pipelines.lakehouse.table_log import commit_id
+from pipelines.lakehouse.table_log import commit_id, is_same_history
 from pipelines.lakehouse.tables import Lakehouse
 from transformations.errors import RefusedError
 
@@ -106,6 +106,17 @@ def mark_now(lake: Lakehouse, table: str) -> TableMark | None:
     """The mark of a table as it is now; None if it does not exist."""
     head = lake.head(table)
     return None if head is None else TableMark(table, head.table_id, head.version, commit_id(lake, table, head.version))
+
+
+def are_as_they_were(lake: Lakehouse, marks: Iterable[TableMark]) -> bool:
+    """Whether each table still has the commit of its mark, and only ordinary commits after it."""
+    for mark in marks:
+        head = lake.head(mark.table)
+        if head is None or mark.version is None or head.table_id != mark.table_id:
+            return False
+        if not is_same_history(lake, mark.table, version=mark.version, commit=mark.commit, until=head.version):
+            return False
+    return True
 
 
 def _row(state: State) -> dict[str, Any]:

@@ -79,10 +79,15 @@ class Position:
             return None
 
     def save(self, checkpoint: Path) -> None:
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        new = checkpoint / f".position-{uuid.uuid4().hex}"
-        new.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        new.replace(checkpoint / "position.json")
+        write_whole(checkpoint / "position.json", json.dumps(asdict(self)))
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a small file of a checkpoint, in one step: a crash leaves the old one or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
+    new.write_text(text, encoding="utf-8")
+    new.replace(file)
 
 
 def is_folder(of: RecordSettings) -> bool:

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -41,7 +41,7 @@ def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
             f"records.{source.name}.location in lakeloop.yml."
         )
     known = _known(context, source)
-    found = list(_listed(folder, source))
+    found = list(_listed(folder, source, own=context.settings.own_places))
     moved = [row for row in found if _state(row) != _state(known.get(row["path"]))]
     there = {row["path"] for row in found}
     # Content hash of each file that is gone → when it was last seen. What was modified later is not a renaming of it.
@@ -84,15 +84,22 @@ def _state(row: dict[str, Any] | None) -> tuple[Any, ...] | None:
     return None if row is None else (row["size"], row["modified_at"])
 
 
-def _listed(folder: Path, source: RecordSource) -> Iterator[dict[str, Any]]:
-    """The files below `folder` that match a pattern of the source; no links, and no names that begin with . or _."""
+def _listed(folder: Path, source: RecordSource, *, own: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The files below `folder` that match a pattern of the source; no links, and no names that begin with . or _.
+
+    Args:
+        own: files and folders that lakeloop itself writes (`Settings.own_places`): they are left out.
+    """
     patterns = [p.lower() for p in source.settings.file_patterns]
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        at = os.path.abspath(parent)
+        folders[:] = sorted(n for n in folders if not n.startswith((".", "_")) and os.path.join(at, n) not in own)
         for name in sorted(names):
             file = Path(parent) / name
             path = file.relative_to(folder).as_posix()
             if name.startswith((".", "_")) or not any(fnmatchcase(name.lower(), pattern) for pattern in patterns):
+                continue
+            if os.path.join(at, name) in own:
                 continue
             try:
                 path.encode()

@@ -2,24 +2,28 @@
 
 A checkpoint belongs to one source table and one bronze table (by their ids) and, for a Delta table, to the commit that
 was read last. If one of these has changed, or the checkpoint is lost, the stream starts from the beginning: bronze then
-has the same records twice, which changes nothing in silver. For a Delta table, the keys that it no longer has are
-deleted first, so that silver equals it again.
+has the same records twice, which changes nothing in silver. So it does if one of the source's tables was put back, from
+a copy or by RESTORE, to a state before what the stream has read: a note in the checkpoint tells. For a Delta table, the
+keys that it no longer has are deleted first, so that silver equals it again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.flow.stage import Context
+from pipelines.flow.states import TableMark, are_as_they_were, mark_now
 from pipelines.lakehouse.table_log import is_lost_history
-from pipelines.records.delta_tables import begin, is_another, is_folder, source_head
+from pipelines.records.delta_tables import begin, is_another, is_folder, source_head, write_whole
 from pipelines.records.reader import Part
 from pipelines.records.source import RecordSource
 from pipelines.settings.records import RecordSettings
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 log = logging.getLogger(__name__)
+_TABLES = "tables.json"
 # Delta's errors if the table that a stream reads has other columns now, or is another table.
 _OTHER_TABLE = (
     "DELTA_SCHEMA_CHANGED",
@@ -73,6 +78,13 @@ def open_stream(context: Context, source: RecordSource, *, fit: Callable[[Part],
     """
     settings, lake = source.settings, context.lake
     checkpoint = checkpoint_of(context, source)
+    if has_lost_what_was_read(context, source):
+        log.warning(
+            "ingest-records %s: %s was put back to a state before what was read last; reading all anew",
+            source.name,
+            source.bronze,
+        )
+        drop_checkpoint(context, source)
     if settings.format == "delta" and _begins_anew(context, source, checkpoint):
         # The checkpoints of all other tables of this source go too: if such a table comes back, it is read again.
         shutil.rmtree(checkpoint.parent, ignore_errors=True)
@@ -130,11 +142,26 @@ def stream_id(context: Context, source: RecordSource) -> str:
     """
     file = checkpoint_of(context, source) / "stream_id"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        new = file.with_name(f".stream_id-{uuid.uuid4().hex}")
-        new.write_text(f"ingest-records-{source.name}-{uuid.uuid4().hex}", encoding="utf-8")
-        new.replace(file)
+        write_whole(file, f"ingest-records-{source.name}-{uuid.uuid4().hex}")
     return file.read_text(encoding="utf-8")
+
+
+def note_tables(context: Context, source: RecordSource) -> None:
+    """Note in the checkpoint what the source's tables are now: they hold all that the stream has read."""
+    marks = [mark_now(context.lake, table) for table in (source.bronze, source.files)]
+    write_whole(
+        checkpoint_of(context, source) / _TABLES, json.dumps([asdict(mark) for mark in marks if mark is not None])
+    )
+
+
+def has_lost_what_was_read(context: Context, source: RecordSource) -> bool:
+    """Whether one of the source's tables was put back since `note_tables`. False if nothing was noted."""
+    try:
+        noted = json.loads((checkpoint_of(context, source) / _TABLES).read_text(encoding="utf-8"))
+        marks = [TableMark(**mark) for mark in noted]
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return False
+    return not are_as_they_were(context.lake, marks)
 
 
 def below(folder: str, path: str) -> str:

@@ -245,7 +245,7 @@ class Settings(_Section):
 
     @property
     def own_places(self) -> frozenset[str]:
-        """The files and folders that lakeloop writes: none of them is a document, wherever the landing folder is."""
+        """The files and folders that lakeloop writes: nothing in them is input, wherever the input's folder is."""
         uri = self.index_uri
         index = [] if "://" in uri else [uri]
         return frozenset(

@@ -10,7 +10,9 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from pipelines.bronze import ingest_records
 from pipelines.bronze.ingest_records import append_batch
@@ -165,6 +167,61 @@ def test_a_batch_that_was_appended_before_a_crash_is_not_appended_again(tmp_path
     assert noted == 1
     run(settings)
     assert "gone before it was read" in refused(settings)[0]["reason"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("which", ["bronze", "files", "both"])
+def test_what_was_read_into_tables_that_were_put_back_is_read_again(tmp_path, spark, which):
+    settings = settings_for(tmp_path, orders=ORDERS)
+    put(settings, "1.csv", _csv([("a", 1, 1, "x")]))
+    run(settings)
+    lake, wanted = new_context(settings).lake, {"a": 1, "b": 2, "c": 3}
+    tables = {"bronze": ["bronze.records_orders"], "files": ["bronze.records_orders_files"]}
+    tables["both"] = tables["bronze"] + tables["files"]
+    for table in tables[which]:
+        shutil.copytree(lake.folder(table), tmp_path / "copies" / table)
+    put(settings, "2.csv", _csv([("b", 1, 2, "y"), ("c", 1, 3, "z")]))
+    run(settings)
+    silver = now(settings), history(settings)
+
+    def are_read_again() -> None:
+        assert "ingest-records" in run(settings)
+        found = rows(settings, "bronze.records_orders", "order_id", "amount")
+        assert {row["order_id"]: row["amount"] for row in found} == wanted
+        assert (now(settings), history(settings)) == silver
+        assert run(settings) == {}
+
+    for table in tables[which]:
+        shutil.rmtree(lake.folder(table))
+        shutil.copytree(tmp_path / "copies" / table, lake.folder(table))
+    are_read_again()
+    for table in tables[which]:
+        delta = DeltaTable(str(lake.folder(table)))
+        delta.restore(1)
+    are_read_again()
+
+
+@pytest.mark.long
+def test_a_delta_source_is_read_again_if_bronze_was_put_back(tmp_path, spark):
+    people = {"format": "delta", "location": "./people", "key": ["id"], "columns": {"id": "bigint", "name": "string"}}
+    settings = settings_for(tmp_path, people=people)
+    place = str(tmp_path / "people")
+    feed = {"delta.enableChangeDataFeed": "true"}
+    write_deltalake(place, pa.table({"id": [1, 2], "name": ["a", "b"]}), configuration=feed)
+    run(settings)
+    bronze = new_context(settings).lake.folder("bronze.records_people")
+    shutil.copytree(bronze, tmp_path / "copy")
+    DeltaTable(place).delete("id = 1")
+    write_deltalake(place, pa.table({"id": [3], "name": ["c"]}), mode="append")
+    run(settings)
+    assert set(now(settings, "people")) == {2, 3}
+    shutil.rmtree(bronze)
+    (tmp_path / "copy").rename(bronze)
+    run(settings)
+    found = {(row["id"], row["_op"]) for row in rows(settings, "bronze.records_people", "id", "_op")}
+    assert found == {(1, "upsert"), (1, "delete"), (2, "upsert"), (3, "upsert")}
+    assert set(now(settings, "people")) == {2, 3}
+    assert run(settings) == {}
 
 
 @pytest.mark.long

@@ -17,8 +17,8 @@ from pipelines.settings.sections import Settings
 ORDERS = {"format": "csv", "location": "orders", "key": ["id"], "columns": {"id": "bigint"}}
 
 
-def _found(root: Path) -> list[str]:
-    context = new_context(Settings(root=root, records={"orders": RecordSettings(**ORDERS)}))
+def _found(root: Path, **other: Any) -> list[str]:
+    context = new_context(Settings(root=root, records={"orders": RecordSettings(**ORDERS | other)}))
     return [row["path"] for row in new_files(context, record_source(context.settings, "orders"))]
 
 
@@ -49,3 +49,11 @@ def test_a_file_that_goes_while_the_folder_is_listed_is_passed_over(tmp_path, mo
 
     monkeypatch.setattr(Path, "stat", going)
     assert _found(tmp_path) == ["a.csv"]
+
+
+def test_what_lakeloop_writes_is_no_record_where_the_folder_of_the_source_is_the_workspace(tmp_path):
+    names = ["lakehouse/silver/a.json", "mlruns/1/meta.json", "checkpoints/x/b.json", "mine/logs/d.json", "c.json"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert sorted(_found(tmp_path, format="json", location=".")) == ["c.json", "mine/logs/d.json"]
