@@ -56,7 +56,9 @@ def look(context: Context) -> Work | None:
     if source.settings.format == "delta":
         table, bronze = source_head(context, source), context.lake.head(source.bronze)
         is_same = bronze is not None and is_read(source, table, checkpoint=checkpoint_of(context, source))
-        return None if is_same and not has_lost_what_was_read(context, source) else Work((Versions(None, table.version, table.table_id),))
+        if is_same and not has_lost_what_was_read(context, source):
+            return None
+        return Work((Versions(None, table.version, table.table_id),))
     arrived, head = new_files(context, source), context.lake.head(source.files)
     # Noting the new files will be one more commit.
     until = (head.version if head else 0) + bool(arrived)

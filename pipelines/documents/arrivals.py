@@ -31,11 +31,9 @@ def arrivals_of(context: Context, versions: Versions, *, again: Sequence[str]) -
     these rows; `_first_at`, when the document first arrived with the same content among these rows.
     """
     columns = [c for c in context.lake.spec(SOURCE).columns if c != "content"]
-    if versions.since is not None and not again:
-        feed = context.lake.few_changes(SOURCE, after=versions.since, until=versions.until, columns=columns)
-        if feed is not None:
-            # The feed also has the rows that `forget` deleted, which are not arrivals.
-            return _ordered(feed.filter(pc.equal(feed["_change_type"], "insert")).select(columns))
+    few = _few(context, versions, columns=columns, again=again)
+    if few is not None:
+        return _ordered(few)
 
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -56,6 +54,18 @@ def arrivals_of(context: Context, versions: Versions, *, again: Sequence[str]) -
         return held_if_few(context, rows)
     context.persisted.append(rows.persist())
     return rows
+
+
+def _few(context: Context, versions: Versions, *, columns: list[str], again: Sequence[str]) -> pa.Table | None:
+    """The rows of `_rows` in memory, read without Spark; None if Spark must read them."""
+    lake = context.lake
+    if versions.since is None:
+        return lake.few_rows(SOURCE, version=versions.until, columns=columns)
+    if again:
+        return None
+    feed = lake.few_changes(SOURCE, after=versions.since, until=versions.until, columns=columns)
+    # The feed also has the rows that `forget` deleted, which are not arrivals.
+    return None if feed is None else feed.filter(pc.equal(feed["_change_type"], "insert")).select(columns)
 
 
 def _ordered(rows: pa.Table) -> pa.Table:

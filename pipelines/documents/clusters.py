@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipelines.flow.changed_rows import held_if_few
 from pipelines.flow.rows import Rows, as_frame, as_table, mapped, selected, to_pylist, where_in
 from pipelines.flow.stage import Context, Versions
-from pipelines.lakehouse.delta_folder import FEW_ROWS
+from pipelines.lakehouse.delta_folder import FEW_ROWS, HELD_ROWS
 from transformations.text import few_near_duplicates
 from transformations.text.near_duplicates import SIGNATURE_SCHEMA, affected, clusters, signature_batches, signatures
 
@@ -43,7 +43,7 @@ def with_clusters(
         near-duplicates are off, `COLUMNS` are null.
     """
     if isinstance(current, pa.Table) and isinstance(desired, pa.Table):
-        few = _with_few_clusters(context, current, desired, keys=keys)
+        few = _with_few_clusters(context, current, desired, keys=keys, is_all=versions.since is None)
         if few is not None:
             return few
     from pyspark.sql import Window as Rows
@@ -115,7 +115,8 @@ def few_clusters(
         most: the largest number of affected documents that is worked in memory.
 
     Returns:
-        None if more documents are affected, or if their texts are too large to hold: Spark has to do it.
+        None if more documents are affected, if they meet too many others, or if their texts are too large to hold:
+        Spark has to do it.
     """
     stored = context.lake.read_arrow(TABLE, columns=["document_id", "cluster_id", "_text_hash", "_near_keys"])
     stored = stored.rename_columns(["document_id", "cluster_id", "text_hash", "keys"])
@@ -126,6 +127,8 @@ def few_clusters(
     if most is not None and len(among) > most:
         return None
     pairs = few_near_duplicates.candidate_pairs(now, among=among)
+    if pairs is None:
+        return None
     measured = sorted({document for pair in pairs for document in pair})
     others = among.difference(changed)
     theirs = context.lake.few_keys(TABLE, "document_id", [document for document in measured if document in others])
@@ -140,9 +143,13 @@ def few_clusters(
 
 
 def _with_few_clusters(
-    context: Context, current: pa.Table, desired: pa.Table, *, keys: Rows
+    context: Context, current: pa.Table, desired: pa.Table, *, keys: Rows, is_all: bool
 ) -> tuple[pa.Table, pa.Table] | None:
-    """`with_clusters` for few documents that affect few others; None if Spark has to do it."""
+    """`with_clusters` for few documents that affect few others; None if Spark has to do it.
+
+    Args:
+        is_all: whether `current` is the whole table, and `desired` all that it should hold.
+    """
     refine, schema = context.settings.refine, context.lake.spec(TABLE).schema
     if refine.near_duplicates == "off":
         for name in COLUMNS:
@@ -151,7 +158,9 @@ def _with_few_clusters(
     sign = signature_batches(refine.near_duplicate_threshold)
     signed = as_table(mapped(context, desired.select(["document_id", "text"]), sign, SIGNATURE_SCHEMA))
     changed = as_table(keys)["document_id"].to_pylist()
-    few = few_clusters(context, desired, signed, changed=changed)
+    if is_all:
+        changed += current["document_id"].to_pylist()
+    few = few_clusters(context, desired, signed, changed=changed, most=HELD_ROWS if is_all else FEW_ROWS)
     concerned = None if few is None else context.lake.few_keys(TABLE, "document_id", few.others)
     if few is None or concerned is None:
         return None

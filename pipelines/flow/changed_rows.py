@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.flow.rows import Rows, as_frame, with_values
+from pipelines.flow.rows import Rows, as_frame, selected, with_values
 from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse.delta_folder import FEW_BYTES, FEW_ROWS
 from transformations.tables import few_rows
@@ -66,8 +66,9 @@ def changed(
     """
     lake = context.lake
     if versions.since is None:
-        rows = lake.read(table, version=versions.until)
-        return rows, rows.select(key)
+        every = lake.few_rows(table, version=versions.until)
+        rows = lake.read(table, version=versions.until) if every is None else every
+        return rows, selected(rows, [key])
     if (few := _few_changed(context, table, versions=versions, key=key, also=also)) is not None:
         return few
     from pyspark.sql import functions as F
@@ -134,7 +135,8 @@ def _text_bytes(rows: DataFrame) -> Column:
 def touched(context: Context, table: str, keys: Rows, *, versions: Versions, key: str) -> Rows:
     """The rows of `table` whose `key` is in `keys`; all rows if `versions.since` is None."""
     if versions.since is None:
-        return context.lake.read(table)
+        every = context.lake.few_rows(table)
+        return context.lake.read(table) if every is None else every
     rows = few_of(context, table, keys, key=key)
     if isinstance(rows, pa.Table):
         return rows
@@ -148,6 +150,13 @@ def few_of(context: Context, table: str, keys: Rows, *, key: str) -> Rows:
     if isinstance(keys, pa.Table):
         values = pc.unique(keys[key]).to_pylist()
         few = context.lake.few_keys(table, key, values)
-        return context.lake.read_keys(table, key, values) if few is None else few
+        if few is not None:
+            return few
+        if len(values) <= FEW_ROWS:
+            return context.lake.read_keys(table, key, values)
+        from pyspark.sql import functions as F
+
+        wanted = context.lake.frame(keys.select([key]).group_by(key).aggregate([]))
+        return context.lake.read(table).join(F.broadcast(wanted), key, "left_semi")
     values = [row[key] for row in keys.select(key).limit(FEW_ROWS + 1).collect()]
     return context.lake.read(table) if len(values) > FEW_ROWS else context.lake.read_keys(table, key, values)

@@ -6,21 +6,25 @@ table and a frame for a frame.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.flow.stage import Context
-from pipelines.lakehouse.session import parallelism
+from pipelines.flow.workers import map_in_workers
+from pipelines.lakehouse.delta_folder import FEW_BYTES
+from pipelines.lakehouse.session import local_cores, parallelism
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 Rows: TypeAlias = Union["DataFrame", pa.Table]
 Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-# This process is done with so many rows, or with rows of so many bytes, before Spark would have started its workers.
+# This process is done with so many rows, or with rows of so many bytes, before a worker would have started.
 _HERE, _HERE_BYTES = 32, 2 * 1024 * 1024
 _ARROW: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64()}
 _SPARK: dict[type, str] = {str: "string", int: "bigint"}
@@ -50,28 +54,53 @@ def kept(context: Context, rows: Rows) -> Rows:
 def mapped(context: Context, rows: Rows, function: Batches, schema: pa.Schema) -> Rows:
     """The result of a function for `mapInArrow` on the rows, with the columns of `schema`.
 
-    Light rows in memory go to the function in this process; all others go to Spark's Python workers, as many as may
-    work at once.
+    The smallest work is done in this process, what is still held in memory by workers of this machine, and all else by
+    those of Spark: a frame is returned also for a table if it is too heavy, or if what comes of it is (a small file may
+    unfold to a large text).
     """
-    if is_light(rows):
-        batches = as_table(rows).to_batches()
-        made = [pa.table(batch).select(schema.names).cast(schema) for batch in function(iter(batches))]
-        return pa.concat_tables([schema.empty_table(), *made])
+    if isinstance(rows, pa.Table):
+        found = _mapped_here(rows, function, schema, most=local_cores(context.settings))
+        if found is not None:
+            return found
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    frame = partitions(as_frame(context, rows)).mapInArrow(function, from_arrow_schema(schema))
-    return frame.toArrow().cast(schema) if isinstance(rows, pa.Table) else frame
+    return partitions(as_frame(context, rows)).mapInArrow(function, from_arrow_schema(schema))
+
+
+def _mapped_here(rows: pa.Table, function: Batches, schema: pa.Schema, *, most: int) -> pa.Table | None:
+    """The result of `mapped` by this process, or by up to `most` workers; None if it is for Spark."""
+    if not is_light(rows):
+        if most == 0 or _weight(rows) > FEW_BYTES:
+            return None
+        if most > 1:
+            return map_in_workers(function, _parts(rows, most), schema, most_bytes=FEW_BYTES)
+    made, size = [schema.empty_table()], 0
+    for batch in function(iter(rows.to_batches())):
+        made.append(pa.table(batch).select(schema.names).cast(schema))
+        size += batch.nbytes
+        if size > FEW_BYTES:
+            return None
+    return pa.concat_tables(made)
 
 
 def is_light(rows: Rows) -> bool:
-    """Whether work that takes each row for itself is done soonest in this process.
+    """Whether work that takes each row for itself is done before a worker would have started."""
+    return isinstance(rows, pa.Table) and (rows.num_rows <= _HERE or _weight(rows) <= _HERE_BYTES)
 
-    A row weighs what its column `size` says, which stands for bytes that are elsewhere; else its own bytes.
-    """
-    if not isinstance(rows, pa.Table):
-        return False
-    weight = pc.sum(rows["size"]).as_py() if "size" in rows.column_names else rows.nbytes
-    return rows.num_rows <= _HERE or (weight or 0) <= _HERE_BYTES
+
+def _weight(rows: pa.Table) -> int:
+    """What the rows weigh: the sum of the column `size`, which stands for bytes that are elsewhere; else their own."""
+    return (pc.sum(rows["size"]).as_py() or 0) if "size" in rows.column_names else rows.nbytes
+
+
+def _parts(rows: pa.Table, most: int) -> list[pa.Table]:
+    """The rows in up to `most` parts, which follow each other and weigh about the same, none of them light."""
+    by = next(name for name in ("size", "text", "embed_text") if name in rows.column_names)
+    weights = rows[by] if by == "size" else pc.binary_length(rows[by])
+    up_to = list(accumulate(of or 0 for of in weights.to_pylist()))
+    count = min(most, max(2, _weight(rows) // _HERE_BYTES))
+    cuts = [bisect(up_to, up_to[-1] * part // count) for part in range(1, count)]
+    return [rows.slice(start, stop - start) for start, stop in pairwise([0, *cuts, rows.num_rows]) if start < stop]
 
 
 def partitions(rows: DataFrame) -> DataFrame:

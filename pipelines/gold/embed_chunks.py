@@ -111,12 +111,32 @@ def work(context: Context, due: Work) -> Counts:
 def _changes(context: Context, current: Rows, desired: Rows, *, model: EmbeddingModel, versions: Versions) -> Rows:
     compare = ["row_hash"]
     if versions.since is None:  # a row that was altered by hand may have kept its hash
-        current, desired = (as_frame(context, rows).withColumn("_said", row_hash()) for rows in (current, desired))
-        compare += ["_said", "vector"]
+        if isinstance(current, pa.Table) and isinstance(desired, pa.Table):
+            current, desired = _as_it_is(current), _as_it_is(desired)
+        else:
+            from pyspark.sql import functions as F
+
+            is_of = F.struct(row_hash(), "vector")
+            current, desired = (as_frame(context, rows).withColumn("_is", is_of) for rows in (current, desired))
+        compare += ["_is"]
     changes = differences(context, current, desired, key="chunk_id", compare=compare)
     # A delete has only `chunk_id`; the key of the table also has the model.
     columns = [*context.lake.spec(TARGET).columns, "_op"]
-    return selected(with_values(without(changes, ["_said", "model"]), model=model.label), columns)
+    return selected(with_values(without(changes, ["_is", "model"]), model=model.label), columns)
+
+
+def _as_it_is(rows: pa.Table) -> pa.Table:
+    """Add `_is`, what the row holds: the hash of its columns, and the bytes of its vector."""
+    import numpy as np
+
+    hashes = [row_hash_of(row) for row in rows.select(ROW_FIELDS).to_pylist()]
+    vectors = [
+        None if vector is None else (np.asarray(vector.values, dtype="<f4") + np.float32(0)).tobytes()
+        for chunk in rows["vector"].chunks
+        for vector in (each if each.is_valid else None for each in chunk)
+    ]
+    held = [None if of is None else row_hash.encode() + of for row_hash, of in zip(hashes, vectors, strict=True)]
+    return rows.append_column("_is", pa.array(held, pa.large_binary()))
 
 
 def _served(context: Context, chunks: Rows, refused: Collection[str], *, model: EmbeddingModel) -> Rows:

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 # A merge rewrites every file in which it changes a row, so large files make small edits expensive.
 _FILE_BYTES = 16 * 1024 * 1024
 # "Few" rows: up to these limits a process holds them in memory, which is cheaper than a Spark job.
-FEW_ROWS = 2_000
+HELD_ROWS = 50_000
 FEW_BYTES = 64 * 1024 * 1024
+# Up to so many values are named in a condition, of Spark or of delta-rs.
+FEW_ROWS = 2_000
 _PAGE_BYTES = 1024 * 1024
 CHANGE_SCHEMA = pa.schema(
     [("_change_type", pa.string()), ("_commit_version", pa.int64()), ("_commit_timestamp", pa.timestamp("us", "UTC"))]
@@ -161,12 +163,16 @@ def complete(delta: DeltaTable, schema: pa.Schema) -> None:
         delta.alter.add_columns(Schema.from_arrow(pa.schema(lacking)).fields)
 
 
-def few(delta: DeltaTable, *, where: Mapping[str, Sequence[str]]) -> list[pa.Table] | None:
-    """The rows of `scan`, all in memory; None if they have more than FEW_BYTES, however few they are."""
+def few(
+    delta: DeltaTable, *, columns: list[str] | None = None, where: Mapping[str, Sequence[str]] | None = None
+) -> list[pa.Table] | None:
+    """The rows of `scan`, all in memory; None if they are more than HELD_ROWS, or than FEW_BYTES."""
     found: list[pa.Table] = []
-    for rows in scan(delta, where=where):
-        found.append(rows)
-        if sum(part.nbytes for part in found) > FEW_BYTES:
+    rows = size = 0
+    for part in scan(delta, columns=columns, where=where):
+        found.append(part)
+        rows, size = rows + part.num_rows, size + part.nbytes
+        if rows > HELD_ROWS or size > FEW_BYTES:
             return None
     return found
 
@@ -174,7 +180,7 @@ def few(delta: DeltaTable, *, where: Mapping[str, Sequence[str]]) -> list[pa.Tab
 def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[str] | None = None) -> pa.Table | None:
     """The change feed of versions (after, until], all in memory.
 
-    None if Spark must read it: it has more than FEW_ROWS rows or FEW_BYTES, delta-rs would misread it (an instant, or
+    None if Spark must read it: it has more than HELD_ROWS rows or FEW_BYTES, delta-rs would misread it (an instant, or
     deletion vectors), or a part of it is gone; Spark's error then says which.
     """
     if has_deletion_vectors(delta):
@@ -194,9 +200,11 @@ def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[
             columns=[*schema.names, *CHANGE_SCHEMA.names] if columns else None,
         )
         rows: list[pa.RecordBatch] = []
+        count = size = 0
         for batch in pa.RecordBatchReader.from_stream(feed):
             rows.append(batch)
-            if sum(part.num_rows for part in rows) > FEW_ROWS or sum(part.nbytes for part in rows) > FEW_BYTES:
+            count, size = count + batch.num_rows, size + batch.nbytes
+            if count > HELD_ROWS or size > FEW_BYTES:
                 return None
     except Exception:  # delta-rs fails in many ways if something is missing; Spark's errors are known
         return None

@@ -157,11 +157,24 @@ class FolderLakehouse(Lakehouse):
         writer.save(str(self.folder(table)))
 
     def few_keys(self, table: str, key: str, values: Sequence[str]) -> pa.Table | None:
+        if len(values) > FEW_ROWS:  # as a condition they would take longer than the whole table
+            rows = self.few_rows(table)
+            return None if rows is None else rows.filter(pc.is_in(rows[key], pa.array(values, rows[key].type)))
         delta, schema = self._open(table), self.spec(table).schema
         if delta is None or self._misreads(delta, table, schema):
             return None
         with self._watching(table):
             found = delta_folder.few(delta, where={key: values}) if values else []
+        return None if found is None else pa.concat_tables([schema.empty_table(), *(typed(r, schema) for r in found)])
+
+    def few_rows(
+        self, table: str, *, version: int | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        delta, schema = self._open(table, version=version), self._schema(table, list(columns or ()))
+        if delta is None or delta_folder.has_deletion_vectors(delta) or self._misreads(delta, table, schema):
+            return None
+        with self._watching(table):
+            found = delta_folder.few(delta, columns=schema.names)
         return None if found is None else pa.concat_tables([schema.empty_table(), *(typed(r, schema) for r in found)])
 
     def read_keys(self, table: str, key: str, values: Sequence[str]) -> DataFrame:

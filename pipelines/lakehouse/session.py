@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -295,6 +296,17 @@ def configuration(settings: Settings, master: str, *, log4j: Path) -> dict[str, 
 
 def _file_url(path: Path) -> str:
     return path.absolute().as_uri()
+
+
+def local_cores(settings: Settings) -> int:
+    """How many cores of this machine a new session would use; 0 if its workers are elsewhere."""
+    if any(name in os.environ for name in ("DATABRICKS_RUNTIME_VERSION", "PYSPARK_GATEWAY_PORT", "SPARK_REMOTE")):
+        return 0
+    master = settings.spark.conf.get("spark.master", settings.spark.master)
+    found = re.fullmatch(r"local(?:\[(\*|\d+)(?:,.*)?\])?", master)
+    if found is None:
+        return 0
+    return (os.cpu_count() or 1) if found[1] == "*" else int(found[1] or 1)
 
 
 def parallelism(spark: SparkSession) -> int:

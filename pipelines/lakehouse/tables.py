@@ -278,6 +278,12 @@ class Lakehouse(ABC):
         """The rows of `read_keys` in memory, read without Spark; None if Spark must read them or they are too large."""
         return None
 
+    def few_rows(
+        self, table: str, *, version: int | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        """All rows of `read` in memory, read without Spark; None if Spark must read them or they are too many."""
+        return None
+
     def read_stream(self, table: str) -> DataFrame:
         """The rows of the table, and those that are appended later, as a stream."""
         return self._load(self.spark.readStream.format("delta"), table)

@@ -33,7 +33,7 @@ from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved, 
 from pipelines.lakehouse.delta_folder import files_between
 from pipelines.quality.split import Split
 from transformations.tables import few_rows
-from transformations.tables.history import VALIDITY, history_changes
+from transformations.tables.history import VALIDITY, Replaced, history_changes
 
 TARGET, QUARANTINE = "silver.documents", "silver.documents_quarantine"
 SPLIT = Split(
@@ -107,10 +107,9 @@ def _described(context: Context, first: Rows, versions: Versions, *, again: list
 
 def _history_changes(context: Context, before: Rows, arrived: Rows, *, versions: Versions) -> Rows:
     key, order_by = ["document_id"], "_ingested_at"
+    replaces: Replaced = "everything" if versions.since is None else "same instants"
     if isinstance(before, pa.Table) and isinstance(arrived, pa.Table):
-        few = few_rows.history_changes(
-            before, arrived, key=key, order_by=order_by, compare=_COMPARE, replaces_same_instants=True
-        )
+        few = few_rows.history_changes(before, arrived, key=key, order_by=order_by, compare=_COMPARE, replaces=replaces)
         if few is not None:
             return few
     return history_changes(
@@ -119,7 +118,7 @@ def _history_changes(context: Context, before: Rows, arrived: Rows, *, versions:
         key=key,
         order_by=order_by,
         compare=_COMPARE,
-        replaces="everything" if versions.since is None else "same instants",
+        replaces=replaces,
     )
 
 

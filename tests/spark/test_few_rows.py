@@ -119,7 +119,7 @@ def test_a_folded_feed_is_the_same(lake: FolderLakehouse, seed: int, before: str
 
 
 @pytest.mark.parametrize("seed", _seeds(6))
-@pytest.mark.parametrize("replaces", ["nothing", "same instants"])
+@pytest.mark.parametrize("replaces", ["nothing", "same instants", "everything"])
 def test_the_changes_of_a_history_are_the_same(lake: FolderLakehouse, seed: int, replaces: Any):
     chance = random.Random(seed)
     schema = pa.schema([*ROW, ("since", pa.timestamp("us", "UTC")), ("_op", pa.string())])
@@ -136,7 +136,7 @@ def test_the_changes_of_a_history_are_the_same(lake: FolderLakehouse, seed: int,
     before = history.history(lake.frame(batch([*range(0, 20, 2)])), **arguments).toArrow()
     # Late ones fall between; where instants are said anew, they fall on what is there, too.
     late = batch([1, 3, 5, 9, 25] if replaces == "nothing" else [1, 2, 4, 5, 8, 25])
-    found = few_rows.history_changes(before, late, **arguments, replaces_same_instants=replaces == "same instants")
+    found = few_rows.history_changes(before, late, **arguments, replaces=replaces)
     expected = history.history_changes(lake.frame(before), lake.frame(late), **arguments, replaces=replaces)
     assert found is not None
     assert _said(found) == _said(expected)
@@ -187,7 +187,7 @@ def test_arrivals_are_put_in_order_in_the_same_way(lake: FolderLakehouse, monkey
 
 def _without_few(monkeypatch: Any) -> None:
     """Nothing is few: all goes through Spark."""
-    for name in ("few_changes", "few_keys"):
+    for name in ("few_changes", "few_keys", "few_rows"):
         monkeypatch.setattr(FolderLakehouse, name, lambda *_, **__: None)
 
 

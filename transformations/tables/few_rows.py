@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transformations.tables.history import Replaced
+
 _FEED = ("_change_type", "_commit_version", "_commit_timestamp")
 
 
@@ -70,7 +72,7 @@ def history_changes(
     key: Sequence[str],
     order_by: str,
     compare: Sequence[str],
-    replaces_same_instants: bool = False,
+    replaces: Replaced = "nothing",
 ) -> pa.Table | None:
     """Like `transformations.tables.history.history_changes`, for rows in memory.
 
@@ -78,7 +80,9 @@ def history_changes(
     """
     columns = [c for c in changes.column_names if c != "_op"]
     changed_instants = [*values(changes, [*key, order_by])]
-    if replaces_same_instants:
+    if replaces == "everything":
+        known = before.slice(0, 0)
+    elif replaces == "same instants":
         replaced = set(changed_instants)
         stays = [moment not in replaced for moment in values(before, [*key, order_by])]
         known = before.filter(pa.array(stays, pa.bool_()))

@@ -18,6 +18,7 @@ from transformations.text.near_duplicates import REACH, SIGNATURE_SCHEMA, compon
 from transformations.text.shingles import SKETCH_SIZE, sketch
 
 Keys = npt.NDArray[np.int64]
+MOST_PAIRS = 200_000
 
 
 def affected(signatures: pa.Table, clusters: pa.Table, *, changed: Collection[str], before: pa.Table) -> set[str]:
@@ -32,9 +33,12 @@ def affected(signatures: pa.Table, clusters: pa.Table, *, changed: Collection[st
 
 
 def candidate_pairs(
-    signatures: pa.Table, *, among: Collection[str] | None = None, reach: int = REACH
-) -> list[tuple[str, str]]:
-    """`transformations.text.near_duplicates.candidate_pairs`, of a table: (smaller id, larger id), in order."""
+    signatures: pa.Table, *, among: Collection[str] | None = None, reach: int = REACH, most: int = MOST_PAIRS
+) -> list[tuple[str, str]] | None:
+    """`transformations.text.near_duplicates.candidate_pairs`, of a table: (smaller id, larger id), in order.
+
+    None if they may be more than `most`: too many to be measured one after the other.
+    """
     if among is not None:
         asked = signatures.filter(pc.is_in(signatures["document_id"], pa.array(list(among), pa.string())))
         signatures = _meeting(signatures, _flat(asked))
@@ -47,6 +51,8 @@ def candidate_pairs(
     for document, keys in sorted(first_of.values()):
         for key in {*keys}:
             crowds.setdefault(key, []).append(document)
+    if sum(min(place, reach) for crowd in crowds.values() for place in range(len(crowd))) > most:
+        return None
     pairs = {
         (left, right)
         for crowd in crowds.values()

@@ -1,0 +1,151 @@
+"""Worker processes of this machine, for work that takes one process too long and is too little to start Spark for.
+
+Each worker is `python -m pipelines.flow.worker`, and is given a function for `mapInArrow` and some of the rows, as a
+Python worker of Spark is. They start in a second, without a JVM, and end when their standard input does.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from typing import IO
+
+import pyarrow as pa
+
+from transformations.errors import LakeloopError
+
+Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+# A message: its length and its bytes. A reply begins with what it is.
+SIZE = struct.Struct("!Q")
+BATCH, DONE, FAILED = b"b", b"d", b"f"
+
+
+def map_in_workers(
+    function: Batches, parts: Sequence[pa.Table], schema: pa.Schema, *, most_bytes: int
+) -> pa.Table | None:
+    """The results of `function` on each of `parts`, in their order, with the columns of `schema`.
+
+    Each part has a worker of its own, and they work at the same time.
+
+    Returns:
+        None if the results are more than `most_bytes`: then all workers were stopped.
+
+    Raises:
+        Exception: that of the function, of the first part that failed. Its traceback is a note.
+        LakeloopError: a worker ended by itself, for example for lack of memory.
+    """
+    workers = [_start() for _ in parts]
+    budget = [most_bytes]
+    try:
+        with ThreadPoolExecutor(len(parts)) as threads:
+            message = _pickled(function)
+            running = {
+                threads.submit(_collect, worker, message, part, budget): place
+                for place, (worker, part) in enumerate(zip(workers, parts, strict=True))
+            }
+            found: dict[int, list[pa.RecordBatch]] = {}
+            try:
+                for done in as_completed(running):
+                    found[running[done]] = done.result()
+                    if budget[0] < 0:
+                        return None
+            finally:
+                _stop(workers)  # before the threads are waited for: those that still read are let go
+    finally:
+        _stop(workers)
+    made = [batch for place in sorted(found) for batch in found[place]]
+    return pa.concat_tables(
+        [schema.empty_table(), *(pa.table(batch).select(schema.names).cast(schema) for batch in made)]
+    )
+
+
+def _start() -> subprocess.Popen[bytes]:
+    # A worker must be able to import what this process can.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.flow.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,  # Ctrl-C is for the parent, which then stops its workers
+    )
+
+
+def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Kill the workers and what they started, and wait for them. Does nothing to those that have ended."""
+    for worker in workers:
+        if worker.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+
+
+def _collect(
+    worker: subprocess.Popen[bytes], function: bytes, part: pa.Table, budget: list[int]
+) -> list[pa.RecordBatch]:
+    """Have one worker do one part. `budget` is what all workers together may still return; at less than 0 it ends."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    try:
+        with suppress(BrokenPipeError):  # its reply, or its end, says why
+            for message in (function, serialized(part)):
+                worker.stdin.write(SIZE.pack(len(message)))
+                worker.stdin.write(message)
+            worker.stdin.close()
+        found: list[pa.RecordBatch] = []
+        while budget[0] >= 0:
+            kind, content = _reply(worker.stdout)
+            if kind == DONE:
+                break
+            if kind == FAILED:
+                raise _error(content)
+            budget[0] -= len(content)
+            found += pa.ipc.open_stream(content).read_all().to_batches()
+        return found
+    finally:
+        worker.stdout.close()
+
+
+def _reply(stream: IO[bytes]) -> tuple[bytes, bytes]:
+    kind, header = stream.read(1), stream.read(SIZE.size)
+    content = stream.read(SIZE.unpack(header)[0]) if len(header) == SIZE.size else b""
+    if len(header) < SIZE.size or len(content) < SIZE.unpack(header)[0]:
+        raise LakeloopError(
+            "a worker process ended before its work was done; the operating system may have stopped it for lack of "
+            "memory. Nothing of this step was written. Run again, with fewer workers (spark.master: local[1])"
+        )
+    return kind, content
+
+
+def serialized(rows: pa.Table | pa.RecordBatch) -> bytes:
+    """Rows as an Arrow stream."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write(rows)
+    return sink.getvalue()
+
+
+def _pickled(function: Batches) -> bytes:
+    from pyspark import cloudpickle  # as Spark ships it to its workers
+
+    pickled: bytes = cloudpickle.dumps(function)  # type: ignore[no-untyped-call]
+    return pickled
+
+
+def _error(content: bytes) -> Exception:
+    pickled, trace = pickle.loads(content)  # noqa: S301 - lakeloop's own process wrote it
+    try:
+        error = pickle.loads(pickled)  # noqa: S301
+    except Exception:  # an error that cannot be made again from its arguments
+        error = RuntimeError(trace.strip().splitlines()[-1])
+    error.add_note(f"In a worker process:\n{trace}")
+    found: Exception = error
+    return found
