@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TableSpec
-from pipelines.lakehouse.tables import Head, Lakehouse, quoted, text
+from pipelines.lakehouse.tables import Head, Lakehouse, text
 from pipelines.settings.sections import Settings
 
 if TYPE_CHECKING:

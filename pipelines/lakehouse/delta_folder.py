@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 
 from pipelines.lakehouse.instants import has_type, misread
-from pipelines.lakehouse.predicates import all_in, name, same
+from pipelines.lakehouse.predicates import all_in, quoted, same
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, WriterProperties
@@ -279,7 +279,7 @@ def replace(delta: DeltaTable, rows: pa.Table) -> bool:
 def merge(delta: DeltaTable, changes: pa.Table, *, key: Sequence[str]) -> None:
     """Apply net changes, which have the table's columns and `_op` (insert, update or delete)."""
     columns = [c for c in changes.column_names if c != "_op"]
-    values = {name(c): f"changes.{name(c)}" for c in columns}
+    values = {quoted(c): f"changes.{quoted(c)}" for c in columns}
     merger = delta.merge(
         changes,
         predicate=" AND ".join(same(k, nulls=changes[k].null_count > 0) for k in key),

@@ -19,8 +19,9 @@ from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.damage import damaged, is_named, mend
 from pipelines.lakehouse.delta_folder import FEW_ROWS, OpenFolder, typed
 from pipelines.lakehouse.instants import misread
+from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, TableSpec
-from pipelines.lakehouse.tables import Head, Lakehouse, quoted
+from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError
 
@@ -167,10 +168,8 @@ class FolderLakehouse(Lakehouse):
             found = delta_folder.few(delta, where={key: values}) if values else []
         return None if found is None else pa.concat_tables([schema.empty_table(), *(typed(r, schema) for r in found)])
 
-    def few_rows(
-        self, table: str, *, version: int | None = None, columns: Sequence[str] | None = None
-    ) -> pa.Table | None:
-        delta, schema = self._open(table, version=version), self._schema(table, list(columns or ()))
+    def few_rows(self, table: str, *, version: int | None = None, columns: Sequence[str] = ()) -> pa.Table | None:
+        delta, schema = self._open(table, version=version), self._schema(table, [*columns])
         if delta is None or delta_folder.has_deletion_vectors(delta) or self._misreads(delta, table, schema):
             return None
         with self._watching(table):
@@ -192,7 +191,7 @@ class FolderLakehouse(Lakehouse):
         if delta is None or not self._is_merged_here(delta, table):
             super().merge(table, changes, rows=rows, within=within)
             return
-        columns = [f"`{column.replace('`', '``')}`" for column in (*self.spec(table).columns, "_op")]
+        columns = [quoted(column) for column in (*self.spec(table).columns, "_op")]
         self.merge_arrow(table, changes.select(*columns).toArrow())
 
     def _spark_table(self, table: str) -> SparkDeltaTable:

@@ -1,6 +1,6 @@
 """SQL predicates for delta-rs, with all names and values quoted.
 
-Not for Spark, in whose texts a backslash has a meaning: for Spark, build columns.
+Only names are for Spark too: in its texts a backslash has a meaning. For Spark, build columns.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 def all_in(where: Mapping[str, Sequence[str]]) -> str:
     """True for rows in which each column has one of its texts. Each column needs at least one text."""
-    return " AND ".join(f"{name(column)} IN ({', '.join(map(literal, values))})" for column, values in where.items())
+    return " AND ".join(f"{quoted(column)} IN ({', '.join(map(literal, values))})" for column, values in where.items())
 
 
 def same(key: str, *, nulls: bool) -> str:
@@ -19,11 +19,11 @@ def same(key: str, *, nulls: bool) -> str:
     With `nulls`, null equals null. Without, the comparison is a plain =, for which delta-rs can skip files.
     """
     # In brackets: without them IS NOT DISTINCT FROM would include an AND that follows.
-    return f"(target.{name(key)} {'IS NOT DISTINCT FROM' if nulls else '='} changes.{name(key)})"
+    return f"(target.{quoted(key)} {'IS NOT DISTINCT FROM' if nulls else '='} changes.{quoted(key)})"
 
 
-def name(column: str) -> str:
-    """The quoted name of a column; without quotes it would be read as lower case."""
+def quoted(column: str) -> str:
+    """The quoted name of a column, for Spark too; without quotes delta-rs would read it as lower case."""
     return "`" + column.replace("`", "``") + "`"
 
 

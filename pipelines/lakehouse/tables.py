@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from pipelines.lakehouse.delta_folder import typed
+from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, Role, TableSpec
 from pipelines.lakehouse.session import write_as_delta_rs_reads
 from pipelines.settings.sections import Settings
@@ -274,14 +275,12 @@ class Lakehouse(ABC):
         """The rows whose `key` is one of a few `values`, as a frame."""
         return self.read(table).where(_column(key).isin(list(values)))
 
-    def few_keys(self, table: str, key: str, values: Sequence[str]) -> pa.Table | None:
-        """The rows of `read_keys` in memory, read without Spark; None if Spark must read them or they are too large."""
+    def few_rows(self, table: str, *, version: int | None = None, columns: Sequence[str] = ()) -> pa.Table | None:
+        """All rows of `read` in memory, read without Spark; None if Spark must read them or they are too large."""
         return None
 
-    def few_rows(
-        self, table: str, *, version: int | None = None, columns: Sequence[str] | None = None
-    ) -> pa.Table | None:
-        """All rows of `read` in memory, read without Spark; None if Spark must read them or they are too many."""
+    def few_keys(self, table: str, key: str, values: Sequence[str]) -> pa.Table | None:
+        """The rows of `read_keys` in memory, on the same terms."""
         return None
 
     def read_stream(self, table: str) -> DataFrame:
@@ -309,7 +308,7 @@ class Lakehouse(ABC):
     def few_changes(
         self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None
     ) -> pa.Table | None:
-        """The feed of `read_changes` in memory, read without Spark; None if Spark must read it, or it is too large."""
+        """The feed of `read_changes` in memory, on the terms of `few_rows`."""
         return None
 
     def append(self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None) -> None:
@@ -391,13 +390,8 @@ class Lakehouse(ABC):
 
 
 def text(value: str) -> str:
-    """A text as a quoted literal of Spark SQL."""
+    """A quoted text of Spark SQL."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def quoted(name: str) -> str:
-    """A quoted name of Spark SQL."""
-    return "`" + name.replace("`", "``") + "`"
 
 
 def _column(name: str) -> Column:

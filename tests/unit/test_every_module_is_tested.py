@@ -38,6 +38,7 @@ THROUGH = {
     # Steps of one stage.
     "pipelines.gold.build_features": "test_features",
     "pipelines.flow.changed_rows": "test_stages",
+    "pipelines.flow.worker": "test_workers",
     "transformations.text.chunk_parts": "test_chunks",
     "pipelines.documents.clusters": "test_refine_documents",
     "pipelines.documents.describe": "test_refine_documents",
