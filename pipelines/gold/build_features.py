@@ -144,8 +144,8 @@ def _ensure(lake: Lakehouse, table: FeatureTable, *, may_replace: bool) -> None:
     from pyspark.sql.pandas.types import from_arrow_schema
 
     target = target_of(table)
-    if lake.head(target) is None:
-        lake.ensure(target)
+    lake.ensure(target)
+    is_new = "lakeloop.primaryKey" not in lake.properties(target)
     rows, spec = lake.read(target), lake.spec(target)
     if rows.columns != spec.columns and not may_replace:
         raise ConfigurationError(
@@ -156,8 +156,9 @@ def _ensure(lake: Lakehouse, table: FeatureTable, *, may_replace: bool) -> None:
     if [(f.name, f.dataType) for f in rows.schema] != [(f.name, f.dataType) for f in wanted]:
         # The types differ (a column of the source became wider) or the columns do: emptied in one commit, and filled
         # again by `work`.
-        lake.replace(target, lake.spark.createDataFrame([], wanted))
-    if "lakeloop.primaryKey" not in lake.properties(target):
+        lake.empty(target)
+        is_new = True
+    if is_new:
         lake.add_time_key(target, entity=table.entity, time="event_at")
     lake.set_properties(target, properties_of(table))
 

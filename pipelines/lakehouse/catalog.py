@@ -39,6 +39,14 @@ class CatalogLakehouse(Lakehouse):
         return bool(self.spark.catalog.tableExists(self.identifier(table)))
 
     def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
+        self._make("CREATE TABLE IF NOT EXISTS", table, spec, configuration)
+
+    def empty(self, table: str) -> None:
+        # The constraints go with the old columns; Databricks names its own features of a table among the properties.
+        kept = {k: v for k, v in self.properties(table).items() if not k.startswith(("delta.feature.", "delta.min"))}
+        self._make("CREATE OR REPLACE TABLE", table, self.spec(table), kept)
+
+    def _make(self, verb: str, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
         from pyspark.sql.pandas.types import from_arrow_schema
 
         # By SQL: the builder of delta.tables takes no name of three parts, and a Connect session does not have it.
@@ -48,8 +56,8 @@ class CatalogLakehouse(Lakehouse):
         )
         parts = f"PARTITIONED BY ({', '.join(map(quoted, spec.partition_by))})" if spec.partition_by else ""
         properties = ", ".join(f"{text(key)} = {text(value)}" for key, value in configuration.items())
-        made = f"CREATE TABLE IF NOT EXISTS {self.identifier(table)} ({columns}) USING delta"
-        self.spark.sql(f"{made} {parts} TBLPROPERTIES ({properties})")
+        made = f"{verb} {self.identifier(table)} ({columns}) USING delta {parts}"
+        self.spark.sql(f"{made} TBLPROPERTIES ({properties})")
 
     def _complete(self, table: str) -> None:
         from pyspark.sql.pandas.types import from_arrow_schema

@@ -113,6 +113,16 @@ def create(folder: Path, schema: pa.Schema, partition_by: Sequence[str], configu
     )
 
 
+def empty(folder: Path, schema: pa.Schema) -> None:
+    """Remove all rows, and give the table the columns of `schema`, in one commit; its id and properties stay.
+
+    Not by Spark: its overwrite makes every column nullable, and its REPLACE TABLE makes another table.
+    """
+    from deltalake import write_deltalake
+
+    write_deltalake(str(folder), schema.empty_table(), mode="overwrite", schema_mode="overwrite")
+
+
 def history(delta: DeltaTable) -> list[dict[str, Any]]:
     """The commits that the log still has, newest first: `version`, `at` (UTC), `operation`, delta-rs' own `metrics`."""
     return [
@@ -177,7 +187,7 @@ def few(
     return found
 
 
-def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[str] | None = None) -> pa.Table | None:
+def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[str] = ()) -> pa.Table | None:
     """The change feed of versions (after, until], all in memory.
 
     None if Spark must read it: it has more than HELD_ROWS rows or FEW_BYTES, delta-rs would misread it (an instant, or

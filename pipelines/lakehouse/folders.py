@@ -70,6 +70,10 @@ class FolderLakehouse(Lakehouse):
     def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
         delta_folder.create(self.folder(table), spec.schema, spec.partition_by, configuration)
 
+    def empty(self, table: str) -> None:
+        with self._watching(table):
+            delta_folder.empty(self.folder(table), self.spec(table).schema)
+
     def _complete(self, table: str) -> None:
         if (delta := self._open(table)) is not None:
             delta_folder.complete(delta, self.spec(table).schema)
@@ -180,9 +184,7 @@ class FolderLakehouse(Lakehouse):
         few = self.few_keys(table, key, values)
         return super().read_keys(table, key, values) if few is None else self.frame(few)
 
-    def few_changes(
-        self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None
-    ) -> pa.Table | None:
+    def few_changes(self, table: str, *, after: int, until: int, columns: Sequence[str] = ()) -> pa.Table | None:
         delta = self._open(table)
         return None if delta is None else delta_folder.few_changes(delta, after=after, until=until, columns=columns)
 

@@ -1,8 +1,7 @@
 """`Lakehouse`: the tables of one workspace, with their versions, rows, change feeds and writes.
 
-A table is named `schema.table`, as in docs/tables.md. Every stage uses this interface. It has two implementations:
-Delta folders (folders.py), and tables of a Unity Catalog catalog (catalog.py). Code outside this room asks which one it
-is only to save work that is quicker without a JVM.
+A table is named `schema.table`, as in docs/tables.md. There are two implementations: Delta folders (folders.py), and
+tables of a Unity Catalog catalog (catalog.py). Other rooms ask which it is only to save work that needs no JVM.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from pyspark.sql.streaming.readwriter import DataStreamReader
 
 # Commits between two checkpoints of a log: to open a table, its log is read from the last checkpoint on.
-_CHECKPOINT_EVERY = 10
+_CHECKPOINT = "10"
 # The columns that Delta's change feed has besides those of the table.
 CHANGE_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}\.[a-z][a-z0-9_]{0,120}")
@@ -128,10 +127,7 @@ class Lakehouse(ABC):
         spec = self.spec(table)
         # Only of keys: statistics put the first characters of texts into the log, from which no VACUUM removes them.
         keys = [c for c in spec.key or spec.columns[:1] if not pa.types.is_struct(spec.schema.field(c).type)]
-        configuration = {
-            "delta.dataSkippingStatsColumns": ",".join(keys),
-            "delta.checkpointInterval": str(_CHECKPOINT_EVERY),
-        }
+        configuration = {"delta.dataSkippingStatsColumns": ",".join(keys), "delta.checkpointInterval": _CHECKPOINT}
         if spec.change_feed:
             configuration["delta.enableChangeDataFeed"] = "true"
         self._create(table, spec, configuration)
@@ -142,6 +138,10 @@ class Lakehouse(ABC):
     @abstractmethod
     def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
         """Create an empty table; if there is one already, change nothing."""
+
+    @abstractmethod
+    def empty(self, table: str) -> None:
+        """Remove all rows, and give the table its columns as they are declared, nullable or not, in one commit."""
 
     @abstractmethod
     def _complete(self, table: str) -> None:
@@ -298,16 +298,14 @@ class Lakehouse(ABC):
 
     def read_changes(self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None) -> DataFrame:
         """The change feed of versions (after, until] as a frame; `CHANGE_COLUMNS` are added to `columns`."""
-        few = self.few_changes(table, after=after, until=until, columns=columns)
+        few = self.few_changes(table, after=after, until=until, columns=columns or ())
         if few is not None:
             return self.frame(few)
         reader = self.spark.read.format("delta").option("readChangeFeed", "true")
         feed = self._load(reader.option("startingVersion", after + 1).option("endingVersion", until), table)
         return feed if columns is None else feed.select(*map(_column, [*columns, *CHANGE_COLUMNS]))
 
-    def few_changes(
-        self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None
-    ) -> pa.Table | None:
+    def few_changes(self, table: str, *, after: int, until: int, columns: Sequence[str] = ()) -> pa.Table | None:
         """The feed of `read_changes` in memory, on the terms of `few_rows`."""
         return None
 

@@ -157,6 +157,8 @@ def test_a_rebuild_gives_a_table_of_another_definition_its_columns_and_each_time
     with pytest.raises(ConfigurationError, match=f"make the table anew: lakeloop rebuild {target}"):
         _build(new_context(settings))
     assert rebuilt() == {"insert": len(expected), "update": 0, "delete": 0}
+    kept = [field.name for field in context.lake.columns(target) if not field.nullable]
+    assert kept == ["driver", "zone", "event_at", "known_at"]
     assert rebuilt() == {"insert": 0, "update": 0, "delete": 0}
     rows = context.lake.spark.read.format("delta").load(str(context.lake.folder(target)))
     columns = [*TRIPS.key, "known_at", *TRIPS.columns[:2]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -104,6 +105,21 @@ def test_properties_and_columns_are_added_and_named_as_they_are(lake: Lakehouse)
     assert lake.columns(TABLE).names == SPEC.columns
     assert _rows(lake) == {"a": 1}
     assert lake.size(TABLE) > 0
+
+
+def test_an_emptied_table_has_the_declared_columns_and_says_which_are_never_null(lake: Lakehouse):
+    lake.append_arrow(TABLE, [{"k": "a", "n": 1}])
+    lake.set_properties(TABLE, {"lakeloop.said": "it's kept"})
+    fields = [pa.field("k", pa.string(), nullable=False), pa.field("d", pa.float64())]
+    lake.declare(TABLE, replace(SPEC, schema=pa.schema(fields)))
+    version = lake.head(TABLE).version
+    lake.empty(TABLE)
+    assert lake.head(TABLE).version == version + 1
+    assert lake.read(TABLE).count() == 0
+    assert [(f.name, f.nullable) for f in lake.read(TABLE).schema] == [("k", False), ("d", True)]
+    assert lake.properties(TABLE)["lakeloop.said"] == "it's kept"
+    lake.append_arrow(TABLE, [{"k": "b", "d": 0.5}])
+    assert {row["k"]: row["d"] for row in lake.read_arrow(TABLE).to_pylist()} == {"b": 0.5}
 
 
 @pytest.mark.long
