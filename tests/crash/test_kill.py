@@ -10,6 +10,7 @@ from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.operations.verify import verify
 from pipelines.settings.sections import Settings
+from tests.support.by_spark import by_spark
 from tests.support.history import write
 from tests.support.killer import kill_when, run
 from tests.support.state import assert_refined_as_from_scratch, assert_same, state
@@ -70,7 +71,8 @@ def test_a_run_killed_at_every_other_step_and_run_again_equals_a_quiet_run(
 
     scratch = Settings(root=tmp_path_factory.mktemp("scratch"))
     write(scratch.landing_path, _documents(edition))
-    run_stages(new_context(scratch), stages=DOCUMENT_STAGES)
+    with by_spark():
+        run_stages(new_context(scratch), stages=DOCUMENT_STAGES)
     assert_same(state(workspace), state(scratch))
     assert_refined_as_from_scratch(workspace)
 

@@ -13,6 +13,7 @@ from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import stage_named
 from pipelines.settings.sections import Settings
 from pipelines.vector_index.state import served
+from tests.support.by_spark import by_spark
 
 _OF_THE_RUN = {"_run_id", "_source_version", "_ingested_at", "modified_at", "attempts", "replayed_at"}
 _TABLES = {
@@ -68,7 +69,7 @@ def assert_same(found: dict[str, dict[str, Any]], expected: dict[str, dict[str, 
 
 
 def assert_refined_as_from_scratch(settings: Settings) -> None:
-    """Refined once more, the same arrivals change nothing; from scratch, they give equal documents and history."""
+    """Refined once more, the same arrivals change nothing; from scratch, and by Spark, they give the same tables."""
     tables, stage = ("silver.documents", "silver.documents_history"), [stage_named("refine-documents")]
     lake = new_context(settings).lake
     heads = [lake.head(table) for table in tables]
@@ -78,7 +79,8 @@ def assert_refined_as_from_scratch(settings: Settings) -> None:
     kept = [_versions(settings, table) for table in tables]
     for table in tables:
         shutil.rmtree(lake.folder(table))
-    run_stages(new_context(settings), stages=stage)
+    with by_spark():
+        run_stages(new_context(settings), stages=stage)
     assert [_versions(settings, table) for table in tables] == kept
 
 
