@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 Rows: TypeAlias = Union["DataFrame", pa.Table]
 Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-# This process is done with so many rows, or with rows of so many bytes, before a worker would have started.
-_HERE, _HERE_BYTES = 32, 2 * 1024 * 1024
+# This process is done with rows of so many bytes before a worker would have started.
+_HERE_BYTES = 2 * 1024 * 1024
+# So few rows are never worth the start of Spark, whatever they weigh: only what comes of them is held.
+_FEW = 32
 _ARROW: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64()}
 _SPARK: dict[type, str] = {str: "string", int: "bigint"}
 
@@ -70,9 +72,9 @@ def mapped(context: Context, rows: Rows, function: Batches, schema: pa.Schema) -
 def _mapped_here(rows: pa.Table, function: Batches, schema: pa.Schema, *, most: int) -> pa.Table | None:
     """The result of `mapped` by this process, or by up to `most` workers; None if it is for Spark."""
     if not is_light(rows):
-        if most == 0 or _weight(rows) > FEW_BYTES:
+        if rows.num_rows > _FEW and (most == 0 or _weight(rows) > FEW_BYTES):
             return None
-        if most > 1:
+        if most > 1 and rows.num_rows > 1:
             return map_in_workers(function, _parts(rows, most), schema, most_bytes=FEW_BYTES)
     made, size = [schema.empty_table()], 0
     for batch in function(iter(rows.to_batches())):
@@ -85,7 +87,7 @@ def _mapped_here(rows: pa.Table, function: Batches, schema: pa.Schema, *, most: 
 
 def is_light(rows: Rows) -> bool:
     """Whether work that takes each row for itself is done before a worker would have started."""
-    return isinstance(rows, pa.Table) and (rows.num_rows <= _HERE or _weight(rows) <= _HERE_BYTES)
+    return isinstance(rows, pa.Table) and _weight(rows) <= _HERE_BYTES
 
 
 def _weight(rows: pa.Table) -> int:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _FILE_BYTES = 16 * 1024 * 1024
 # "Few" rows: up to these limits a process holds them in memory, which is cheaper than a Spark job.
 HELD_ROWS = 50_000
-FEW_BYTES = 64 * 1024 * 1024
+FEW_BYTES = 128 * 1024 * 1024
 # Up to so many values are named in a condition, of Spark or of delta-rs.
 FEW_ROWS = 2_000
 _PAGE_BYTES = 1024 * 1024

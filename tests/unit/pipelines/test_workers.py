@@ -157,10 +157,10 @@ def test_the_way_goes_by_the_weight_of_the_rows_and_by_where_spark_is(master: st
     monkeypatch.setattr(rows_module, "as_frame", by_spark)
     context: Any = type("Run", (), {"settings": Settings.model_validate({"spark": {"master": master}})})
 
-    def processes(size: int) -> int:
-        rows = pa.table({"n": range(40), "size": [size] * 40})
+    def processes(size: int, count: int = 40) -> int:
+        rows = pa.table({"n": range(count), "size": [size] * count})
         found: Any = mapped(context, rows, _squares, SCHEMA)
-        assert found["n"].to_pylist() == [n * n for n in range(40)]
+        assert found["n"].to_pylist() == [n * n for n in range(count)]
         return len(set(found["pid"].to_pylist()) - {os.getpid()})
 
     assert processes(1) == 0
@@ -172,6 +172,8 @@ def test_the_way_goes_by_the_weight_of_the_rows_and_by_where_spark_is(master: st
         assert not asked
     with pytest.raises(Asked):
         processes(rows_module.FEW_BYTES)
+    assert processes(rows_module.FEW_BYTES, 2) == (2 if master == "local[3]" else 0)
+    assert processes(rows_module.FEW_BYTES, 1) == 0
     monkeypatch.setattr(rows_module, "FEW_BYTES", 200)  # what comes of it is too large to be held
     with pytest.raises(Asked):
         processes(1)
