@@ -39,12 +39,13 @@ def map_in_workers(
         None if the results are more than `most_bytes`: then all workers were stopped.
 
     Raises:
-        Exception: that of the function, of the first part that failed. Its traceback is a note.
+        Exception: that of the function, of the first part that failed. Its cause holds the traceback in the worker.
         LakeloopError: a worker ended by itself, for example for lack of memory.
     """
-    workers = [_start() for _ in parts]
+    workers: list[subprocess.Popen[bytes]] = []
     budget = [most_bytes]
     try:
+        workers += (_start() for _ in parts)
         with ThreadPoolExecutor(len(parts)) as threads:
             message = _pickled(function)
             running = {
@@ -146,6 +147,6 @@ def _error(content: bytes) -> Exception:
         error = pickle.loads(pickled)  # noqa: S301
     except Exception:  # an error that cannot be made again from its arguments
         error = RuntimeError(trace.strip().splitlines()[-1])
-    error.add_note(f"In a worker process:\n{trace}")
     found: Exception = error
+    found.__cause__ = RuntimeError(f"in a worker process:\n{trace}")
     return found

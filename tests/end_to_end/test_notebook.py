@@ -51,12 +51,14 @@ def _run(notebook: NotebookClient, *cells: str) -> list[str]:
 def test_the_cells_of_the_pages_run_in_a_notebook(notebook: NotebookClient):
     readme, (search, tables) = _cells("README.md"), _cells("docs/index.md")
     stages = "[stage.stage for stage in workspace.run().stages]"
-    answer = 'workspace.ask("What makes an empty folder for a test?").text'
+    answer = (
+        '{hit.path for hit in workspace.ask("What makes an empty folder for a test?").sources} > {"a.rst", "b.rst"}'
+    )
     shown = _run(notebook, OPEN + stages, ADD, "%cd build/demo", search, tables, answer, "%cd ../..", *readme)
     assert "'embed-chunks',\n 'sync-index'" in shown[0]
     assert re.match(r"[abc]\.rst \('[abc]',\) 0\.\d+", shown[3]), shown[3]
     assert "DataFrame[language: string, count: bigint]" in shown[4]
-    assert "_path" in shown[5]
+    assert shown[5] == "True"
     assert "d.rst" in shown[-1]
 
 

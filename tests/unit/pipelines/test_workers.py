@@ -82,7 +82,7 @@ def test_an_error_of_a_worker_is_raised_here(error: Callable[[], Exception] | No
     with pytest.raises(kind, match=words) as raised:
         map_in_workers(_failing(error), PARTS, pa.schema([("n", pa.int64())]), most_bytes=1 << 20)
     if error is not None:
-        assert "in fail" in raised.value.__notes__[0]
+        assert "in fail" in str(raised.value.__cause__)
 
 
 _PARENT = """
