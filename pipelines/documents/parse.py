@@ -34,7 +34,7 @@ def parse_batches(
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function for `mapInArrow`: rows of bronze.documents → the columns of `PARSED_SCHEMA`, row by row.
 
-    Each Spark task has one parser process, which starts with the first document and ends with the task. The task holds
+    Each worker has one parser process, which starts with the first document and ends with its work. The worker holds
     one document and the texts of one batch in memory.
 
     Args:

@@ -37,7 +37,7 @@ class ParseSettings(_Section):
     """What the parsing of one document may take; a document that takes more is set aside."""
 
     timeout_seconds: float = Field(60, gt=0, description="wall-clock time")
-    memory_mb: int = Field(1024, ge=256, description="memory of a process that parses; a Spark task has one of them")
+    memory_mb: int = Field(1024, ge=256, description="memory of a process that parses; each worker has one of them")
     max_text_mb: int = Field(16, ge=1, le=256, description="a document that gives more text is set aside")
 
 
