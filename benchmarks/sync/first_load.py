@@ -2,7 +2,7 @@
 
     python -m benchmarks.sync.first_load --peers DIR --out DIR [--chunks 2400] [--rounds 1] [--systems …]
 
-Every system embeds with the same MiniLM (onnxruntime; two threads a process, lakeloop one in each of its two
+Every system embeds with the same MiniLM (onnxruntime; two threads a process, or one in each of two
 workers). A fresh process each; systems take turns, and another one begins in each round. The peers' environments
 need onnxruntime, tokenizers, platformdirs and pyyaml besides.
 """

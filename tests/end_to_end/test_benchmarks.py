@@ -21,6 +21,7 @@ TINY = {
     "as_of_join --events 1000 --rounds 1": r"\| 0 \| \d",
     "feature_refresh --rows 2000 --days 30 --entities 20 --share 0.1 --rounds 1": r"\| 0 \| \d",
     "sync run --peers . --out {folder} --chunks 300 --systems lakeloop --scenarios S1": r"\| S1 \| .* \| 0 / 0 / 0 \(0\) \|",  # noqa: E501
+    "sync.idle --out {folder} --chunks 300 --runs 25 --times 1": r"after 25, \d+\.\d\d times as long",
     "sync.watched --out {folder} --chunks 300 --edits 2": r"from saving to commit: \d.*; median \d",
     "sync.first_load --peers . --out {folder} --chunks 300 --systems lakeloop": r"\| 0 \| lakeloop \| \d",
 }
