@@ -233,8 +233,8 @@ class Table:
     def _check(self, version: int | None) -> None:
         from transformations.errors import ConfigurationError
 
-        if version is not None and not 0 <= version <= (last := self.version):
-            raise ConfigurationError(f"{self.name} has no version {version}: its versions are 0 to {last}")
+        if version is not None and not 0 <= version <= self.version:
+            raise ConfigurationError(f"{self.name} has no version {version}: its versions are 0 to {self.version}")
 
     def _known(self) -> pa.Schema:
         """The columns as they are now. After this call the lakehouse knows the table, even one of the user's own."""

@@ -17,8 +17,9 @@ def test_a_version_that_is_not_there_is_an_error_that_says_which_are(tmp_path: P
     new_context(workspace.settings).lake.ensure("silver.documents")
     table = workspace.tables["silver.documents"]
     assert table.to_arrow(version=0).num_rows == 0
-    with pytest.raises(lakeloop.LakeloopError, match=f"no version {version}: its versions are 0 to 0"):
-        table.to_pandas(version=version)
+    for read in (table.to_arrow, table.to_pandas, table.to_spark):
+        with pytest.raises(lakeloop.LakeloopError, match=f"no version {version}: its versions are 0 to 0"):
+            read(version=version)
 
 
 def test_columns_that_came_since_the_table_was_first_read_are_read(tmp_path: Path) -> None:
