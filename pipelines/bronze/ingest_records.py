@@ -69,11 +69,14 @@ def look(context: Context) -> Work | None:
 
 def _read_until(context: Context, source: RecordSource) -> int | None:
     """The version of the files table up to which the stage has read; None if it must read all, or has never run."""
-    state, target = STAGE.state(context), context.lake.head(source.bronze)
-    if state is None or target is None or state.definition != STAGE.definition(context):
+    state = STAGE.state(context)
+    if state is None or state.definition != STAGE.definition(context):
         return None
-    is_same = any(mark.table_id == target.table_id for mark in state.targets)
-    return next((mark.version for mark in state.sources if mark.table_id == source.settings.location and is_same), None)
+    heads = [context.lake.head(table) for table in (source.bronze, source.files)]
+    known = {mark.table_id for mark in state.targets}
+    if any(head is None or head.table_id not in known for head in heads):
+        return None
+    return next((mark.version for mark in state.sources if mark.table_id == source.settings.location), None)
 
 
 def work(context: Context, due: Work) -> Counts:
@@ -153,6 +156,11 @@ class Batches:
 
     def __call__(self, batch: DataFrame, batch_id: int) -> None:
         try:
+            if has_lost_what_was_read(self._context, self._source):
+                raise LakeloopError(
+                    f"ingest-records: {self._source.bronze} was put back to an earlier state while {self._source.name} "
+                    "was read into it. Run again: the source is then read anew."
+                )
             txn = (stream_id(self._context, self._source), batch_id)
             counts = append_batch(self._context, self._source, batch, txn=txn)
             note_tables(self._context, self._source)

@@ -1,9 +1,8 @@
 """The process that parses documents, and that may be killed: it reads them from standard input and replies on output.
 
-`ParserProcess` runs it as `python -m pipelines.documents.parse_worker MEMORY_MB TIMEOUT_SECONDS MODULE:FUNCTION`. A
-request is two lengths, a path, and the bytes of a file. The reply is one byte when the parser is loaded (the clock then
-starts), and after it a length and JSON. It is never pickle, so that a document which takes over this process can send
-nothing but text.
+`ParserProcess` starts it with the arguments of `main`. A request is two lengths, a path, and the bytes of a file. The
+reply is one byte when the parser is loaded (the clock then starts), and after it a length and JSON. It is never pickle,
+so that a document which takes over this process can send nothing but text.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import json
 import os
 import signal
 import struct
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -67,7 +65,3 @@ def _limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3])

@@ -10,15 +10,16 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
 from pipelines.documents.parse_worker import NOT_READY, REPLY, REQUEST
+from pipelines.flow.workers import command, import_path
 from pipelines.settings.sections import ParseSettings
 from transformations.documents import ParsedDocument
 from transformations.errors import ConfigurationError, LakeloopError, MissingDependencyError
@@ -166,12 +167,14 @@ class ParserProcess:
                 return process
             except BrokenPipeError:
                 self._how_it_ended()
-        raise LakeloopError(f"refine-documents: the process that parses ends at once. Try: {' '.join(self._command())}")
+        raise LakeloopError(
+            f"refine-documents: the process that parses ends at once. Try: {shlex.join(self._command())}"
+        )
 
     def _start(self) -> subprocess.Popen[bytes]:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         # The process must be able to import what this one can: Spark extends the path of a worker while it runs.
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        environment["PYTHONPATH"] = import_path()
         return subprocess.Popen(
             self._command(),
             stdin=subprocess.PIPE,
@@ -182,7 +185,8 @@ class ParserProcess:
 
     def _command(self) -> list[str]:
         limits = [str(self._limits.memory_mb), str(self._limits.timeout_seconds)]
-        return [sys.executable, "-m", "pipelines.documents.parse_worker", *limits, self._parser]
+        arguments = "int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]"
+        return [*command("pipelines.documents.parse_worker", arguments), *limits, self._parser]
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], path: str) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -196,7 +200,7 @@ class ParserProcess:
             self.close()
             raise LakeloopError(
                 f"refine-documents: the process that parses {how} before it was given {path!r}. "
-                f"Its own message is in the log; or try: {' '.join(self._command())}"
+                f"Its own message is in the log; or try: {shlex.join(self._command())}"
             ) from None
         if failure["kind"] == "MissingDependencyError":
             raise MissingDependencyError(failure["message"])

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.flow.stage import Context
-from pipelines.flow.workers import map_in_workers
+from pipelines.flow.workers import map_in_workers, weight_of
 from pipelines.lakehouse.delta_folder import FEW_BYTES
 from pipelines.lakehouse.session import local_cores, parallelism
 
@@ -28,6 +28,8 @@ Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 _HERE_BYTES = 2 * 1024 * 1024
 # So few rows are never worth the start of Spark, whatever they weigh: only what comes of them is held.
 _FEW = 32
+# Each worker has memory of its own, for a model or a parser.
+_MOST_WORKERS = 8
 _ARROW: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64()}
 _SPARK: dict[type, str] = {str: "string", int: "bigint"}
 
@@ -53,15 +55,18 @@ def kept(context: Context, rows: Rows) -> Rows:
     return rows
 
 
-def mapped(context: Context, rows: Rows, function: Batches, schema: pa.Schema) -> Rows:
+def mapped(context: Context, rows: Rows, function: Batches, schema: pa.Schema, *, growth: float = 1) -> Rows:
     """The result of a function for `mapInArrow` on the rows, with the columns of `schema`.
 
     The smallest work is done in this process, what is still held in memory by workers of this machine, and all else by
     those of Spark: a frame is returned also for a table if it is too heavy, or if what comes of it is (a small file may
     unfold to a large text).
+
+    Args:
+        growth: how many times as heavy as the rows the result is expected to be.
     """
-    if isinstance(rows, pa.Table):
-        found = _mapped_here(rows, function, schema, most=local_cores(context.settings))
+    if isinstance(rows, pa.Table) and (is_light(rows) or _weight(rows) * growth <= FEW_BYTES or rows.num_rows <= _FEW):
+        found = _mapped_here(rows, function, schema, most=min(local_cores(context.settings), _MOST_WORKERS))
         if found is not None:
             return found
     from pyspark.sql.pandas.types import from_arrow_schema
@@ -72,14 +77,14 @@ def mapped(context: Context, rows: Rows, function: Batches, schema: pa.Schema) -
 def _mapped_here(rows: pa.Table, function: Batches, schema: pa.Schema, *, most: int) -> pa.Table | None:
     """The result of `mapped` by this process, or by up to `most` workers; None if it is for Spark."""
     if not is_light(rows):
-        if rows.num_rows > _FEW and (most == 0 or _weight(rows) > FEW_BYTES):
+        if most == 0 and rows.num_rows > _FEW:
             return None
         if most > 1 and rows.num_rows > 1:
             return map_in_workers(function, _parts(rows, most), schema, most_bytes=FEW_BYTES)
     made, size = [schema.empty_table()], 0
     for batch in function(iter(rows.to_batches())):
         made.append(pa.table(batch).select(schema.names).cast(schema))
-        size += batch.nbytes
+        size += weight_of(batch)
         if size > FEW_BYTES:
             return None
     return pa.concat_tables(made)

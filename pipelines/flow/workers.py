@@ -1,7 +1,7 @@
 """Worker processes of this machine, for work that takes one process too long and is too little to start Spark for.
 
-Each worker is `python -m pipelines.flow.worker`, and is given a function for `mapInArrow` and some of the rows, as a
-Python worker of Spark is. They start in a second, without a JVM, and end when their standard input does.
+Each worker is a process of pipelines/flow/worker.py, and is given a function for `mapInArrow` and some of the rows, as
+a Python worker of Spark is. They start in a second, without a JVM, and end when their standard input does.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from typing import IO
 
 import pyarrow as pa
 
@@ -26,6 +26,29 @@ Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 # A message: its length and its bytes. A reply begins with what it is.
 SIZE = struct.Struct("!Q")
 BATCH, DONE, FAILED = b"b", b"d", b"f"
+
+
+_END_SECONDS = 2
+
+
+def command(module: str, arguments: str = "") -> list[str]:
+    """The command that calls `main` of a module; Python code in `arguments` may use `sys`.
+
+    Not `python -m`, which would first import what lies in the current folder, under whatever name.
+    """
+    own_path = "import sys; sys.path[:] = [path for path in sys.path if path]"
+    return [sys.executable, "-c", f"{own_path}; from {module} import main; main({arguments})"]
+
+
+def import_path() -> str:
+    """PYTHONPATH for a process that must be able to import what this one can."""
+    return os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+
+
+def weight_of(batch: pa.RecordBatch) -> int:
+    """The bytes of a batch of results; small rows count as 1 KB each, since more is made of them."""
+    size, rows = int(batch.nbytes), int(batch.num_rows)
+    return max(size, 1024 * rows)
 
 
 def map_in_workers(
@@ -69,23 +92,26 @@ def map_in_workers(
 
 
 def _start() -> subprocess.Popen[bytes]:
-    # A worker must be able to import what this process can.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.flow.worker"],
+        command("pipelines.flow.worker"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": import_path()},
         start_new_session=True,  # Ctrl-C is for the parent, which then stops its workers
     )
 
 
 def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Kill the workers and what they started, and wait for them. Does nothing to those that have ended."""
-    for worker in workers:
-        if worker.returncode is None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(worker.pid, signal.SIGKILL)
+    """End the workers, so that they end what they started; kill those that do not. Does nothing to those that ended."""
+    alive = [worker for worker in workers if worker.poll() is None]
+    for worker in alive:
+        worker.terminate()
+    deadline = time.monotonic() + _END_SECONDS
+    for worker in alive:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
             worker.wait()
 
 
@@ -103,27 +129,40 @@ def _collect(
             worker.stdin.close()
         found: list[pa.RecordBatch] = []
         while budget[0] >= 0:
-            kind, content = _reply(worker.stdout)
+            kind, content = _reply(worker)
             if kind == DONE:
                 break
             if kind == FAILED:
                 raise _error(content)
-            budget[0] -= len(content)
-            found += pa.ipc.open_stream(content).read_all().to_batches()
+            batches = pa.ipc.open_stream(content).read_all().to_batches()
+            budget[0] -= sum(map(weight_of, batches))
+            found += batches
         return found
     finally:
         worker.stdout.close()
 
 
-def _reply(stream: IO[bytes]) -> tuple[bytes, bytes]:
+def _reply(worker: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    stream = worker.stdout
+    assert stream is not None
     kind, header = stream.read(1), stream.read(SIZE.size)
     content = stream.read(SIZE.unpack(header)[0]) if len(header) == SIZE.size else b""
     if len(header) < SIZE.size or len(content) < SIZE.unpack(header)[0]:
         raise LakeloopError(
-            "a worker process ended before its work was done; the operating system may have stopped it for lack of "
-            "memory. Nothing of this step was written. Run again, with fewer workers (spark.master: local[1])"
+            f"a worker process {_end_of(worker)} before its work was done. Nothing of this step was written. Run "
+            "again; what it said itself is above."
         )
     return kind, content
+
+
+def _end_of(worker: subprocess.Popen[bytes]) -> str:
+    try:
+        code = worker.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "closed its output"
+    if code == -signal.SIGKILL:
+        return "was killed, perhaps for lack of memory (fewer workers need less: spark.master: local[1]),"
+    return f"ended with exit status {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
 
 
 def serialized(rows: pa.Table | pa.RecordBatch) -> bytes:
@@ -142,11 +181,16 @@ def _pickled(function: Batches) -> bytes:
 
 
 def _error(content: bytes) -> Exception:
-    pickled, trace = pickle.loads(content)  # noqa: S301 - lakeloop's own process wrote it
+    pickled, trace, exit_code = pickle.loads(content)  # noqa: S301 - lakeloop's own process wrote it
     try:
         error = pickle.loads(pickled)  # noqa: S301
     except Exception:  # an error that cannot be made again from its arguments
-        error = RuntimeError(trace.strip().splitlines()[-1])
+        text = trace.strip().splitlines()[-1]
+        if exit_code is None:
+            error = RuntimeError(text)
+        else:
+            error = LakeloopError(text)
+            error.exit_code = exit_code
     found: Exception = error
     found.__cause__ = RuntimeError(f"in a worker process:\n{trace}")
     return found

@@ -144,6 +144,8 @@ def _served(context: Context, chunks: Rows, refused: Collection[str], *, model: 
 
     A text that has no vector and was not refused is an error; an inner join would drop its chunks silently.
     """
+    if isinstance(chunks, pa.Table) and not _are_held(chunks.num_rows, model):
+        chunks = as_frame(context, chunks)
     if not isinstance(chunks, pa.Table):
         from pyspark.sql import functions as F
 
@@ -232,8 +234,9 @@ def _embed(context: Context, texts: Rows, *, model: EmbeddingModel, size: int) -
     # In this process the model has all cores, on executors each worker has one.
     threads = (os.cpu_count() or 1) if is_light(texts) else 1
     embed = embed_batches(model, batch_size=context.settings.embedding.batch_size, threads=threads)
-    embedded = mapped(context, texts, embed, _EMBEDDED)
-    if context.lake.is_local and size * (4 * model.dimension + _BYTES_BESIDE) <= FEW_BYTES:
+    are_held = _are_held(size, model)
+    embedded = mapped(context, texts if are_held else as_frame(context, texts), embed, _EMBEDDED)
+    if context.lake.is_local and are_held:
         embedded = as_table(embedded)  # an append without Spark takes seconds less
     embedded = kept(context, embedded)  # used twice below: to write the vectors, and to find the refused texts
     rows = with_values(
@@ -250,6 +253,11 @@ def _embed(context: Context, texts: Rows, *, model: EmbeddingModel, size: int) -
     else:
         context.lake.append(CACHE, rows)
     return {row["text_hash"]: row["error"] for row in to_pylist(where_some(embedded, "error"))}
+
+
+def _are_held(rows: int, model: EmbeddingModel) -> bool:
+    """Whether this process should hold so many rows with vectors of the model."""
+    return rows * (4 * model.dimension + _BYTES_BESIDE) <= FEW_BYTES
 
 
 def _cached(context: Context, texts: Rows, *, model: EmbeddingModel, columns: list[str]) -> Rows:

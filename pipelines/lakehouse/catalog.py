@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
     from pyspark.sql.streaming.readwriter import DataStreamReader
 
+# Properties of Delta's own that lakeloop sets.
+_SET = frozenset(
+    "delta." + name
+    for name in ("dataSkippingStatsColumns", "checkpointInterval", "enableChangeDataFeed", "enableDeletionVectors")
+)
+
 
 class CatalogLakehouse(Lakehouse):
     """The tables of a workspace in the schemas of a catalog."""
@@ -42,8 +48,8 @@ class CatalogLakehouse(Lakehouse):
         self._make("CREATE TABLE IF NOT EXISTS", table, spec, configuration)
 
     def empty(self, table: str) -> None:
-        # The constraints go with the old columns; Databricks names its own features of a table among the properties.
-        kept = {k: v for k, v in self.properties(table).items() if not k.startswith(("delta.feature.", "delta.min"))}
+        # The constraints go with the old columns. Delta itself names more properties than may be set.
+        kept = {k: v for k, v in self.properties(table).items() if k in _SET or not k.startswith("delta.")}
         self._make("CREATE OR REPLACE TABLE", table, self.spec(table), kept)
 
     def _make(self, verb: str, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:

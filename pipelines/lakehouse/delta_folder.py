@@ -177,6 +177,8 @@ def few(
     delta: DeltaTable, *, columns: list[str] | None = None, where: Mapping[str, Sequence[str]] | None = None
 ) -> list[pa.Table] | None:
     """The rows of `scan`, all in memory; None if they are more than HELD_ROWS, or than FEW_BYTES."""
+    if where is None and not _are_few(delta, columns):
+        return None
     found: list[pa.Table] = []
     rows = size = 0
     for part in scan(delta, columns=columns, where=where):
@@ -185,6 +187,26 @@ def few(
         if rows > HELD_ROWS or size > FEW_BYTES:
             return None
     return found
+
+
+def _are_few(delta: DeltaTable, columns: list[str] | None) -> bool:
+    """Whether the table's rows may be few, by what its log and its files say of them: a scan holds much at once."""
+    import pyarrow.parquet as pq
+
+    added = pa.table(delta.get_add_actions())
+    if sum(rows or 0 for rows in added["num_records"].to_pylist()) > HELD_ROWS:
+        return False
+    size = 0
+    for file in files(delta):
+        metadata = pq.read_metadata(file)
+        for group in range(metadata.num_row_groups):
+            for place in range(metadata.num_columns):
+                chunk = metadata.row_group(group).column(place)
+                if columns is None or chunk.path_in_schema.split(".")[0] in columns:
+                    size += chunk.total_uncompressed_size
+        if size > FEW_BYTES:
+            return False
+    return True
 
 
 def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[str] = ()) -> pa.Table | None:

@@ -306,7 +306,9 @@ def local_cores(settings: Settings) -> int:
     found = re.fullmatch(r"local(?:\[(\*|\d+)(?:,.*)?\])?", master)
     if found is None:
         return 0
-    return (os.cpu_count() or 1) if found[1] == "*" else int(found[1] or 1)
+    if found[1] != "*":
+        return int(found[1] or 1)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parallelism(spark: SparkSession) -> int:

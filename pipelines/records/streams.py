@@ -78,7 +78,8 @@ def open_stream(context: Context, source: RecordSource, *, fit: Callable[[Part],
     """
     settings, lake = source.settings, context.lake
     checkpoint = checkpoint_of(context, source)
-    if has_lost_what_was_read(context, source):
+    is_put_back = has_lost_what_was_read(context, source)
+    if is_put_back:
         log.warning(
             "ingest-records %s: %s was put back to a state before what was read last; reading all anew",
             source.name,
@@ -100,6 +101,8 @@ def open_stream(context: Context, source: RecordSource, *, fit: Callable[[Part],
         return listed.where("is_arrival").select("path", "_ingested_at", "modified_at"), checkpoint
     if settings.format == "kafka":
         options = {"startingOffsets": "earliest", "failOnDataLoss": "true"} | settings.options
+        if is_put_back:  # "latest" would leave out what came since the last run
+            options["startingOffsets"] = "earliest"
         plain = {key if "." not in key else f"kafka.{key}": value for key, value in options.items()}
         return reader.format("kafka").options(subscribe=settings.location, **plain).load(), checkpoint
     feed = reader.format("delta").option("readChangeFeed", "true").options(**settings.options)

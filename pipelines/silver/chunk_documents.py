@@ -21,6 +21,8 @@ SOURCE, TARGET, QUARANTINE = "silver.documents", "silver.chunks", "silver.chunks
 SPLIT = Split("chunk-documents", SOURCE, TARGET, QUARANTINE, key="chunk_id", same=("chunk_id",), scope="document_id")
 # A chunk, and `unknown_ratio`: the share of its letters that the model cannot read; null if that is not known.
 CUT_SCHEMA = TABLES[TARGET].content.append(pa.field("unknown_ratio", pa.float64()))
+# A chunk holds its text twice: as it is shown, and with its headings as it is embedded.
+_GROWTH = 2.5
 COMPARE = [
     *("path", "title", "ordinal", "heading_path", "text", "embed_text", "text_hash", "token_count", "format", "source")
 ]
@@ -55,7 +57,7 @@ def cut(context: Context, documents: Rows) -> Rows:
     if context.settings.refine.near_duplicates == "serve_one":
         documents = where_in(documents, "is_representative", [True])
     rows = selected(documents, ["document_id", "path", "title", "text", "format", "source"])
-    return mapped(context, rows, chunks_of(context.settings), CUT_SCHEMA)
+    return mapped(context, rows, chunks_of(context.settings), CUT_SCHEMA, growth=_GROWTH)
 
 
 def rules_of_chunks(settings: Settings) -> tuple[Rule, ...]:

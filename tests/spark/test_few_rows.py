@@ -29,6 +29,7 @@ from tests.support.state import assert_same, state
 from transformations.tables import changes, few_rows, history
 
 _AT = datetime(2026, 1, 1, tzinfo=timezone.utc)
+_SPANS = [{"kind": "x", "score": math.nan}, {"kind": "x", "score": 0.5}, None]
 # Few values of each type, so that random rows meet: with those that engines compare in ways of their own.
 _VALUES: dict[str, tuple[pa.DataType, list[Any]]] = {
     "text": (pa.string(), [None, "", "a", "ä", "a\u0308", "NaN"]),
@@ -41,7 +42,7 @@ _VALUES: dict[str, tuple[pa.DataType, list[Any]]] = {
     "said": (pa.map_(pa.string(), pa.string()), [None, [], [("a", "1"), ("b", None)], [("b", None), ("a", "1")]]),
     "spans": (
         pa.list_(pa.struct([("kind", pa.string()), ("score", pa.float64())])),
-        [None, [], [{"kind": "x", "score": math.nan}], [{"kind": "x", "score": 0.5}, None]],
+        [None, [], *([_SPANS[place] for place in of] for of in ((0,), (1, 2), (2, 1), (2, 1, 1)))],
     ),
 }
 COMPARE = [*_VALUES]

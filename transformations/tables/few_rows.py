@@ -128,12 +128,17 @@ def quarantine_changes(
     current: pa.Table, refused: pa.Table, *, key: str, same: Sequence[str], now: datetime
 ) -> pa.Table:
     """Like `expectations.quarantine.quarantine_changes`, for rows in memory."""
+    types = {name: current.schema.field(name).type for name in same}
+
+    def is_same(row: dict[str, Any], was: dict[str, Any]) -> bool:
+        return all(_comparable(row[name], of) == _comparable(was[name], of) for name, of in types.items())
+
     held = {row[key]: row for row in current.to_pylist()}
     found: list[dict[str, Any]] = []
     for row in refused.to_pylist():
         was = held.pop(row[key], None)
         is_open = was is not None and was["replayed_at"] is None
-        if was is not None and is_open and all(_comparable(row[c]) == _comparable(was[c]) for c in same):
+        if was is not None and is_open and is_same(row, was):
             continue
         attempts = (was["attempts"] or 0) + 1 if was is not None else 1
         found.append({**row, "attempts": attempts, "replayed_at": None, "_op": "insert" if was is None else "update"})
@@ -147,18 +152,25 @@ def values(rows: pa.Table, columns: Sequence[str]) -> Iterable[tuple[Any, ...]]:
     """The values of some columns, row by row, in a form in which values are equal if Spark takes them for equal."""
     if not columns:
         return [()] * rows.num_rows
-    return zip(*(map(_comparable, rows[name].to_pylist()) for name in columns), strict=True)
+    return zip(*(_compared(rows[name]) for name in columns), strict=True)
 
 
-def _comparable(value: Any) -> Any:
+def _compared(column: pa.ChunkedArray) -> Iterable[Any]:
+    is_plain = not (pa.types.is_nested(column.type) or pa.types.is_floating(column.type))
+    found: list[Any] = column.to_pylist()
+    return found if is_plain else (_comparable(value, column.type) for value in found)
+
+
+def _comparable(value: Any, of: pa.DataType) -> Any:
     """`value` in a form in which NaN equals NaN, minus zero equals zero, and the entries of a map have no order."""
+    if value is None:
+        return None
     if isinstance(value, float):
         return "NaN" if math.isnan(value) else value + 0.0
-    if isinstance(value, dict):
-        return tuple(map(_comparable, value.values()))
-    if isinstance(value, list):
-        parts = tuple(map(_comparable, value))
-        return frozenset(parts) if parts and all(isinstance(part, tuple) for part in value) else parts
-    if isinstance(value, tuple):
-        return tuple(map(_comparable, value))
+    if pa.types.is_map(of):
+        return frozenset((_comparable(key, of.key_type), _comparable(each, of.item_type)) for key, each in value)
+    if pa.types.is_struct(of):
+        return tuple(_comparable(value[field.name], field.type) for field in of)
+    if pa.types.is_nested(of):
+        return tuple(_comparable(each, of.value_type) for each in value)
     return value
