@@ -69,13 +69,18 @@ class OfTwo(Exception):
         super().__init__(first + second)
 
 
+class OfTwoWithCode(OfTwo, LakeloopError):
+    exit_code = 7
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
         (lambda: ConfigurationError("a wrong setting"), ConfigurationError, "a wrong setting"),
         (lambda: KeyError("x"), KeyError, "x"),
         (lambda: OfTwo("a", "b"), RuntimeError, "OfTwo: ab"),
-        (None, LakeloopError, "ended before its work was done"),
+        (lambda: OfTwoWithCode("a", "b"), LakeloopError, "OfTwoWithCode: ab"),
+        (None, LakeloopError, "was killed, perhaps for lack of memory"),
     ],
 )
 def test_an_error_of_a_worker_is_raised_here(error: Callable[[], Exception] | None, kind: type[Exception], words: str):
@@ -83,6 +88,42 @@ def test_an_error_of_a_worker_is_raised_here(error: Callable[[], Exception] | No
         map_in_workers(_failing(error), PARTS, pa.schema([("n", pa.int64())]), most_bytes=1 << 20)
     if error is not None:
         assert "in fail" in str(raised.value.__cause__)
+        assert getattr(raised.value, "exit_code", None) == getattr(error(), "exit_code", None)
+
+
+def test_what_lies_in_the_current_folder_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "pipelines").mkdir()
+    for name in ("pipelines/__init__.py", "struct.py", "pyarrow.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry or str(Path(__file__).parents[3]) for entry in sys.path])
+    found = map_in_workers(_squares, PARTS[:1], SCHEMA, most_bytes=1 << 20)
+    assert found is not None
+    assert found.num_rows == 10
+
+
+def test_what_a_worker_has_started_ends_with_it(tmp_path: Path):
+    def start(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import subprocess
+        import time
+
+        first = next(batches)
+        if first.column("n")[0].as_py() == 10:
+            while not (tmp_path / "pid").exists():
+                time.sleep(0.05)
+            raise KeyError("the other part fails")
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        try:
+            (tmp_path / "draft").write_text(str(child.pid))
+            (tmp_path / "draft").replace(tmp_path / "pid")
+            child.wait()
+        finally:
+            child.kill()
+        yield first
+
+    with pytest.raises(KeyError):
+        map_in_workers(start, PARTS[:2], SCHEMA, most_bytes=1 << 20)
+    assert _is_dead(int((tmp_path / "pid").read_text()))
 
 
 _PARENT = """
