@@ -4,7 +4,7 @@
 
 Every system embeds with the same MiniLM (onnxruntime; two threads a process, or one in each of two
 workers). A fresh process each; systems take turns, and another one begins in each round. The peers' environments
-need onnxruntime, tokenizers, platformdirs and pyyaml besides.
+need onnxruntime, tokenizers, platformdirs, pyyaml and markdown-it-py besides.
 """
 
 from __future__ import annotations
