@@ -1,7 +1,7 @@
 """Operations on rows that work on a Spark frame and, if the rows are few, on an Arrow table in memory.
 
-So a stage is written once, and a small change needs no Spark. A function that returns `Rows` returns a table for a
-table and a frame for a frame.
+So a stage is written once, and what fits into memory needs no Spark. A function that returns `Rows` returns a frame for
+a frame and a table for a table; `mapped` returns a frame for a table too, if Spark had to do the work.
 """
 
 from __future__ import annotations

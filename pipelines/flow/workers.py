@@ -26,8 +26,6 @@ Batches = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 # A message: its length and its bytes. A reply begins with what it is.
 SIZE = struct.Struct("!Q")
 BATCH, DONE, FAILED = b"b", b"d", b"f"
-
-
 _END_SECONDS = 2
 
 
