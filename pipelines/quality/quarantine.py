@@ -51,7 +51,7 @@ _DOCUMENT_STEPS = {
     "is_readable": "let this user read the file",
     "has_valid_path": "rename the file: its name is not UTF-8",
     "has_unique_path": "rename one of the two files",
-    "is_within_size_limit": "make the file smaller, or raise ingest.max_file_mb",
+    "is_within_size_limit": "make the file smaller, or raise the limit that the reason names",
     "is_text": "it is no text: save it in the format that its name says, or take it out of ingest.include",
     "is_valid_encoding": "save the file as UTF-8",
     "is_not_empty": "put text into the file, or remove it",

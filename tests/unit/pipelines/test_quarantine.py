@@ -99,7 +99,7 @@ def test_everything_that_is_set_aside_is_listed_with_its_reason_and_its_next_ste
         ("monitoring.rule_results", "silver.documents: is_unique", 2, T0 + timedelta(days=2)),
     ]
     assert all(one.next_step for one in found)
-    assert "raise ingest.max_file_mb" in found[0].next_step
+    assert "raise the limit that the reason names" in found[0].next_step
     assert "raise chunks.max_tokens" in found[2].next_step
     assert "put records.gone back" in found[3].next_step
     assert found[4].what == "orders/1.csv, record 7"
