@@ -9,7 +9,7 @@ PACKAGES = ("lakeloop", "transformations", "expectations", "pipelines")
 # The core runs where Spark is already present (Databricks, a cluster). Each extra is one role of a machine;
 # `local` is all of them: what a laptop needs.
 EXTRAS = {
-    "spark": ["pyspark==4.2.0", "delta-spark==4.4.0", "pandas>=2.2,<3"],
+    "spark": ["pyspark==4.2.0", "pandas>=2.2,<3"],
     "documents": [
         "docutils>=0.21",
         "markdown-it-py>=3.0",

@@ -113,14 +113,23 @@ def trust_settings(
 
 
 @app.command()
-def setup(as_json: Json = False) -> None:
+def setup(
+    wheel: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Also write the embedding model as a wheel, for machines that fetch none."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Fetch Delta's jars and the models into the cache, once, each checked by its hash."""
     from pipelines.machine.assets import ensure_assets
     from pipelines.machine.cache import cache_dir
+    from pipelines.machine.models_wheel import write_models_wheel
 
     fetched = ensure_assets()
     text = f"fetched {', '.join(fetched)}" if fetched else f"everything is in {cache_dir()}"
-    say({"fetched": fetched, "cache": str(cache_dir())}, text, as_json)
+    written = write_models_wheel(wheel) if wheel else None
+    facts = {"fetched": fetched, "cache": str(cache_dir()), "wheel": written and str(written)}
+    say(facts, f"{text}\nwrote {written}" if written else text, as_json)
 
 
 @app.command()

@@ -184,8 +184,7 @@ def _worked(stage: Stage, context: Context, work: Work) -> Counts:
     try:
         return stage.work(context, work)
     finally:
-        while context.persisted:
-            context.persisted.pop().unpersist()
+        context.frames.release_all()
 
 
 def record(stage: Stage, context: Context, work: Work, *, counts: Counts, started_at: datetime, seconds: float) -> None:

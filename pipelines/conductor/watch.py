@@ -19,6 +19,7 @@ from pipelines.conductor.run import new_context, new_run_id, run_to_end
 from pipelines.flow.outcome import Outcome
 from pipelines.flow.signals import stopped_by_signals
 from pipelines.flow.stage import Context, Stage
+from pipelines.lakehouse.held_frames import HeldFrames
 from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, LakeloopError, MissingDependencyError, RefusedError
 
@@ -185,7 +186,7 @@ def _run(context: Context, stages: Sequence[Stage], stop: threading.Event) -> Ou
     has_warned = False
     while not stop.is_set():
         try:
-            return run_to_end(replace(context, run_id=new_run_id(), persisted=[]), stages=stages)
+            return run_to_end(replace(context, run_id=new_run_id(), frames=HeldFrames()), stages=stages)
         except RefusedError as error:  # another process is writing
             if not has_warned:
                 log.warning("the watch waits until the other process has ended: %s", error)

@@ -52,8 +52,7 @@ def arrivals_of(context: Context, versions: Versions, *, again: Sequence[str]) -
     )
     if versions.since is not None:
         return held_if_few(context, rows)
-    context.persisted.append(rows.persist())
-    return rows
+    return context.frames.hold(rows)
 
 
 def _few(context: Context, versions: Versions, *, columns: list[str], again: Sequence[str]) -> pa.Table | None:

@@ -58,7 +58,7 @@ def with_clusters(
     threshold = settings.near_duplicate_threshold
     signed = signatures(desired, threshold=threshold)
     if versions.since is None:
-        now = _kept(context, signed)
+        now = context.frames.hold(signed)
         found = clusters(desired, now, threshold=threshold).join(now, "document_id")
     else:
         signed = held_if_few(context, signed)
@@ -70,11 +70,10 @@ def with_clusters(
             concerned = context.lake.read_keys(TABLE, "document_id", few_found.others)
             found = context.lake.frame(few_found.found)
         else:
-            now = _kept(context, _signatures(others).unionByName(signed))
+            now = context.frames.hold(_signatures(others).unionByName(signed))
             before = _signatures(stored.join(F.broadcast(keys), "document_id", "left_semi"))
-            among = _kept(
-                context, affected(now, stored.select("document_id", "cluster_id"), changed=keys, before=before)
-            )
+            known = stored.select("document_id", "cluster_id")
+            among = context.frames.hold(affected(now, known, changed=keys, before=before))
             texts = others.select("document_id", "text").unionByName(desired.select("document_id", "text"))
             found = clusters(texts, now, threshold=threshold, among=among).join(now, "document_id")
             concerned = others.join(F.broadcast(among), "document_id", "left_semi")
@@ -207,10 +206,3 @@ def _signatures(documents: DataFrame) -> DataFrame:
     from pyspark.sql import functions as F
 
     return documents.select("document_id", F.col("_text_hash").alias("text_hash"), F.col("_near_keys").alias("keys"))
-
-
-def _kept(context: Context, rows: DataFrame) -> DataFrame:
-    """The same rows, persisted until the stage ends."""
-    rows = rows.persist()
-    context.persisted.append(rows)
-    return rows

@@ -44,7 +44,7 @@ def apply_changes(context: Context, table: str, changes: Rows, *, within: str = 
         return counts
     from pyspark.sql import functions as F
 
-    changes = changes.persist()
+    changes = context.frames.hold(changes)
     try:
         found = changes.groupBy("_op").agg(F.count("*").alias("rows"), _text_bytes(changes).alias("bytes")).collect()
         counts.update({row["_op"]: row["rows"] for row in found})
@@ -53,7 +53,7 @@ def apply_changes(context: Context, table: str, changes: Rows, *, within: str = 
             context.lake.merge(table, changes, rows=sum(counts.values()) if is_small else None, within=within)
         return counts
     finally:
-        changes.unpersist()
+        context.frames.release(changes)
 
 
 def changed(
@@ -110,15 +110,14 @@ def held_if_few(context: Context, rows: DataFrame) -> DataFrame:
     """`rows`, held in memory if they are few and persisted if they are many: no later step computes them again."""
     from pyspark.sql import functions as F
 
-    rows = rows.persist()
+    rows = context.frames.hold(rows)
     first = rows.limit(FEW_ROWS + 1)
     # A few rows may still be too large for this process. Their size is measured only if they have long texts.
     sized = first.agg(F.count("*"), _text_bytes(rows)).first() if "text" in rows.columns else None
     found = first.toArrow() if sized is None or (sized[0] <= FEW_ROWS and (sized[1] or 0) <= FEW_BYTES) else None
     if found is None or found.num_rows > FEW_ROWS:
-        context.persisted.append(rows)
         return rows
-    rows.unpersist()
+    context.frames.release(rows)
     return context.lake.frame(found)
 
 

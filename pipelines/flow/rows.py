@@ -51,7 +51,7 @@ def row_count(rows: Rows) -> int:
 def kept(context: Context, rows: Rows) -> Rows:
     """The same rows, computed only once: a frame is persisted until the stage ends."""
     if not isinstance(rows, pa.Table):
-        context.persisted.append(rows.persist())
+        return context.frames.hold(rows)
     return rows
 
 

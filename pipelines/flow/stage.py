@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.flow.states import StageStates, State, TableMark, are_as_they_were
+from pipelines.lakehouse.held_frames import HeldFrames
 from pipelines.lakehouse.session import parallelism
 from pipelines.lakehouse.table_log import unread_from
 from pipelines.lakehouse.tables import Head, Lakehouse
@@ -20,7 +21,7 @@ from pipelines.progress import Progress
 from pipelines.settings.sections import Settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    pass
 
 Counts = Mapping[str, int]
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class Context:
         maintain_now: maintain the tables although it is not due.
         subject: what the current stage runs for; None for a stage with one instance.
         clock: returns the time now, with its zone.
-        persisted: frames that the current stage persisted; they are released when it ends.
+        frames: frames that the current stage holds; they are released when it ends.
         states: how far each stage has come, read once per run.
     """
 
@@ -75,7 +76,7 @@ class Context:
     maintain_now: bool = False
     subject: Subject | None = None
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(timezone.utc))
-    persisted: list[DataFrame] = field(default_factory=list)
+    frames: HeldFrames = field(default_factory=HeldFrames)
     states: StageStates = field(init=False)
 
     def __post_init__(self) -> None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from pipelines.lakehouse import statements
 from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TableSpec
-from pipelines.lakehouse.tables import Head, Lakehouse, text
+from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.settings.sections import Settings
 
 if TYPE_CHECKING:
-    from delta.tables import DeltaTable as SparkDeltaTable
     from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
     from pyspark.sql.streaming.readwriter import DataStreamReader
 
@@ -53,17 +53,7 @@ class CatalogLakehouse(Lakehouse):
         self._make("CREATE OR REPLACE TABLE", table, self.spec(table), kept)
 
     def _make(self, verb: str, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
-        from pyspark.sql.pandas.types import from_arrow_schema
-
-        # By SQL: the builder of delta.tables takes no name of three parts, and a Connect session does not have it.
-        columns = ", ".join(
-            f"{quoted(column.name)} {column.dataType.simpleString()}{'' if column.nullable else ' NOT NULL'}"
-            for column in from_arrow_schema(spec.schema)
-        )
-        parts = f"PARTITIONED BY ({', '.join(map(quoted, spec.partition_by))})" if spec.partition_by else ""
-        properties = ", ".join(f"{text(key)} = {text(value)}" for key, value in configuration.items())
-        made = f"{verb} {self.identifier(table)} ({columns}) USING delta {parts}"
-        self.spark.sql(f"{made} TBLPROPERTIES ({properties})")
+        self.spark.sql(statements.made(verb, self.identifier(table), spec, configuration))
 
     def _complete(self, table: str) -> None:
         from pyspark.sql.pandas.types import from_arrow_schema
@@ -124,8 +114,6 @@ class CatalogLakehouse(Lakehouse):
         self._save(self.spark.createDataFrame(rows).write.format("delta").mode("append"), table)
 
     def replace_if_unchanged(self, table: str, rows: list[dict[str, Any]], *, version: int) -> bool:
-        from delta.exceptions import DeltaConcurrentModificationException
-
         head = self.head(table)
         if head is None or head.version != version:
             return False
@@ -133,7 +121,9 @@ class CatalogLakehouse(Lakehouse):
         try:
             # A concurrent overwrite removes the same files, which Delta reports as a conflict.
             self._save(self.spark.createDataFrame(arrow).write.format("delta").mode("overwrite"), table)
-        except DeltaConcurrentModificationException:
+        except Exception as error:
+            if not statements.is_conflict(error):
+                raise
             return False
         return True
 
@@ -142,11 +132,6 @@ class CatalogLakehouse(Lakehouse):
 
     def _save(self, writer: DataFrameWriter, table: str) -> None:
         writer.saveAsTable(self.identifier(table))
-
-    def _spark_table(self, table: str) -> SparkDeltaTable:
-        from delta.tables import DeltaTable as SparkDeltaTable
-
-        return SparkDeltaTable.forName(self.spark, self.identifier(table))
 
     def compact(self, table: str) -> int:
         if not self._exists(table):

@@ -26,7 +26,6 @@ from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError
 
 if TYPE_CHECKING:
-    from delta.tables import DeltaTable as SparkDeltaTable
     from deltalake import DeltaTable
     from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
     from pyspark.sql.streaming.readwriter import DataStreamReader
@@ -169,16 +168,14 @@ class FolderLakehouse(Lakehouse):
         if delta is None or self._misreads(delta, table, schema):
             return None
         with self._watching(table):
-            found = delta_folder.few(delta, where={key: values}) if values else []
-        return None if found is None else pa.concat_tables([schema.empty_table(), *(typed(r, schema) for r in found)])
+            return _in_one(delta_folder.few(delta, where={key: values}) if values else [], schema)
 
     def few_rows(self, table: str, *, version: int | None = None, columns: Sequence[str] = ()) -> pa.Table | None:
         delta, schema = self._open(table, version=version), self._schema(table, [*columns])
         if delta is None or delta_folder.has_deletion_vectors(delta) or self._misreads(delta, table, schema):
             return None
         with self._watching(table):
-            found = delta_folder.few(delta, columns=schema.names)
-        return None if found is None else pa.concat_tables([schema.empty_table(), *(typed(r, schema) for r in found)])
+            return _in_one(delta_folder.few(delta, columns=schema.names), schema)
 
     def read_keys(self, table: str, key: str, values: Sequence[str]) -> DataFrame:
         few = self.few_keys(table, key, values)
@@ -195,11 +192,6 @@ class FolderLakehouse(Lakehouse):
             return
         columns = [quoted(column) for column in (*self.spec(table).columns, "_op")]
         self.merge_arrow(table, changes.select(*columns).toArrow())
-
-    def _spark_table(self, table: str) -> SparkDeltaTable:
-        from delta.tables import DeltaTable as SparkDeltaTable
-
-        return SparkDeltaTable.forPath(self.spark, str(self.folder(table)))
 
     def _open(self, table: str, *, version: int | None = None) -> DeltaTable | None:
         self.spec(table)
@@ -246,3 +238,7 @@ class FolderLakehouse(Lakehouse):
             if found is None:
                 raise
             raise found from error
+
+
+def _in_one(found: list[pa.Table] | None, schema: pa.Schema) -> pa.Table | None:
+    return None if found is None else pa.concat_tables([schema.empty_table(), *(typed(rows, schema) for rows in found)])

@@ -35,6 +35,8 @@ _SHARED_TABLES = {
     "spark.sql.parquet.writeLegacyFormat": "false",
     # A change feed passes through Java objects; those of the old API have no 5th to 14th of October 1582.
     "spark.sql.datetime.java8API.enabled": "true",
+    # In a statement Spark would replace ${NAME} by a setting, also where a path or a text holds it.
+    "spark.sql.variable.substitute": "false",
     # In another zone the same text would be another instant, and a day would have other hours.
     "spark.sql.session.timeZone": "UTC",
 }
@@ -75,7 +77,7 @@ _ON_THIS_MACHINE = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress"
 # five stages.
 _LOCAL_JVM_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 _IN_PROPERTIES = {sign: f"\\{sign}" for sign in "\\:=#! "} | {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_LOG4J = """\
+LOG4J = """\
 rootLogger.level = warn
 rootLogger.appenderRef.stderr.ref = stderr
 appender.stderr.type = Console
@@ -208,7 +210,7 @@ def _start(settings: Settings, master: str) -> SparkSession:
     output = settings.log_path
     output.parent.mkdir(parents=True, exist_ok=True)
     log4j = output.with_name("log4j2.properties")
-    log4j.write_text(_LOG4J, encoding="utf-8")
+    log4j.write_text(LOG4J, encoding="utf-8")
     chosen = configuration(settings, master, log4j=log4j)
     conf = SparkConf(loadDefaults=False)
     for key, value in chosen.items():
@@ -309,6 +311,16 @@ def local_cores(settings: Settings) -> int:
     if found[1] != "*":
         return int(found[1] or 1)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_executors(spark: SparkSession) -> bool:
+    """Whether Spark's executors are known to be in other processes: serverless compute does not say, and lets them
+    reach no server."""
+    try:
+        master = spark.conf.get("spark.master", "local")
+    except Exception:  # the setting may not be read there; errors of Connect have classes of their own
+        return False
+    return not str(master).startswith("local")
 
 
 def parallelism(spark: SparkSession) -> int:

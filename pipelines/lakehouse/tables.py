@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
+from pipelines.lakehouse import statements
 from pipelines.lakehouse.delta_folder import typed
 from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, Role, TableSpec
@@ -25,7 +26,6 @@ from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, DamagedTableError
 
 if TYPE_CHECKING:
-    from delta.tables import DeltaTable as SparkDeltaTable
     from pyspark.sql import Column, DataFrame, DataFrameReader, DataFrameWriter, SparkSession
     from pyspark.sql.streaming.readwriter import DataStreamReader
 
@@ -163,7 +163,7 @@ class Lakehouse(ABC):
         """Set these properties of a table, if one has another value; other properties stay as they are."""
         has = self.properties(table)
         if any(has.get(key) != value for key, value in properties.items()):
-            pairs = ", ".join(f"{text(key)} = {text(value)}" for key, value in properties.items())
+            pairs = statements.pairs(properties)
             self.spark.sql(f"ALTER TABLE {self.identifier(table)} SET TBLPROPERTIES ({pairs})")
 
     def add_columns(self, table: str, types: Mapping[str, str]) -> None:
@@ -251,7 +251,7 @@ class Lakehouse(ABC):
     def _delete_rows(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
         condition = reduce(and_, [_column(column).isin(list(of)) for column, of in where.items()])
         if rows := self.read(table).where(condition).count():  # the count that the delete returns can be a wrong 0
-            self._spark_table(table).delete(condition)
+            statements.delete(self.spark, self.identifier(table), where)
         return rows
 
     @abstractmethod
@@ -335,21 +335,7 @@ class Lakehouse(ABC):
         if self.file_count(table) == 0:  # an append takes seconds less than a MERGE
             self.append(table, changes.where("_op <> 'delete'"))
             return
-        spec = self.spec(table)
-        values = {quoted(column): f"changes.{quoted(column)}" for column in spec.columns}
-        on = " AND ".join([*(f"target.{quoted(k)} <=> changes.{quoted(k)}" for k in spec.key), within])
-        (
-            self._spark_table(table)
-            .alias("target")
-            .merge(changes.alias("changes"), on)
-            .whenMatchedDelete("changes._op = 'delete'")
-            .whenMatchedUpdate(set=values)  # type: ignore[arg-type]
-            .whenNotMatchedInsert("changes._op <> 'delete'", values=values)  # type: ignore[arg-type]
-            .execute()
-        )
-
-    @abstractmethod
-    def _spark_table(self, table: str) -> SparkDeltaTable: ...
+        statements.merge(self.identifier(table), changes, spec=self.spec(table), within=within)
 
     # -- upkeep ---------------------------------------------------------------------------------------------------
 
@@ -385,11 +371,6 @@ class Lakehouse(ABC):
     def mend(self, table: str) -> str | None:
         """Make a damaged table readable again, with what is left of it. Returns what was done; None: no damage."""
         return None
-
-
-def text(value: str) -> str:
-    """A quoted text of Spark SQL."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _column(name: str) -> Column:

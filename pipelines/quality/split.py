@@ -6,7 +6,7 @@ A stage declares a `Split`, which says where its rows go, and uses it like this:
     SPLIT.set_aside(context, judged.refused, count=judged.refused_rows, scope=keys, versions=versions)
     desired = judged.valid …
 
-`judge` counts everything in one action, and judged frames stay persisted until the stage ends: the caller neither
+`judge` counts everything in one action, and judged frames stay held until the stage ends: the caller neither
 persists its rows nor counts the refused ones. Rows in memory are judged in memory if every rule has an `of_row`.
 """
 
@@ -116,7 +116,7 @@ class Split:
         """Bring the quarantine up to date. Call it before the table is written, so that a row is always in one of them.
 
         Args:
-            refused: the refused rows, with the quarantine's columns and `failed_rules`; persisted, as `judge` gives
+            refused: the refused rows, with the quarantine's columns and `failed_rules`; held, as `judge` gives
                 them.
             count: how many refused rows there are.
             scope: the values of the column `scope` that were judged: an open row with one of them that is not refused
@@ -153,8 +153,7 @@ class _Sides:
     def of(cls, context: Context, judged: DataFrame, rules: Sequence[Rule]) -> _Sides:
         from pyspark.sql import functions as F
 
-        judged = judged.persist()
-        context.persisted.append(judged)
+        judged = context.frames.hold(judged)
         # One list of words for each row, not a column for each rule: a table of 5,000 columns has as many rules.
         words = F.concat(
             F.array(F.lit("*")), F.when(is_refused(rules), F.array(F.lit("!"))).otherwise(F.array()), "failed_rules"

@@ -282,8 +282,7 @@ def settled(context: Context, source: RecordSource, rows: DataFrame, *, fit: Cal
     rows = rows.withColumn("_op", F.when(is_upsert, "upsert").otherwise("delete"))
     place = F.struct("_source_version", "_offset")
     last = F.max_by(F.struct("_op", "_changed_at", "_source_version"), place).alias("_last")
-    ended = rows.where(has_key).groupBy(*key).agg(last).where("_last._op = 'delete'").persist()
-    context.persisted.append(ended)
+    ended = context.frames.hold(rows.where(has_key).groupBy(*key).agg(last).where("_last._op = 'delete'"))
     found = ended.agg(F.count("*"), F.max("_last._source_version")).first()
     if found is None or found[0] == 0:
         return rows
@@ -352,12 +351,12 @@ def _end_what_is_gone(
     types = {f.name: f.dataType for f in from_arrow_schema(lake.spec(source.bronze).schema).fields}
     others = {c: arrival.get(c, F.lit(None).cast(type_name)) for c, type_name in types.items() if c not in columns}
     rows = deletes.unionByName(without).select(*columns, *[value.alias(c) for c, value in others.items()])
-    rows = rows.persist()
+    rows = context.frames.hold(rows)
     try:
         if not rows.isEmpty():
             lake.append(source.bronze, rows)
     finally:
-        rows.unpersist()
+        context.frames.release(rows)
 
 
 def _micros(context: Context) -> int:

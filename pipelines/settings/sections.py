@@ -129,7 +129,9 @@ class IndexSettings(_Section):
 class LanguageModelSettings(_Section):
     """The model that answers: the small local one, or any OpenAI-compatible server."""
 
-    base_url: str | None = Field(None, description="OpenAI-compatible server; none starts the local model on loopback")
+    base_url: str | None = Field(
+        None, description="OpenAI-compatible server, or databricks://ENDPOINT; none starts the local model on loopback"
+    )
     model: str = Field("smollm2-135m-instruct", description="the model's name at the server")
     api_key: SecretStr | None = Field(None, description="write it as ${NAME}: the name of an environment variable")
     max_tokens: int = Field(96, ge=8, description="tokens of an answer")

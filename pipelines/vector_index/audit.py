@@ -93,7 +93,7 @@ def audit(context: Context, state: IndexState) -> Audit:
     found = found.groupBy("chunk_id").agg(
         F.first("found").alias("found"), F.first("row_hash").alias("row_hash"), F.count("*").alias("copies")
     )
-    both = expected.join(found, "chunk_id", "full_outer").persist()
+    both = context.frames.hold(expected.join(found, "chunk_id", "full_outer"))
     try:
         totals = both.agg(
             F.coalesce(F.sum("copies"), F.lit(0)).alias("rows"),
@@ -103,7 +103,7 @@ def audit(context: Context, state: IndexState) -> Audit:
         assert totals is not None
         differing = both.select(_kind().alias("kind"), "chunk_id").where("kind IS NOT NULL").collect()
     finally:
-        both.unpersist()
+        context.frames.release(both)
     unlike = [row["chunk_id"] for row in differing if row["kind"] == "wrong_vector"]
     near = _equal_enough(context, wanted, held, unlike) if unlike else set()
     differences = tuple(sorted((row["kind"], row["chunk_id"]) for row in differing if row["chunk_id"] not in near))

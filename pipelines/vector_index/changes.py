@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -50,7 +50,6 @@ class Changes:
         doubled: ids that the index has more than once; they are deleted before they are written.
         is_exact: whether `hashes` gives everything that the index loses and gains.
         committed_at: when the oldest commit was made that the index lacks; None if it is not known.
-        cached: frames to unpersist at the end.
     """
 
     mode: str
@@ -68,7 +67,6 @@ class Changes:
     doubled: Sequence[str] = ()
     gone: Sequence[str] = ()
     moved: Callable[[], int] = lambda: 0
-    cached: list[DataFrame] = field(default_factory=list)
 
     def deleted_ids(self) -> list[str]:
         if not self.deletes or self.keys is None:
@@ -95,10 +93,6 @@ class Changes:
     def lag_seconds(self, now: datetime) -> float | None:
         """Seconds from the oldest commit that the index lacked until `now`; None if that commit is not known."""
         return None if self.committed_at is None else (now - self.committed_at).total_seconds()
-
-    def close(self) -> None:
-        for frame in self.cached:
-            frame.unpersist()
 
 
 def changes_since(
@@ -250,7 +244,7 @@ def difference(context: Context, store: Store, versions: Versions, *, model: str
     wanted = lake.read(SOURCE, version=versions.until).where(F.col("model") == model).select("chunk_id", "row_hash")
     changes = net_changes(held, wanted, key="chunk_id", compare=["row_hash"])
     op = F.when(F.col("_op") == "delete", "delete").otherwise("upsert")
-    keys = changes.withColumns({"_is_new": F.col("_op") == "insert", "_op": op}).persist()
+    keys = context.frames.hold(changes.withColumns({"_is_new": F.col("_op") == "insert", "_op": op}))
     counts = {(row["_op"], row["_is_new"]): row["count"] for row in keys.groupBy("_op", "_is_new").count().collect()}
     inserts, deletes = counts.get(("upsert", True), 0), sum(n for (o, _), n in counts.items() if o == "delete")
     upserts = inserts + counts.get(("upsert", False), 0)
@@ -273,7 +267,6 @@ def difference(context: Context, store: Store, versions: Versions, *, model: str
         batches=batches,
         frame=frame,
         keys=keys,
-        cached=[keys],
     )
 
 

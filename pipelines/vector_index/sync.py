@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipelines.flow.stage import Context, Counts, Versions
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
+from pipelines.lakehouse.session import has_executors
 from pipelines.lakehouse.table_log import commit_id, unread_from
 from pipelines.lakehouse.tables import Head
 from pipelines.models.embedders import EmbeddingModel
@@ -92,7 +93,7 @@ class IndexSync:
                 try:
                     return self._apply(changes, manifest, lease=lease)
                 finally:
-                    changes.close()
+                    self.context.frames.release_all()
         finally:
             self.store.close()
 
@@ -152,7 +153,7 @@ class IndexSync:
         """Whether executors write: the store takes several writers, and Spark's executors are not in this process."""
         if self.store.capabilities["several_writers"].support != "yes" or changes.frame is None:
             return False
-        return not str(changes.frame.sparkSession.conf.get("spark.master", "local")).startswith("local")
+        return has_executors(changes.frame.sparkSession)
 
     def _upsert_on_executors(self, changes: Changes, writer: IndexWriter) -> None:
         assert changes.frame is not None

@@ -113,6 +113,7 @@ def _all(lake: Lakehouse) -> list[Trip]:
     return [tuple(row[c] for c in FIELDS) for row in lake.read_arrow("silver.trips").to_pylist()]
 
 
+@pytest.mark.long
 def test_after_any_edits_the_table_is_what_a_build_from_scratch_gives(context: Context):
     context = _context(context)
     chance, lake = random.Random(11), context.lake

@@ -30,6 +30,7 @@ def _texts(settings: Settings) -> None:
     (settings.landing_path / "private.md").write_text(private, encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_plan_tells_what_a_run_then_does_and_a_forgotten_document_is_on_no_disk(tmp_path: Path, spark):
     settings = settings_for(tmp_path)
     _texts(settings)

@@ -76,6 +76,7 @@ def is_equal(settings: Settings) -> bool:
     return all(audit(context, state).is_equal for state in states(context.lake, "chunks"))
 
 
+@pytest.mark.long
 def test_one_row_changed_by_hand_is_named_and_mended_alone(built: Settings):
     ids = [row["chunk_id"] for row in CHUNKS]
     dataset = lance_of(built)

@@ -19,7 +19,7 @@ TABLE, ABSENT = "silver.things", "silver.absent"
 SPEC = table_spec("current", ("k", STRING), ("n", LONG), ("at", TIMESTAMP), key="k", change_feed=True)
 
 
-@pytest.fixture(params=["folders", "catalog"])
+@pytest.fixture(params=["folders", pytest.param("catalog", marks=pytest.mark.long)])
 def lake(request: pytest.FixtureRequest, workspace: Settings, spark) -> Iterator[Lakehouse]:
     if request.param == "folders":
         settings = workspace

@@ -25,6 +25,7 @@ def run(settings: Settings) -> dict[str, int]:
     return next((dict(s.counts) for s in outcome.stages if s.stage == "refine-documents"), {})
 
 
+@pytest.mark.long
 def test_a_document_that_was_refused_for_a_limit_is_tried_again_once_it_is_raised(workspace: Settings, spark):
     low = workspace.model_copy(update={"parse": ParseSettings(max_text_mb=1)})
     (workspace.landing_path / "large.txt").write_text("word " * (MB // 4))

@@ -80,6 +80,7 @@ def test_a_crowd_of_texts_from_one_template_makes_few_pairs_and_one_cluster(spar
         signed.unpersist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rounds", [2, pytest.param(4, marks=pytest.mark.longest)])
 def test_after_any_edits_the_clusters_are_those_made_from_scratch(spark, rounds: int):
     """The first round is all documents; before each further one, documents come, change and go."""

@@ -49,7 +49,7 @@ def test_rows_are_judged_once_counted_and_recorded_once_for_the_same_versions(co
         "c": ["is_small", "is_even"],
         "d": ["is_small", "is_even"],
     }
-    assert len(context.persisted) == 1, "the judged rows are kept until the stage ends"
+    assert len(context.frames) == 1, "the judged rows are held until the stage ends"
     expected = [
         ("is_even", "quarantine", False, 4, 2, 0.5, 1),
         ("is_set", "fail", True, 4, 0, 0.0, 1),

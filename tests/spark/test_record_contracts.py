@@ -31,6 +31,7 @@ def _parquet(rows: list[dict[str, Any]], types: dict[str, pa.DataType]) -> bytes
     return sink.getvalue()
 
 
+@pytest.mark.long
 def test_every_kind_of_change_in_parquet_under_evolve_and_quarantine(tmp_path, spark):
     evolving = {**PLAIN, "location": "e", "evolution": "evolve"}
     settings = settings_for(tmp_path, kept=PLAIN, evolving=evolving)
@@ -117,6 +118,7 @@ def test_a_frozen_contract_stops_the_stage_and_nothing_is_written(tmp_path, spar
     assert refused(settings) == []
 
 
+@pytest.mark.long
 def test_json_lines_whose_form_changes_from_line_to_line_and_a_rule_that_stops(tmp_path, spark):
     source = {
         "format": "json",

@@ -25,6 +25,7 @@ def _parquet(rows: list[dict[str, Any]], types: dict[str, pa.DataType]) -> bytes
     return sink.getvalue()
 
 
+@pytest.mark.long
 def test_one_delivery_with_every_name_and_one_failing_source_beside_it(tmp_path, spark):
     keyed = {
         "format": "csv",

@@ -30,6 +30,7 @@ def _line(key: str, size: str = "1", note: str = "", price: str = "1.234,50") ->
     return f"{key}\t31.01.2024\t{price}\t{size}\t{note}\n"
 
 
+@pytest.mark.long
 def test_csv_files_of_many_kinds_and_the_order_in_which_they_count(tmp_path, spark):
     settings = settings_for(tmp_path, orders=SOURCE)
     quoted = '"Hello\nhacked\t31.01.2024\t1,00\t1\tbye"'

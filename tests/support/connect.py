@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyspark
 
+from pipelines.lakehouse.session import LOG4J
 from pipelines.machine.assets import delta_jars
 from pipelines.machine.java import find_java
 
@@ -26,6 +27,9 @@ _CONF = {
     "spark.sql.sources.default": "delta",
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
+    # What makes a local session fast: for a few rows, compiling a query costs more than running it.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.ui.enabled": "false",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
@@ -56,9 +60,14 @@ class ConnectServer:
         return done.stdout + done.stderr
 
 
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
-def connect_server(folder: Path) -> Iterator[ConnectServer]:
-    """The server of one test; it ends with the block."""
+def connect_server(folder: Path, **variables: str) -> Iterator[ConnectServer]:
+    """A server that ends with the block; `variables` are added to its environment, and its Python workers'."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -70,9 +79,12 @@ def connect_server(folder: Path) -> Iterator[ConnectServer]:
         "SPARK_LOCAL_IP": "127.0.0.1",
         "PYSPARK_PYTHON": sys.executable,
         "PYTHONPATH": str(ROOT),
+        **variables,
     }
+    (folder / "log4j2.properties").write_text(LOG4J, encoding="utf-8")
     conf = {
         **_CONF,
+        "spark.driver.extraJavaOptions": f'-Dlog4j2.configurationFile="{(folder / "log4j2.properties").as_uri()}"',
         "spark.driver.extraClassPath": os.pathsep.join(map(str, delta_jars())),
         "spark.sql.warehouse.dir": str(warehouse),
         "spark.connect.grpc.binding.port": str(port),
@@ -87,7 +99,7 @@ def connect_server(folder: Path) -> Iterator[ConnectServer]:
         )
     try:
         deadline = time.monotonic() + 120
-        while "Spark Connect server started" not in log.read_text(errors="replace"):
+        while not _listens(port):
             assert process.poll() is None, log.read_text(errors="replace")[-3000:]
             assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
             time.sleep(0.2)

@@ -64,6 +64,30 @@ def problems(bundle_root: Path, *, commands: Sequence[str] | None = None) -> lis
     return list(dict.fromkeys(found))
 
 
+def resolved(bundle_root: Path, *, target: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The resources of a bundle without problems, as `target` has them, with every reference replaced.
+
+    Args:
+        variables: values that are given at the deployment (`--var`).
+    """
+    root = _load(bundle_root / "databricks.yml")
+    resources, _ = _merged(_included(bundle_root, root))
+    chosen = root["targets"][target]
+    resources = _overlaid(resources, chosen.get("resources") or {})
+    chosen["variables"] = {**(chosen.get("variables") or {}), **variables}
+    scope = _Scope(root, resources, target=target)
+
+    def replaced(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: replaced(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [replaced(value) for value in node]
+        return scope.resolve(node) if isinstance(node, str) else node
+
+    found: dict[str, Any] = replaced(resources)
+    return found
+
+
 class _Unreadable(Exception):
     """A file that no other check can be made on."""
 
@@ -125,9 +149,18 @@ def _merged(files: Mapping[Path, Mapping[str, Any]]) -> tuple[dict[str, dict[str
 
 
 def _artifact_problems(root: Mapping[str, Any]) -> Iterator[str]:
-    wheels = [a for a in (root.get("artifacts") or {}).values() if a.get("type") == "whl"]
-    if [a.get("path", ".") for a in wheels] != ["."]:
+    own = [a for a in _wheels(root) if _sources(a) == ["dist/*.whl"] and a.get("path", ".") == "."]
+    if len(own) != 1:
         yield "databricks.yml: exactly one artifact must be the wheel, built in the bundle's own folder"
+
+
+def _wheels(root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [artifact for artifact in (root.get("artifacts") or {}).values() if artifact.get("type") == "whl"]
+
+
+def _sources(artifact: Mapping[str, Any]) -> list[str]:
+    """The files that an artifact uploads, below the bundle's folder."""
+    return [file["source"] for file in artifact.get("files") or []] or ["dist/*.whl"]
 
 
 def _unused_variables(root: Mapping[str, Any], resources: Mapping[str, Any]) -> Iterator[str]:
@@ -175,7 +208,9 @@ def _target_problems(
             found = list(typed_problems(kind, fields))
             found += [f"{w}: {p}" for w, text in _texts(fields) for p in _text_problems(w, text, scope)]
             if kind == "jobs" and not found:
-                found += _job_problems(fields, scope, wheels=_wheel_pattern(bundle_root, path), commands=commands)
+                found += _job_problems(
+                    fields, scope, wheels=_wheel_patterns(root, bundle_root, path), commands=commands
+                )
             yield from (f"{path.name}: {kind}.{key}: {p}" for p in found)
     tasks = {task.get("task_key") for job in resources.get("jobs", {}).values() for task in job.get("tasks") or []}
     for command in commands or ():
@@ -264,13 +299,14 @@ def _unclosed(match: re.Match[str]) -> str:
 # -- resources ----------------------------------------------------------------------------------------------------
 
 
-def _wheel_pattern(bundle_root: Path, path: Path) -> str:
-    """How `path` names the wheel that the artifact builds: relative to itself."""
-    return "../" * len(path.parent.relative_to(bundle_root).parts) + "dist/*.whl"
+def _wheel_patterns(root: Mapping[str, Any], bundle_root: Path, path: Path) -> list[str]:
+    """How `path` names the wheels that the artifacts build: relative to itself."""
+    up = "../" * len(path.parent.relative_to(bundle_root).parts)
+    return [up + source for artifact in _wheels(root) for source in _sources(artifact)]
 
 
 def _job_problems(
-    job: Mapping[str, Any], scope: _Scope, *, wheels: str, commands: Sequence[str] | None
+    job: Mapping[str, Any], scope: _Scope, *, wheels: Sequence[str], commands: Sequence[str] | None
 ) -> Iterator[str]:
     tasks = job.get("tasks") or []
     keys = [task["task_key"] for task in tasks]
@@ -285,8 +321,8 @@ def _job_problems(
         yield f"tasks depend on each other in a cycle: {' -> '.join(error.args[1])}"
     used = {task.get("environment_key") for task in tasks if "python_wheel_task" in task}
     for key, spec in environments.items():
-        if key in used and [d for d in spec.get("dependencies") or [] if d.startswith(".")] != [wheels]:
-            yield f"environment {key!r} must install the wheel as {wheels!r}"
+        if key in used and [d for d in spec.get("dependencies") or [] if d.startswith(".")] != [*wheels]:
+            yield f"environment {key!r} must install the wheels as {' and '.join(map(repr, wheels))}"
     for task in tasks:
         if wheel := task.get("python_wheel_task"):
             yield from (

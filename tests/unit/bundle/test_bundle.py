@@ -22,7 +22,7 @@ JOB = "resources/documents_loop.job.yml"
 # The Python of serverless environment version 4.
 SERVERLESS = {"python_version": "3.12", "python_full_version": "3.12.3"}
 # The roles that a deployed task has. Spark is the platform's; the demo runs nowhere but on a laptop.
-ROLES = ("documents", "quality", "lance", "embedding", "language", "mlflow", "report")
+ROLES = ("documents", "quality", "databricks", "embedding", "language", "mlflow", "report")
 # In the platform's own environment; or, the local language model, replaced by a served endpoint.
 NOT_INSTALLED = {"pyarrow", "pyyaml", "xllamacpp"}
 
@@ -134,13 +134,13 @@ PLANTED: dict[str, tuple[str, Edit, str]] = {
         "${var.prefix}: no such variable",
     ),
     "dangling resource": (
-        "resources/index.volume.yml",
-        lambda c: c["resources"]["volumes"]["index"].update(schema_name="${resources.schemas.golden.name}"),
+        "resources/reports.volume.yml",
+        lambda c: c["resources"]["volumes"]["reports"].update(schema_name="${resources.schemas.golden.name}"),
         "${resources.schemas.golden.name}: no such resource",
     ),
     "dangling field": (
-        "resources/index.volume.yml",
-        lambda c: c["resources"]["volumes"]["index"].update(schema_name="${resources.schemas.gold.title}"),
+        "resources/reports.volume.yml",
+        lambda c: c["resources"]["volumes"]["reports"].update(schema_name="${resources.schemas.gold.title}"),
         "does not set 'title'",
     ),
     "unknown built-in": (
@@ -267,7 +267,12 @@ PLANTED: dict[str, tuple[str, Edit, str]] = {
     "wheel from elsewhere": (
         JOB,
         lambda c: dependencies(c).__setitem__(0, "./dist/*.whl"),
-        "must install the wheel as '../dist/*.whl'",
+        "must install the wheels as '../dist/*.whl' and '../dist/models/*.whl'",
+    ),
+    "no models": (
+        JOB,
+        lambda c: dependencies(c).pop(1),
+        "must install the wheels as '../dist/*.whl' and '../dist/models/*.whl'",
     ),
     "a token": (JOB, lambda c: job(c).update(description="dapi" + "0123456789abcdef" * 2), "looks like a secret"),
     "a password": (JOB, lambda c: job(c).update(tags={"store_password": "hunter2"}), "looks like a secret"),
@@ -300,6 +305,7 @@ def test_only_staging_and_prod_refuse_to_be_destroyed() -> None:
     kinds = {
         "schema": "schemas",
         "volume": "volumes",
+        "vector_search_endpoint": "vector_search_endpoints",
         "experiment": "experiments",
         "registered_model": "registered_models",
     }

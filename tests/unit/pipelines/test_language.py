@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -35,8 +37,11 @@ class Served(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_error(404)
 
+    asked: list[tuple[str, str, object]] = []  # noqa: RUF012 - each test has a class of its own
+
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append((self.path, self.headers["Authorization"], asked.get("model")))
         if self.wait is not None:
             self.wait.wait(10)
         content = json.dumps(self.body).encode()
@@ -53,7 +58,7 @@ class Served(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def served() -> Iterator[tuple[str, type[Served]]]:
-    handler = type("Handler", (Served,), {})
+    handler = type("Handler", (Served,), {"asked": []})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -84,6 +89,34 @@ def test_a_served_model_answers_with_its_tokens_and_its_own_name(served):
         found = model.complete(MESSAGES, max_tokens=8)
     assert (found.text, found.input_tokens, found.output_tokens, found.model) == ("A function.", 12, 3, "tiny-2026")
     assert model.source_chars is None
+
+
+@pytest.fixture
+def no_identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing in the surroundings says who calls Databricks."""
+    for name in [name for name in os.environ if name.startswith(("DATABRICKS_", "ARM_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")  # without the CLIs that could be logged in
+
+
+def test_an_endpoint_of_databricks_is_called_by_the_identity_of_the_process(served, no_identity, monkeypatch):
+    url, handler = served
+    handler.body = completion("A function.")
+    monkeypatch.setenv("DATABRICKS_HOST", url.removesuffix("/v1"))
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-of-the-job")
+    settings = settings_for("databricks://chat")
+    with language_model(settings) as model:
+        assert model.complete(MESSAGES, max_tokens=8).text == "A function."
+    assert model.name == "chat"
+    assert handler.asked == [("/serving-endpoints/chat/completions", "Bearer dapi-of-the-job", "chat")]
+    assert "dapi-of-the-job" not in repr(settings)
+
+
+def test_without_an_identity_an_endpoint_of_databricks_is_an_error_that_says_so(no_identity):
+    with pytest.raises(ConfigurationError, match="databricks://chat, but nothing says who calls it"):  # noqa: SIM117
+        with language_model(settings_for("databricks://chat")):
+            pass
 
 
 @pytest.mark.parametrize(
