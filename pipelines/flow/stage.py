@@ -218,7 +218,7 @@ def moved(stage: Stage, context: Context) -> Work | None:
     if any(each.since != each.until for each in versions):
         return Work(versions)
     # Nothing will be read, so nothing else would notice missing files.
-    damage = lake.damage([sources[0], *targets[:1]], deeply=False)
+    damage = lake.damage([*sources, *targets], deeply=False)
     if damage is not None:
         raise damage
     return None

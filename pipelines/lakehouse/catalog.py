@@ -151,8 +151,11 @@ class CatalogLakehouse(Lakehouse):
 
 def named_head(spark: SparkSession, name: str) -> Head | None:
     """The identity and version of any table of a catalog, by its name in Spark SQL; None if it does not exist."""
-    if not spark.catalog.tableExists(name):
+    try:
+        (detail,) = spark.sql(f"DESCRIBE DETAIL {name}").select("id").collect()
+    except Exception:  # through Spark Connect each call is a round trip: whether it exists is asked only now
+        if spark.catalog.tableExists(name):
+            raise
         return None
-    (detail,) = spark.sql(f"DESCRIBE DETAIL {name}").select("id").collect()
     (last,) = spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").select("version").collect()
     return Head(str(detail["id"]), int(last["version"]))

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,7 @@ def get_spark(settings: Settings) -> SparkSession:
         return _start(settings, wanted)
     _warn_of_other_master("SPARK_REMOTE", remote, instead_of=wanted)
     builder = SparkSession.builder.remote(remote)
-    for key, value in settings.spark.conf.items():
+    for key, value in {**_SHARED_TABLES, **settings.spark.conf}.items():  # all of them in one call
         if key != "spark.master":
             builder = builder.config(key, value)
     return builder.getOrCreate()
@@ -182,11 +182,14 @@ def write_as_delta_rs_reads(spark: SparkSession, *, needed: bool) -> SparkSessio
     Raises:
         ConfigurationError: they are needed, and this session does not allow one of them.
     """
+    given: dict[str, Any] = {}
+    with suppress(Exception):  # serverless sessions show few settings, and raise errors of their own
+        given = dict(spark.conf.getAll)
     for key, value in _SHARED_TABLES.items():
         try:
-            if spark.conf.get(key, None) != value:
+            if given.get(key) != value:
                 spark.conf.set(key, value)
-        except Exception as error:  # serverless sessions allow few settings, and raise errors of their own
+        except Exception as error:  # nor do they let many be set
             if needed:
                 raise ConfigurationError(
                     f"the Spark session does not let {key} be {value}, and without it Spark and delta-rs would see "

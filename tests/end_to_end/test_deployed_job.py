@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from pipelines.machine.models_wheel import write_models_wheel
 from tests.stores.databricks_double import TOKEN, AiSearchDouble
 from tests.support.connect import ConnectServer, connect_server
-from tests.support.job_runner import JobRunner
+from tests.support.job_runner import JobRunner, table
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,14 +82,21 @@ def test_two_deliveries_through_every_task(
             (landing / f"{number}.md").write_text(f"# Pump {number}\n\nIts seal is number {number}.\n")
         (landing / "broken.pdf").write_bytes(b"%PDF-1.4 cut short")
         first = runner.run(JOB)
+        print(table(first))
         assert {key: run.exit_code for key, run in first.items()} == dict.fromkeys(first, 0), _errors(first)
         assert runner.command("verify", job=JOB)["verified"] is True
         (landing / "1.md").write_text("# Pump 1\n\nIts seal is of steel.\n")
         (landing / "2.md").unlink()
         second = runner.run(JOB)
+        print(table(second))
         assert {key: run.exit_code for key, run in second.items()} == dict.fromkeys(first, 0), _errors(second)
         verified = runner.command("verify", job=JOB)
         assert (verified["verified"], verified["documents"], verified["index_rows"]) == (True, 3, 3)
+        idle = runner.run(JOB)
+        print(table(idle))
+        calls = sum((run.calls for run in idle.values()), Counter())
+        assert calls["executes"] <= 125, "each call is a round trip that is paid for"
+        assert calls["analyses"] <= 16
     finally:
         for schema in runner.schemas:
             server.python(f"spark.sql('DROP SCHEMA `{schema}` CASCADE')")

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
@@ -24,19 +25,51 @@ from tests.unit.bundle.bundle_check import resolved
 CATALOG = "spark_catalog"
 # What a task of a job has of its surroundings.
 _KEPT = ("PATH", "LANG", "JAVA_HOME", "TMPDIR")
+# Counts the calls of the session, each of which is a round trip; it runs in the task's process.
+_COUNTED = """
+import atexit, json
+from pyspark.sql.connect.client import SparkConnectClient
+
+calls = {"executes": 0, "analyses": 0, "configurations": 0}
+
+def count(kind, name):
+    plain = getattr(SparkConnectClient, name)
+    def counted(self, *arguments, **named):
+        calls[kind] += 1
+        return plain(self, *arguments, **named)
+    setattr(SparkConnectClient, name, counted)
+
+count("executes", "_execute")
+count("executes", "_execute_and_fetch_as_iterator")
+count("analyses", "_analyze")
+count("configurations", "config")
+atexit.register(lambda: open(CALLS, "w").write(json.dumps(calls)))
+"""
 
 
 @dataclass
 class TaskRun:
-    """One task: its attempts, the last of which counts."""
+    """One task: its attempts, the last of which counts, and the calls of its session in all of them."""
 
     key: str
     attempts: list[subprocess.CompletedProcess[str]] = field(default_factory=list)
     seconds: float = 0.0
+    calls: Counter[str] = field(default_factory=Counter)
 
     @property
     def exit_code(self) -> int:
         return self.attempts[-1].returncode
+
+
+def table(runs: Mapping[str, TaskRun]) -> str:
+    """One line a task: attempts, seconds, and calls of the session by their kind."""
+    lines = [f"{'task':<20} {'attempts':>8} {'seconds':>8} {'executes':>9} {'analyses':>9} {'configurations':>15}"]
+    for run in runs.values():
+        kinds = (run.calls["executes"], run.calls["analyses"], run.calls["configurations"])
+        lines.append(
+            f"{run.key:<20} {len(run.attempts):>8} {run.seconds:>8.1f} {kinds[0]:>9} {kinds[1]:>9} {kinds[2]:>15}"
+        )
+    return "\n".join(lines)
 
 
 @dataclass
@@ -87,7 +120,7 @@ class JobRunner:
         """The JSON that a command gives with the settings of the job's tasks."""
         (task, *_) = self.resources["jobs"][job]["tasks"]
         _, *settings = task["python_wheel_task"]["parameters"]
-        done = self._call([*words, "--json", *self._here(settings)])
+        done = self._call([*words, "--json", *self._here(settings)], calls=Counter())
         assert done.stdout, done.stderr[-3000:]
         return json.loads(done.stdout)
 
@@ -96,7 +129,7 @@ class JobRunner:
         assert (wheel["package_name"], wheel["entry_point"]) == ("lakeloop", "lakeloop")
         start = time.monotonic()
         for _ in range(1 + task.get("max_retries", 0)):
-            run.attempts.append(self._call(list(self._here(wheel["parameters"]))))
+            run.attempts.append(self._call(list(self._here(wheel["parameters"])), calls=run.calls))
             if run.exit_code == 0:
                 break
         run.seconds = time.monotonic() - start
@@ -109,16 +142,17 @@ class JobRunner:
                 "mlflow.tracking_uri=databricks", f"mlflow.tracking_uri=sqlite:///{self.folder}/mlflow.db"
             )
 
-    def _call(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def _call(self, words: Sequence[str], *, calls: Counter[str]) -> subprocess.CompletedProcess[str]:
         number = len(list((self.folder / "tasks").glob("*"))) if (self.folder / "tasks").exists() else 0
         home, empty = (self.folder / "tasks" / str(number) / name for name in ("home", "empty"))
         for each in (home, empty):
             each.mkdir(parents=True)
-        program = f"{self.prelude}\nimport sys\nfrom importlib.metadata import distribution\n"
+        program = f"CALLS = {str(home.parent / 'calls.json')!r}\n{_COUNTED}\n{self.prelude}\n"
+        program += "import sys\nfrom importlib.metadata import distribution\n"
         program += "(entry,) = distribution('lakeloop').entry_points.select(group='console_scripts', name='lakeloop')\n"
         program += f"sys.argv[1:] = {list(words)!r}\nsys.exit(entry.load()())"
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", program],
             cwd=empty,
             env={**kept, "HOME": str(home), **self.session, **self.environment},
@@ -126,3 +160,5 @@ class JobRunner:
             text=True,
             timeout=900,
         )
+        calls.update(json.loads((home.parent / "calls.json").read_text()))
+        return done

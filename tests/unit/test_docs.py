@@ -35,10 +35,10 @@ ROWS_OF_TABLES = {
         re.MULTILINE,
     )
 }
+_BUNDLE = [ROOT / "databricks.yml", *(ROOT / "resources").glob("*.yml")]
 WORDS = {
     word
-    for package in (*PACKAGES, "examples")
-    for file in (ROOT / package).rglob("*.py")
+    for file in [*_BUNDLE, *(file for package in (*PACKAGES, "examples") for file in (ROOT / package).rglob("*.py"))]
     for word in re.findall(r"\w+", file.read_text(encoding="utf-8"))
 }
 # Folders that commands make, with what is in them.
@@ -46,6 +46,7 @@ _MADE = ("build", "dist")
 # Names of others.
 FOREIGN = {
     "--sandbox",  # an option of pandoc
+    "--var",  # an option of Databricks' CLI
     "create_auto_cdc_flow",  # Databricks
     "stored_as_scd_type",
     "report.html",  # a file that lakeloop writes, though `report` is a section of the settings

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from pipelines.cli.main import main
+from pipelines.operations import status
+from transformations.errors import EXIT_INTERRUPTED
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -54,3 +61,37 @@ def test_the_completion_of_a_shell_is_shown_and_installed(home, capsys):
     script = home / ".bash_completions" / "lakeloop.sh"
     assert "_LAKELOOP_COMPLETE=complete_bash" in script.read_text(encoding="utf-8")
     assert str(script) in (home / ".bashrc").read_text(encoding="utf-8")
+
+
+def test_forget_says_whose_text_goes(capsys):
+    main(["forget", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Whose text goes: that of the one document" in told
+
+
+def test_an_error_before_the_log_is_open_stands_once_on_a_terminal_without_utf_8(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli.main", "status", "--config", "Grüße/☃.yml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=120,
+    )
+    told = done.stderr.decode("ascii")
+    assert done.returncode == 5, told
+    assert len(told.splitlines()) == 1, told
+    assert "Gr\\xfc\\xdfe/\\u2603.yml" in told
+
+
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
+    def interrupted(settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(status, "describe", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["status"])
+    assert ended.value.code == EXIT_INTERRUPTED
+    told = capsys.readouterr().err
+    assert told.splitlines()[-1] == "interrupted: run the same command again, it goes on from there"
+    assert "Traceback" not in told

@@ -107,11 +107,40 @@ def test_what_differs_on_each_page_is_kept_in_its_place() -> None:
         assert told == " ".join(line for page in pages for line in page)
 
 
-def test_a_form_and_annotations_of_a_pdf_are_told(shared_data: Path) -> None:
-    file = shared_data / "faults" / "documents" / "f06_form.pdf"
+def _fault(shared_data: Path, name: str) -> bytes:
+    file = shared_data / "faults" / "documents" / name
     if not file.is_file():
         pytest.skip(f"no {file}")
-    text = parse_document(file.read_bytes(), path="a.pdf").text
+    return file.read_bytes()
+
+
+def test_lines_of_pages_that_differ_in_numbers_are_no_running_heads(shared_data: Path) -> None:
+    invoices = parse_document(_fault(shared_data, "f01_invoice_numbers.pdf"), path="a.pdf").text
+    for place, (customer, total) in enumerate(zip("ABCD", (40, 57, 74, 91), strict=True)):
+        assert f"Invoice {1000 + place}\n" in invoices
+        assert f"Customer {customer} bought {place + 2} kettles" in invoices
+        assert f"Total: {total} EUR" in invoices
+    slides = parse_document(_fault(shared_data, "f02_one_line_pages.pdf"), path="a.pdf").text
+    assert slides.split("\n\n") == [f"Slide {number}" for number in range(1, 6)]
+
+
+def test_a_table_over_several_pages_keeps_every_row(shared_data: Path) -> None:
+    text = parse_document(_fault(shared_data, "f03_table_over_pages.pdf"), path="a.pdf").text
+    rows = re.findall(r"(\d+) (\d+) (\d+)", text)
+    assert [int(number) for number, _, _ in rows] == [*range(len(rows))]
+    assert len(rows) >= 120
+    assert len(text.split()) == 3 * len(rows)
+
+
+def test_xhtml_is_read_by_its_suffix() -> None:
+    page = (
+        b"<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'><body><h1>A</h1><p>One two.</p></body></html>"
+    )
+    assert parse_document(page, path="a.XHTML").text == "# A\n\nOne two."
+
+
+def test_a_form_and_annotations_of_a_pdf_are_told(shared_data: Path) -> None:
+    text = parse_document(_fault(shared_data, "f06_form.pdf"), path="a.pdf").text
     assert text.split("\n\n") == [
         *("Name of the applicant:", "applicant: Berta Lindqvist", "Reviewer: check the sum.", "Free text on the page")
     ]
