@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,11 +11,12 @@ import pyarrow.compute as pc
 from pipelines.flow.rows import Rows, as_frame, selected, with_values
 from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse.delta_folder import FEW_BYTES, FEW_ROWS
+from pipelines.lakehouse.held_frames import text_bytes
 from transformations.tables import few_rows
 from transformations.tables.changes import fold_changes, net_changes
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 
 def differences(
@@ -46,7 +45,7 @@ def apply_changes(context: Context, table: str, changes: Rows, *, within: str = 
 
     changes = context.frames.hold(changes)
     try:
-        found = changes.groupBy("_op").agg(F.count("*").alias("rows"), _text_bytes(changes).alias("bytes")).collect()
+        found = changes.groupBy("_op").agg(F.count("*").alias("rows"), text_bytes(changes).alias("bytes")).collect()
         counts.update({row["_op"]: row["rows"] for row in found})
         if any(counts.values()):
             is_small = sum(row["bytes"] or 0 for row in found) <= FEW_BYTES
@@ -113,22 +112,12 @@ def held_if_few(context: Context, rows: DataFrame) -> DataFrame:
     rows = context.frames.hold(rows)
     first = rows.limit(FEW_ROWS + 1)
     # A few rows may still be too large for this process. Their size is measured only if they have long texts.
-    sized = first.agg(F.count("*"), _text_bytes(rows)).first() if "text" in rows.columns else None
+    sized = first.agg(F.count("*"), text_bytes(rows)).first() if "text" in rows.columns else None
     found = first.toArrow() if sized is None or (sized[0] <= FEW_ROWS and (sized[1] or 0) <= FEW_BYTES) else None
     if found is None or found.num_rows > FEW_ROWS:
         return rows
     context.frames.release(rows)
     return context.lake.frame(found)
-
-
-def _text_bytes(rows: DataFrame) -> Column:
-    """The bytes of all texts and binary values of some rows: nearly all of their size, if they are large."""
-    from pyspark.sql import functions as F
-    from pyspark.sql import types as T
-
-    texts = [f.name for f in rows.schema.fields if isinstance(f.dataType, T.StringType | T.BinaryType)]
-    weights = [F.coalesce(F.octet_length(F.col(f"`{name}`")), F.lit(0)).cast("bigint") for name in texts]
-    return F.sum(reduce(add, weights, F.lit(0).cast("bigint")))
 
 
 def touched(context: Context, table: str, keys: Rows, *, versions: Versions, key: str) -> Rows:

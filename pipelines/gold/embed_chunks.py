@@ -236,8 +236,8 @@ def _embed(context: Context, texts: Rows, *, model: EmbeddingModel, size: int) -
     embed = embed_batches(model, batch_size=context.settings.embedding.batch_size, threads=threads)
     are_held = _are_held(size, model)
     embedded = mapped(context, texts if are_held else as_frame(context, texts), embed, _EMBEDDED)
-    if context.lake.is_local and are_held:
-        embedded = as_table(embedded)  # an append without Spark takes seconds less
+    if are_held:  # an append without Spark takes seconds less, and a Connect session would read the cache's new rows
+        embedded = as_table(embedded)
     embedded = kept(context, embedded)  # used twice below: to write the vectors, and to find the refused texts
     rows = with_values(
         where_null(embedded, "error"),

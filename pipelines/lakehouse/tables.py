@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from pipelines.lakehouse import statements
 from pipelines.lakehouse.delta_folder import typed
+from pipelines.lakehouse.held_frames import frame_of
 from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, Role, TableSpec
 from pipelines.lakehouse.session import write_as_delta_rs_reads
@@ -289,12 +290,7 @@ class Lakehouse(ABC):
 
     def frame(self, rows: pa.Table) -> DataFrame:
         """Rows in memory as a frame."""
-        from pyspark.sql.pandas.types import from_arrow_schema
-
-        if any(chunk.offset for column in rows.columns for chunk in column.chunks):
-            rows = rows.take(pa.array(range(rows.num_rows)))  # pyarrow cannot cast, for Spark, a slice of a struct
-        # Spark fails on an empty Arrow table that has a list among its columns.
-        return self.spark.createDataFrame(rows if rows.num_rows else [], from_arrow_schema(rows.schema))
+        return frame_of(self.spark, rows)
 
     def read_changes(self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None) -> DataFrame:
         """The change feed of versions (after, until] as a frame; `CHANGE_COLUMNS` are added to `columns`."""

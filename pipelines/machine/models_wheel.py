@@ -1,8 +1,7 @@
 """Writes the embedding model as a wheel, for machines that have no network: a job's tasks and their executors.
 
 The wheel has one package, `lakeloop_models`, with the model's files and nothing to run; where it is installed,
-assets.py finds them. The format is that of PEP 427. The same files give the same bytes, so that a deployment does not
-upload the wheel again.
+assets.py finds them. The format is that of PEP 427, and the same files give the same bytes.
 """
 
 from __future__ import annotations

@@ -213,16 +213,17 @@ def _served(chosen: LanguageModelSettings, *, setting: str) -> tuple[str, str, d
         identity.authenticate()
     except Exception as error:  # of the SDK, or of what it asks for a token
         raise ConfigurationError(
-            f"{setting} is {chosen.base_url}, but nothing says who calls it: {str(error).splitlines()[0][:300]} It is "
-            "the job's own identity on Databricks. Elsewhere log in with the Databricks CLI, or set DATABRICKS_HOST "
-            "and the variables of your credentials."
+            f"{setting} is {chosen.base_url}, but nothing says who calls it "
+            f"({str(error)[:300] or type(error).__name__}). On Databricks it is the job's own identity. "
+            "Elsewhere log in with the Databricks CLI, or set DATABRICKS_HOST and the variables of your credentials."
         ) from None
 
     def signed(request: Any) -> Any:
         request.headers.update(identity.authenticate())  # a new token as soon as the old one ends
         return request
 
-    transport = openai.DefaultHttpxClient(auth=signed)
+    # A redirect to another host would take the tokens along.
+    transport = openai.DefaultHttpxClient(auth=signed, follow_redirects=False)
     address = f"{str(identity.host).rstrip('/')}/serving-endpoints"
     return address, chosen.base_url.removeprefix(DATABRICKS), {"api_key": "none", "http_client": transport}
 

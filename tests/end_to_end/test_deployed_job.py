@@ -25,6 +25,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql.connect.dataframe import DataFrame
 
 def refuse(self, *_):
+    calls["refused frames"] += 1
     raise AnalysisException("[NOT_SUPPORTED_WITH_SERVERLESS] PERSIST TABLE is not supported on serverless compute.")
 
 DataFrame.persist = DataFrame.cache = refuse
@@ -95,8 +96,10 @@ def test_two_deliveries_through_every_task(
         idle = runner.run(JOB)
         print(table(idle))
         calls = sum((run.calls for run in idle.values()), Counter())
-        assert calls["executes"] <= 125, "each call is a round trip that is paid for"
-        assert calls["analyses"] <= 16
+        assert 20 <= calls["executes"] <= 125, "each call is a round trip that is paid for"
+        assert 1 <= calls["analyses"] <= 16
+        refused = sum(run.calls["refused frames"] for run in [*first.values(), *second.values()])
+        assert (refused > 0) == bool(prelude)
     finally:
         for schema in runner.schemas:
             server.python(f"spark.sql('DROP SCHEMA `{schema}` CASCADE')")

@@ -30,7 +30,7 @@ _COUNTED = """
 import atexit, json
 from pyspark.sql.connect.client import SparkConnectClient
 
-calls = {"executes": 0, "analyses": 0, "configurations": 0}
+calls = {"executes": 0, "analyses": 0, "configurations": 0, "refused frames": 0}
 
 def count(kind, name):
     plain = getattr(SparkConnectClient, name)
@@ -82,7 +82,7 @@ class JobRunner:
         folder: holds volumes, tasks' folders and homes.
         session: environment variables that give a task its Spark session.
         environment: further variables, for all tasks.
-        prelude: Python to be run in the task's process before the entry point: a fault.
+        prelude: Python to be run in the task's process before the entry point, a fault; it may count in `calls`.
     """
 
     bundle: Path

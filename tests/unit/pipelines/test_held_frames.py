@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.lakehouse import held_frames
 from pipelines.lakehouse.held_frames import HeldFrames
 
 
@@ -45,9 +46,10 @@ def test_a_frame_is_released_once():
 @pytest.mark.parametrize(
     "error", [Refusal("[X] not here"), ValueError("[NOT_SUPPORTED_WITH_SERVERLESS] PERSIST TABLE is not supported")]
 )
-def test_a_session_without_a_cache_is_asked_once(error: Exception):
+def test_a_session_without_a_cache_is_asked_once(error: Exception, monkeypatch: pytest.MonkeyPatch):
     frames: Any = HeldFrames()
     refused, next_one = Frame(error), Frame(error)
+    monkeypatch.setattr(held_frames, "_in_memory", lambda frame: frame)
     assert frames.hold(refused) is refused
     assert frames.hold(next_one) is next_one
     frames.release(refused)

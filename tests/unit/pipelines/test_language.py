@@ -33,6 +33,7 @@ class Served(BaseHTTPRequestHandler):
     status = 200
     body: object = None
     wait: threading.Event | None = None
+    location = ""
 
     def do_GET(self) -> None:
         self.send_error(404)
@@ -46,6 +47,8 @@ class Served(BaseHTTPRequestHandler):
             self.wait.wait(10)
         content = json.dumps(self.body).encode()
         self.send_response(self.status)
+        if self.location:
+            self.send_header("Location", self.location)
         self.send_header("Content-Type", "application/json")
         # The client need not wait before it tries again.
         self.send_header("retry-after-ms", "1")
@@ -111,6 +114,20 @@ def test_an_endpoint_of_databricks_is_called_by_the_identity_of_the_process(serv
     assert model.name == "chat"
     assert handler.asked == [("/serving-endpoints/chat/completions", "Bearer dapi-of-the-job", "chat")]
     assert "dapi-of-the-job" not in repr(settings)
+
+
+def test_no_redirect_takes_the_identity_to_another_host(served, no_identity, monkeypatch):
+    url, handler = served
+    with HTTPServer(("127.0.0.1", 0), type("Other", (Served,), {"asked": []})) as other:
+        threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        handler.status, handler.location = 307, f"http://127.0.0.1:{other.server_port}/elsewhere"
+        monkeypatch.setenv("DATABRICKS_HOST", url.removesuffix("/v1"))
+        monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-of-the-job")
+        with language_model(settings_for("databricks://chat")) as model, pytest.raises(ModelCallError) as error:
+            model.complete(MESSAGES, max_tokens=8)
+        other.shutdown()
+    assert error.value.status_code == 307
+    assert other.RequestHandlerClass.asked == []
 
 
 def test_without_an_identity_an_endpoint_of_databricks_is_an_error_that_says_so(no_identity):
