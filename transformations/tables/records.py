@@ -8,10 +8,17 @@ which differs from the usual form of that value, is kept in `_texts`: another co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformations.tables.column_types import is_nested
-from transformations.tables.text_values import PLAIN, Reading, is_null_text, read_text, within_calendar
+from transformations.tables.text_values import (
+    PLAIN,
+    Reading,
+    is_null_text,
+    nested_within_calendar,
+    read_text,
+    within_calendar,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -189,7 +196,10 @@ def read_as(rows: DataFrame, name: str, arriving: str, wanted: str, reading: Rea
     if arriving == "string":
         return read_text(column, wanted, reading)
     if arriving == wanted:
-        return within_calendar(column, wanted)
+        if not is_nested(wanted):
+            return within_calendar(column, wanted)
+        record: Any = rows.schema["_record"].dataType
+        return nested_within_calendar(column, record[name].dataType)
     if wanted == "string":
         return as_text(column, arriving)
     if is_nested(wanted) or is_nested(arriving):

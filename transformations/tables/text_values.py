@@ -19,12 +19,13 @@ import re
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from transformations.tables.column_types import is_nested, split_top
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
+    from pyspark.sql.types import DataType
 
 EPOCHS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
@@ -110,6 +111,7 @@ def is_null_text(text: Column, reading: Reading) -> Column:
 
 
 def within_calendar(value: Column, of: str) -> Column:
+    """The value; null if it is a day or an instant outside of the years 1 to 9999, which other engines cannot hold."""
     from pyspark.sql import functions as F
 
     if of == "date":
@@ -118,6 +120,41 @@ def within_calendar(value: Column, of: str) -> Column:
         first, last = F.lit(f"{_FIRST}T00:00:00Z").cast(of), F.lit(f"{_LAST}T23:59:59.999999Z").cast(of)
         return F.when((value >= first) & (value <= last), value)
     return value
+
+
+def nested_within_calendar(value: Column, of: DataType) -> Column:
+    """The array, map or struct; null if a day or an instant anywhere in it is outside of the years 1 to 9999."""
+    from pyspark.sql import functions as F
+
+    is_within = _is_within_calendar(value, of)
+    return value if is_within is None else F.when(is_within, value)
+
+
+def _is_within_calendar(value: Column, of: DataType) -> Column | None:
+    """True if the value, or all that is in it, is null or in these years; None if its type holds no time."""
+    from pyspark.sql import functions as F
+    from pyspark.sql import types as T
+
+    if isinstance(of, T.DateType | T.TimestampType):
+        return value.isNull() | within_calendar(value, of.simpleString()).isNotNull()
+    parts: list[Column] = []
+    if isinstance(of, T.StructType):
+        found = [_is_within_calendar(value.getField(f.name), f.dataType) for f in of.fields]
+        parts = [part for part in found if part is not None]
+    elif isinstance(of, T.MapType):
+        sides = ((F.map_keys(value), of.keyType), (F.map_values(value), of.valueType))
+        parts = [part for side, kind in sides if (part := _are_within_calendar(side, kind)) is not None]
+    elif isinstance(of, T.ArrayType):
+        part = _are_within_calendar(value, of.elementType)
+        parts = [] if part is None else [part]
+    return value.isNull() | reduce(and_, parts) if parts else None
+
+
+def _are_within_calendar(values: Column, of: DataType) -> Column | None:
+    from pyspark.sql import functions as F
+
+    holds_time = _is_within_calendar(F.lit(None), of) is not None
+    return F.forall(values, lambda each: cast("Column", _is_within_calendar(each, of))) if holds_time else None
 
 
 def _scalar(text: Column, of: str, reading: Reading) -> Column:
