@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timezone
 from typing import TYPE_CHECKING, Any
@@ -117,15 +118,19 @@ class CatalogLakehouse(Lakehouse):
         head = self.head(table)
         if head is None or head.version != version:
             return False
-        arrow = pa.Table.from_pylist(rows, schema=self.spec(table).schema)
+        arrow, mark = pa.Table.from_pylist(rows, schema=self.spec(table).schema), uuid.uuid4().hex
+        writer = self.spark.createDataFrame(arrow).write.format("delta").mode("overwrite").option("userMetadata", mark)
+        # Somebody may commit after the look above. Of all that have seen one version only the first writes: Delta
+        # passes over a transaction whose number it has seen.
+        writer = writer.option("txnAppId", "lakeloop-replace").option("txnVersion", version + 1)
         try:
-            # A concurrent overwrite removes the same files, which Delta reports as a conflict.
-            self._save(self.spark.createDataFrame(arrow).write.format("delta").mode("overwrite"), table)
+            self._save(writer, table)
         except Exception as error:
             if not statements.is_conflict(error):
                 raise
             return False
-        return True
+        last = self.spark.sql(f"DESCRIBE HISTORY {self.identifier(table)} LIMIT 1").select("version", "userMetadata")
+        return [tuple(row) for row in last.collect()] == [(version + 1, mark)]
 
     def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame:
         return reader.table(self.identifier(table))

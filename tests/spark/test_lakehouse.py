@@ -92,6 +92,20 @@ def test_only_one_of_two_replaces_a_table_that_both_have_read(lake: Lakehouse):
     assert _rows(lake) == {"a": 2}
 
 
+def test_who_has_seen_an_older_version_replaces_nothing(lake: Lakehouse, monkeypatch: pytest.MonkeyPatch):
+    """Two look at the same time; the slower one writes when the other one has written."""
+    lake.append_arrow(TABLE, [{"k": "a", "n": 1}])
+    seen = lake.head(TABLE)
+    assert lake.replace_if_unchanged(TABLE, [{"k": "a", "n": 2}], version=seen.version)
+    if not lake.is_local:
+        monkeypatch.setattr(lake, "head", lambda table: seen)
+    assert not lake.replace_if_unchanged(TABLE, [{"k": "a", "n": 3}], version=seen.version)
+    monkeypatch.undo()
+    assert _rows(lake) == {"a": 2}
+    assert lake.replace_if_unchanged(TABLE, [{"k": "a", "n": 4}], version=lake.head(TABLE).version)
+    assert _rows(lake) == {"a": 4}
+
+
 def test_properties_and_columns_are_added_and_named_as_they_are(lake: Lakehouse):
     lake.append_arrow(TABLE, [{"k": "a", "n": 1}])
     version = lake.head(TABLE).version
