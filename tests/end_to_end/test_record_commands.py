@@ -42,7 +42,7 @@ def test_killed_once_its_records_are_appended_it_does_not_append_them_again(sett
     assert len(now(settings)) == 500
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.longest)])
 def test_a_stream_without_end_stops_when_told_to_with_what_it_has_done(settings: Settings, number: signal.Signals):
     put(settings, "1.csv", HEADER + "a,2024-01-01,1,,U\n")
     command = [*LAKELOOP, "ingest-records", "--continuous", "--seconds", "0.5", "--json"]

@@ -108,7 +108,7 @@ def test_a_first_load_an_edit_a_removal_and_an_idle_run(settings: Settings, cost
     assert cost_of(with_spark=False) == Cost(0, {}, 0, {})
 
 
-@pytest.mark.long
+@pytest.mark.longest
 def test_after_a_thousand_runs_an_idle_run_reads_as_many_files_as_after_one(settings: Settings):
     """What an idle run reads is the logs since their checkpoints, and the files of the tables of state."""
 

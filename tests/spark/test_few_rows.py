@@ -224,7 +224,7 @@ def _text(chance: random.Random) -> str:
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("seed", "near_duplicates"),
-    [(1, "mark"), (2, "serve_one"), pytest.param(3, "serve_one", marks=pytest.mark.longest)],
+    [(1, "mark"), *(pytest.param(seed, "serve_one", marks=pytest.mark.longest) for seed in (2, 3))],
 )
 def test_a_workspace_is_the_same_whichever_way_its_rows_go(tmp_path: Path, spark: Any, seed: int, near_duplicates: str):
     """A first load, four edits, and everything compared once more, which changes nothing."""
