@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pipelines.flow.states import StageStates, State, TableMark, are_as_they_were
 from pipelines.lakehouse.held_frames import HeldFrames
@@ -19,9 +19,6 @@ from pipelines.lakehouse.table_log import unread_from
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.progress import Progress
 from pipelines.settings.sections import Settings
-
-if TYPE_CHECKING:
-    pass
 
 Counts = Mapping[str, int]
 T = TypeVar("T")

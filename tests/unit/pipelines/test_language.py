@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -38,7 +39,7 @@ class Served(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_error(404)
 
-    asked: list[tuple[str, str, object]] = []  # noqa: RUF012 - each test has a class of its own
+    asked: ClassVar[list[tuple[str, str, object]]] = []
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -131,9 +132,9 @@ def test_no_redirect_takes_the_identity_to_another_host(served, no_identity, mon
 
 
 def test_without_an_identity_an_endpoint_of_databricks_is_an_error_that_says_so(no_identity):
-    with pytest.raises(ConfigurationError, match="databricks://chat, but nothing says who calls it"):  # noqa: SIM117
-        with language_model(settings_for("databricks://chat")):
-            pass
+    said = "databricks://chat, but nothing says who calls it"
+    with pytest.raises(ConfigurationError, match=said), language_model(settings_for("databricks://chat")):
+        pass
 
 
 @pytest.mark.parametrize(
