@@ -217,6 +217,7 @@ def record(stage: Stage, context: Context, work: Work, *, counts: Counts, starte
         "seconds": seconds,
     }
     lake.append_arrow(STAGE_RUNS, [row])
+    lake.look_at(targets)
     left = [mark for mark in (mark_now(lake, table) for table in targets) if mark is not None]
     context.states.put(
         State(stage.command, subject, definition, tuple(sources), tuple(left), context.run_id, started_at, dict(counts))

@@ -202,6 +202,7 @@ def moved(stage: Stage, context: Context) -> Work | None:
     commits.
     """
     lake, sources, targets = context.lake, stage.sources_of(context), stage.targets_of(context)
+    lake.look_at([*sources, *targets])
     heads = [lake.head(table) for table in sources]
     if heads[0] is None:
         return None

@@ -80,18 +80,22 @@ class StageStates:
     def reload(self) -> None:
         """Let the next call read the table again: another process may have written it."""
         self._rows = None
+        self._lake.refresh()
 
     def _all(self) -> dict[tuple[str, str], State]:
         if self._rows is None:
             rows = [_state(row) for row in self._lake.read_arrow(STAGE_STATE).to_pylist()]
             self._rows = {(state.stage, state.subject): state for state in rows}
+            for mark in (mark for state in rows for mark in (*state.sources, *state.targets)):
+                if mark.table_id and mark.version is not None and mark.commit and self._lake.is_declared(mark.table):
+                    self._lake.recall(mark.table, table_id=mark.table_id, version=mark.version, commit=mark.commit)
         return self._rows
 
     def _change(self, new: Mapping[tuple[str, str], State], *, gone: Collection[tuple[str, str]]) -> None:
         # Tasks of one job may run side by side on a cluster; each writes rows of its own.
         for _ in range(_TRIES):
             version = self._lake.ensure(STAGE_STATE).version
-            self.reload()
+            self._rows = None
             before = self._all()
             after = {key: state for key, state in {**before, **new}.items() if key not in gone}
             rows = [_row(state) for state in after.values()]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timezone
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from pipelines.lakehouse import statements
+from pipelines.lakehouse.catalog_log import CatalogLogs, is_no_table
+from pipelines.lakehouse.delta_folder import CHANGE_SCHEMA, FEW_ROWS, typed
+from pipelines.lakehouse.held_frames import few_in_memory
 from pipelines.lakehouse.predicates import quoted
-from pipelines.lakehouse.schemas import TableSpec
+from pipelines.lakehouse.schemas import TABLES, TableSpec
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.settings.sections import Settings
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
     from pyspark.sql.streaming.readwriter import DataStreamReader
 
+# A stage holds so much in this process; more is the executors' work.
+_FEW_BYTES = 8 * 1024 * 1024
 # Properties of Delta's own that lakeloop sets.
 _SET = frozenset(
     "delta." + name
@@ -33,17 +37,39 @@ class CatalogLakehouse(Lakehouse):
 
     def __init__(self, settings: Settings, *, spark: Callable[[], SparkSession]) -> None:
         super().__init__(settings, spark=spark)
-        self._completed: set[str] = set()  # tables whose columns were checked in this process
+        self._logs = CatalogLogs(lambda: self.spark)
+        self._columns: dict[str, list[str]] = {}  # of the tables that this process has asked for
 
     def identifier(self, table: str) -> str:
         schema, name = table.split(".")
         return f"`{self.settings.catalog}`.`{self.settings.schema_prefix}{schema}`.`{name}`"
 
     def head(self, table: str) -> Head | None:
-        return named_head(self.spark, self.identifier(table))
+        return self._logs.head(self.identifier(table))
 
-    def _exists(self, table: str) -> bool:
-        return bool(self.spark.catalog.tableExists(self.identifier(table)))
+    def look_at(self, tables: Iterable[str]) -> None:
+        self._logs.read(map(self.identifier, tables))
+
+    def refresh(self) -> None:
+        self._logs.forget_all()
+        self._columns.clear()
+
+    def recall(self, table: str, *, table_id: str, version: int, commit: str) -> None:
+        self._logs.recall(self.identifier(table), table_id=table_id, version=version, commit_id=commit)
+
+    def _is_there(self, table: str) -> bool:
+        return bool(self._names(table))
+
+    def _names(self, table: str) -> list[str]:
+        """The names of the table's columns; none if it does not exist."""
+        if table not in self._columns:
+            try:
+                self._columns[table] = self.read(table).columns
+            except Exception as error:
+                if not is_no_table(error) and self.spark.catalog.tableExists(self.identifier(table)):
+                    raise
+                return []
+        return self._columns[table]
 
     def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
         self._make("CREATE TABLE IF NOT EXISTS", table, spec, configuration)
@@ -55,33 +81,31 @@ class CatalogLakehouse(Lakehouse):
 
     def _make(self, verb: str, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
         self.spark.sql(statements.made(verb, self.identifier(table), spec, configuration))
+        self._has_changed(table)
+        self._columns.pop(table, None)
+
+    def _has_changed(self, table: str) -> None:
+        """Ask the table's log again: this process has committed to it."""
+        self._logs.forget(self.identifier(table))
 
     def _complete(self, table: str) -> None:
+        known = {column.lower() for column in self._names(table)}  # a catalog's names have no case
+        if not known or known.issuperset(name.lower() for name in self.spec(table).columns):
+            return
         from pyspark.sql.pandas.types import from_arrow_schema
 
-        if table in self._completed:
-            return
-        if self._exists(table):
-            known = {column.lower() for column in self.read(table).columns}  # a catalog's names have no case
-            wanted = from_arrow_schema(self.spec(table).schema)
-            lacking = {f.name: f.dataType.simpleString() for f in wanted if f.name.lower() not in known}
-            if lacking:
-                self.add_columns(table, lacking)
-        self._completed.add(table)
+        wanted = from_arrow_schema(self.spec(table).schema)
+        self.add_columns(table, {f.name: f.dataType.simpleString() for f in wanted if f.name.lower() not in known})
 
     def columns(self, table: str) -> pa.Schema | None:
         # Not by pyspark's own conversion of a schema: its argument for the time zone differs between versions.
-        return self.read(table).limit(0).toArrow().schema if self._exists(table) else None
+        return self.read(table).limit(0).toArrow().schema if self._is_there(table) else None
 
-    def history(self, table: str) -> list[dict[str, Any]]:
+    def history(self, table: str, *, since: int = 0) -> list[dict[str, Any]]:
+        commits = self._logs.commits(self.identifier(table), since=since) or []
         return [
-            {
-                "version": row["version"],
-                "at": row["timestamp"].astimezone(timezone.utc),
-                "operation": row["operation"],
-                "metrics": row["operationMetrics"],
-            }
-            for row in self.spark.sql(f"DESCRIBE HISTORY {self.identifier(table)}").collect()
+            {"version": c.version, "at": c.at, "operation": c.operation, "metrics": c.metrics, "id": c.commit_id}
+            for c in commits
         ]
 
     def _detail(self, table: str, column: str) -> Any:
@@ -91,13 +115,27 @@ class CatalogLakehouse(Lakehouse):
     def properties(self, table: str) -> dict[str, str]:
         return dict(self._detail(table, "properties") or {})
 
+    def set_properties(self, table: str, properties: Mapping[str, str]) -> None:
+        super().set_properties(table, properties)
+        self._has_changed(table)
+
+    def add_columns(self, table: str, types: Mapping[str, str]) -> None:
+        super().add_columns(table, types)
+        self._has_changed(table)
+        self._columns.pop(table, None)
+
+    def replace(self, table: str, rows: DataFrame) -> None:
+        super().replace(table, rows)
+        self._columns.pop(table, None)
+
     def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
         columns = ", ".join([*map(quoted, entity), f"{quoted(time)} TIMESERIES"])
         name = quoted(f"{table.replace('.', '_')}_key")
         self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD CONSTRAINT {name} PRIMARY KEY ({columns})")
+        self._has_changed(table)
 
     def file_count(self, table: str) -> int:
-        return int(self._detail(table, "numFiles")) if self._exists(table) else 0
+        return int(self._detail(table, "numFiles")) if self._is_there(table) else 0
 
     def read_batches(
         self,
@@ -107,60 +145,84 @@ class CatalogLakehouse(Lakehouse):
         where: Mapping[str, str] | None = None,
         version: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        schema = self._schema(table, columns)
-        if self._exists(table):
-            yield from self._batches_by_spark(table, schema, where, version)
+        if self._is_there(table):
+            yield from self._batches_by_spark(table, self._schema(table, columns), where, version)
+
+    def few_rows(self, table: str, *, version: int | None = None, columns: Sequence[str] = ()) -> pa.Table | None:
+        return self._few(table, self.read(table, version=version), self._schema(table, [*columns]))
+
+    def few_keys(self, table: str, key: str, values: Sequence[str]) -> pa.Table | None:
+        if len(values) > FEW_ROWS:
+            return None
+        schema = self.spec(table).schema
+        return self._few(table, super().read_keys(table, key, values), schema) if values else schema.empty_table()
+
+    def few_changes(self, table: str, *, after: int, until: int, columns: Sequence[str] = ()) -> pa.Table | None:
+        schema = pa.schema([*self._schema(table, [*columns]), *CHANGE_SCHEMA])
+        if after == until:
+            return schema.empty_table()
+        return self._few(table, self._feed(table, after=after, until=until), schema)
+
+    def _few(self, table: str, frame: DataFrame, schema: pa.Schema) -> pa.Table | None:
+        if table not in TABLES:  # the user's columns may be of types that Arrow and Spark do not have in common
+            return None
+        known = {*self._names(table), *CHANGE_SCHEMA.names}
+        held = pa.schema([field for field in schema if field.name in known])  # an older table may lack some
+        rows = few_in_memory(frame, held, rows=FEW_ROWS, size=_FEW_BYTES)
+        return None if rows is None else typed(rows, schema)
 
     def _append_rows(self, table: str, rows: pa.Table) -> None:
         self._save(self.spark.createDataFrame(rows).write.format("delta").mode("append"), table)
 
+    def merge(self, table: str, changes: DataFrame, *, rows: int | None = None, within: str = "TRUE") -> None:
+        newest = self._logs.newest(self.identifier(table))
+        if newest is not None and (newest.version, newest.operation) == (0, "CREATE TABLE"):
+            self.append(table, changes.where("_op <> 'delete'"))  # takes seconds less than a MERGE
+            return
+        statements.merge(self.identifier(table), changes, spec=self.spec(table), within=within)
+        self._has_changed(table)
+
+    def _delete_rows(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
+        rows = super()._delete_rows(table, where)
+        self._has_changed(table)
+        return rows
+
     def replace_if_unchanged(self, table: str, rows: list[dict[str, Any]], *, version: int) -> bool:
-        head = self.head(table)
-        if head is None or head.version != version:
-            return False
         arrow, mark = pa.Table.from_pylist(rows, schema=self.spec(table).schema), uuid.uuid4().hex
         writer = self.spark.createDataFrame(arrow).write.format("delta").mode("overwrite").option("userMetadata", mark)
-        # Somebody may commit after the look above. Of all that have seen one version only the first writes: Delta
-        # passes over a transaction whose number it has seen.
+        # Of all that have seen one version only the first writes: Delta passes over a transaction whose number it has
+        # seen.
         writer = writer.option("txnAppId", "lakeloop-replace").option("txnVersion", version + 1)
         try:
             self._save(writer, table)
         except Exception as error:
             if not statements.is_conflict(error):
                 raise
+            self._has_changed(table)
             return False
-        last = self.spark.sql(f"DESCRIBE HISTORY {self.identifier(table)} LIMIT 1").select("version", "userMetadata")
-        return [tuple(row) for row in last.collect()] == [(version + 1, mark)]
+        last = self._logs.commits(self.identifier(table), since=version + 1) or []
+        return [(commit.version, commit.user_metadata) for commit in last] == [(version + 1, mark)]
 
     def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame:
         return reader.table(self.identifier(table))
 
     def _save(self, writer: DataFrameWriter, table: str) -> None:
         writer.saveAsTable(self.identifier(table))
+        self._has_changed(table)
 
     def compact(self, table: str) -> int:
-        if not self._exists(table):
+        if not self._is_there(table):
             return 0
         row: Any = self.spark.sql(f"OPTIMIZE {self.identifier(table)}").select("metrics.numFilesRemoved").first()
+        self._has_changed(table)
         return int(row[0])
 
     def vacuum(self, table: str, *, days: int, keep: Sequence[int] = ()) -> int:
-        if not keep and self._exists(table):  # VACUUM cannot keep single versions
+        if not keep and self._is_there(table):  # VACUUM cannot keep single versions
             self.spark.sql(f"VACUUM {self.identifier(table)} RETAIN {24 * days} HOURS")
+            self._has_changed(table)
         return 0
 
     def purge(self, table: str) -> str:
         days = self.properties(table).get("delta.deletedFileRetentionDuration", "interval 7 days")
         return f"files of older versions until VACUUM, at the latest after {days.removeprefix('interval ')}"
-
-
-def named_head(spark: SparkSession, name: str) -> Head | None:
-    """The identity and version of any table of a catalog, by its name in Spark SQL; None if it does not exist."""
-    try:
-        (detail,) = spark.sql(f"DESCRIBE DETAIL {name}").select("id").collect()
-    except Exception:  # through Spark Connect each call is a round trip: whether it exists is asked only now
-        if spark.catalog.tableExists(name):
-            raise
-        return None
-    (last,) = spark.sql(f"DESCRIBE HISTORY {name} LIMIT 1").select("version").collect()
-    return Head(str(detail["id"]), int(last["version"]))

@@ -7,7 +7,7 @@ same way; large ones are left to Spark.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,15 @@ class FolderLakehouse(Lakehouse):
     def identifier(self, table: str) -> str:
         return f"delta.{quoted(str(self.folder(table)))}"
 
+    def look_at(self, tables: Iterable[str]) -> None:
+        pass  # nothing is saved by it
+
+    def refresh(self) -> None:
+        pass
+
+    def recall(self, table: str, *, table_id: str, version: int, commit: str) -> None:
+        pass
+
     def head(self, table: str) -> Head | None:
         delta = self._open(table)
         return None if delta is None else Head(str(delta.metadata().id), delta.version())
@@ -82,9 +91,10 @@ class FolderLakehouse(Lakehouse):
             delta = delta_folder.open_folder(self.folder(table))
         return None if delta is None else pa.schema(delta.schema().to_arrow())
 
-    def history(self, table: str) -> list[dict[str, Any]]:
+    def history(self, table: str, *, since: int = 0) -> list[dict[str, Any]]:
         delta = self._open(table)
-        return [] if delta is None else delta_folder.history(delta)
+        found = [] if delta is None else delta_folder.history(delta)
+        return [commit for commit in found if commit["version"] >= since]
 
     def properties(self, table: str) -> dict[str, str]:
         delta = self._open(table)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipelines.lakehouse.delta_folder import FEW_BYTES, HELD_ROWS
+from pipelines.lakehouse.delta_folder import FEW_BYTES, FEW_ROWS, HELD_ROWS, typed
+from pipelines.lakehouse.predicates import quoted
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,18 +43,41 @@ class HeldFrames:
         Raises:
             ConfigurationError: the session has no cache, and the rows are too large for this process.
         """
-        if self._is_allowed:
-            try:
-                frame = frame.persist()
-            except Exception as error:
-                if not _is_refusal(error):
-                    raise
-                self._is_allowed = False
-                log.info("this session has no cache (%s): rows are held in this process", _first_line(error))
-            else:
-                self._held.append(frame)
-                return frame
-        return _in_memory(frame)
+        held = self._persisted(frame)
+        return frame_of(frame.sparkSession, _in_memory(frame)) if held is None else held
+
+    def few(self, frame: DataFrame, schema: pa.Schema) -> DataFrame | pa.Table:
+        """The same rows, computed once, and in memory if they are few.
+
+        Args:
+            schema: the columns of the frame.
+
+        Raises:
+            ConfigurationError: as in `hold`.
+        """
+        held = self._persisted(frame)
+        if held is None:
+            return typed(_in_memory(frame), schema)
+        few = few_in_memory(held, schema, rows=FEW_ROWS, size=FEW_BYTES)
+        if few is None:
+            return held
+        self.release(held)
+        return few
+
+    def _persisted(self, frame: DataFrame) -> DataFrame | None:
+        """The frame, persisted; None if the session has no cache."""
+        if not self._is_allowed:
+            return None
+        try:
+            frame = frame.persist()
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            self._is_allowed = False
+            log.info("this session has no cache (%s): rows are held in this process", _first_line(error))
+            return None
+        self._held.append(frame)
+        return frame
 
     def release(self, frame: DataFrame) -> None:
         """Free what `hold` has kept of this frame."""
@@ -78,26 +103,61 @@ def frame_of(spark: SparkSession, rows: pa.Table) -> DataFrame:
 def text_bytes(rows: DataFrame) -> Column:
     """The bytes of all texts and binary values of some rows: nearly all of their size, if they are large."""
     from pyspark.sql import functions as F
-    from pyspark.sql import types as T
 
-    texts = [f.name for f in rows.schema.fields if isinstance(f.dataType, T.StringType | T.BinaryType)]
-    weights = [F.coalesce(F.octet_length(F.col(f"`{name}`")), F.lit(0)).cast("bigint") for name in texts]
-    return F.sum(reduce(add, weights, F.lit(0).cast("bigint")))
+    return F.sum(_weight(_texts(rows)))
 
 
-def _in_memory(frame: DataFrame) -> DataFrame:
+def few_in_memory(frame: DataFrame, schema: pa.Schema, *, rows: int, size: int) -> pa.Table | None:
+    """All rows of a frame that has the columns of `schema`, by one call; None if they are more than `rows`, or if their
+    texts have more than `size` bytes: then only their number comes here.
+    """
+    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_binary(f.type)]
+    found = _first(frame, columns=schema.names, texts=texts, rows=rows, size=size)
+    return None if found is None else typed(found, schema)
+
+
+def _first(frame: DataFrame, *, columns: Sequence[str], texts: Sequence[str], rows: int, size: int) -> pa.Table | None:
+    from pyspark.sql import Window
     from pyspark.sql import functions as F
 
-    first = frame.limit(HELD_ROWS + 1)
-    sized = first.agg(F.count("*"), text_bytes(frame)).first()
-    assert sized is not None
-    if sized[0] > HELD_ROWS or (sized[1] or 0) > FEW_BYTES:
+    first = frame.limit(rows + 1).select(
+        F.struct(*(F.col(quoted(name)) for name in columns)).alias("row"),
+        F.sum(_weight(texts)).over(Window.partitionBy(F.lit(0))).alias("size"),
+    )
+    found = first.select(F.when(F.col("size") <= size, F.col("row")).alias("row")).toArrow()
+    if found.num_rows > rows or found["row"].null_count:
+        return None
+    # Not by `flatten` of the table: two columns may have one name but for its case.
+    values = [
+        pa.chunked_array([chunk.field(place) for chunk in found["row"].chunks], found["row"].type[place].type)
+        for place in range(len(columns))
+    ]
+    return pa.Table.from_arrays(values, names=list(columns))
+
+
+def _texts(rows: DataFrame) -> list[str]:
+    from pyspark.sql import types as T
+
+    return [f.name for f in rows.schema.fields if isinstance(f.dataType, T.StringType | T.BinaryType)]
+
+
+def _weight(texts: Sequence[str]) -> Column:
+    from pyspark.sql import functions as F
+
+    sizes = [F.coalesce(F.octet_length(F.col(quoted(name))), F.lit(0)).cast("bigint") for name in texts]
+    return reduce(add, sizes, F.lit(0).cast("bigint"))
+
+
+def _in_memory(frame: DataFrame) -> pa.Table:
+    columns = frame.columns
+    found = _first(frame, columns=columns, texts=_texts(frame), rows=HELD_ROWS, size=FEW_BYTES)
+    if found is None:
         raise ConfigurationError(
             f"this Spark session has no cache, and a step has more rows than this process holds ({HELD_ROWS:,} rows, "
             f"{FEW_BYTES >> 20} MB). Use a session that has one: on Databricks serverless compute from environment "
             "version 5, or a cluster. Or deliver in smaller parts."
         )
-    return frame_of(frame.sparkSession, first.toArrow())
+    return found
 
 
 def _is_refusal(error: Exception) -> bool:

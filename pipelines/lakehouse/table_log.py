@@ -9,12 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.lakehouse.tables import Lakehouse
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 # Operations that put a table back to an older state, or drop lost files: a change feed does not tell which rows went.
 _TAKES_BACK = frozenset({"RESTORE", "FSCK"})
@@ -26,7 +23,8 @@ def commit_id(lake: Lakehouse, table: str, version: int) -> str | None:
     """An id of this commit, which another commit of the same number does not have; None if the log has it no longer."""
     if (folder := lake.folder(table)) is not None:
         return folder_commit_id(folder, version)
-    return named_commit_id(lake.spark, lake.identifier(table), version)
+    commits = lake.history(table, since=version)
+    return next((str(commit["id"]) for commit in commits if commit["version"] == version), None)
 
 
 def folder_commit_id(folder: Path, version: int) -> str | None:
@@ -35,18 +33,9 @@ def folder_commit_id(folder: Path, version: int) -> str | None:
     return None if entry is None else hashlib.sha256(entry).hexdigest()[:32]
 
 
-def named_commit_id(spark: SparkSession, name: str, version: int) -> str | None:
-    """`commit_id` of a Delta table of the catalog."""
-    # The instant as a number: as a text it would depend on the session's time zone.
-    columns = "unix_micros(timestamp), userId, operation, operationParameters, operationMetrics, engineInfo"
-    rows = spark.sql(f"DESCRIBE HISTORY {name}").where(f"version = {int(version)}")
-    row = rows.selectExpr(f"to_json(struct({columns}))").first()
-    return None if row is None else hashlib.sha256(row[0].encode()).hexdigest()[:32]
-
-
 def news_since(lake: Lakehouse, table: str, version: int) -> list[dict[str, Any]]:
     """The commits after `version` that the log still has, as in `Lakehouse.history`, without upkeep."""
-    return [c for c in lake.history(table) if c["version"] > version and c["operation"] not in _UPKEEP]
+    return [c for c in lake.history(table, since=version + 1) if c["operation"] not in _UPKEEP]
 
 
 def unread_from(lake: Lakehouse, table: str, *, version: int, commit: str | None, until: int) -> int | None:
@@ -80,9 +69,7 @@ def operations(lake: Lakehouse, table: str, *, after: int, until: int) -> list[s
     if after >= until:
         return []
     if (folder := lake.folder(table)) is None:
-        commits = lake.spark.sql(f"DESCRIBE HISTORY {lake.identifier(table)}")
-        rows = commits.where(f"version > {int(after)} AND version <= {int(until)}").select("operation").collect()
-        return [row["operation"] for row in rows]
+        return [c["operation"] for c in lake.history(table, since=after + 1) if c["version"] <= until]
     found = []
     for version in range(after + 1, until + 1):
         for line in (_entry(folder, version) or b"").splitlines():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import and_
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from pipelines.lakehouse import statements
-from pipelines.lakehouse.delta_folder import typed
+from pipelines.lakehouse.delta_folder import CHANGE_SCHEMA, typed
 from pipelines.lakehouse.held_frames import frame_of
 from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, Role, TableSpec
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 # Commits between two checkpoints of a log: to open a table, its log is read from the last checkpoint on.
 _CHECKPOINT = "10"
-# The columns that Delta's change feed has besides those of the table.
-CHANGE_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
 _TABLE_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}\.[a-z][a-z0-9_]{0,120}")
 
 
@@ -97,6 +95,18 @@ class Lakehouse(ABC):
         """Whether this can be the name of a table: schema.name, of lower-case letters, digits and _."""
         return _TABLE_NAME.fullmatch(table) is not None
 
+    @abstractmethod
+    def look_at(self, tables: Iterable[str]) -> None:
+        """Say which tables will be asked for their heads: a catalog reads their logs together."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """See what other processes have committed. In folders everything is seen at once."""
+
+    @abstractmethod
+    def recall(self, table: str, *, table_id: str, version: int, commit: str) -> None:
+        """Say what an earlier process knew: the table had this identity at this commit. It saves a catalog calls."""
+
     def existing(self) -> list[str]:
         """The tables that exist: the known ones, and in folders also others that lie there."""
         return [table for table in self.tables() if self.head(table) is not None]
@@ -121,10 +131,17 @@ class Lakehouse(ABC):
 
     def ensure(self, table: str) -> Head:
         """The table's head. If it does not exist, it is created empty; one of lakeloop's own gets missing columns."""
+        self._exist(table)
+        head = self.head(table)
+        assert head is not None
+        return head
+
+    def _exist(self, table: str) -> None:
+        """Make the table, or give it missing columns, as `ensure` says."""
         if table in TABLES:
             self._complete(table)
-        if (head := self.head(table)) is not None:
-            return head
+        if self._is_there(table):
+            return
         spec = self.spec(table)
         # Only of keys: statistics put the first characters of texts into the log, from which no VACUUM removes them.
         keys = [c for c in spec.key or spec.columns[:1] if not pa.types.is_struct(spec.schema.field(c).type)]
@@ -132,9 +149,9 @@ class Lakehouse(ABC):
         if spec.change_feed:
             configuration["delta.enableChangeDataFeed"] = "true"
         self._create(table, spec, configuration)
-        head = self.head(table)
-        assert head is not None
-        return head
+
+    def _is_there(self, table: str) -> bool:
+        return self.head(table) is not None
 
     @abstractmethod
     def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
@@ -153,8 +170,9 @@ class Lakehouse(ABC):
         """The columns that the table has, also if it was not declared; None if it does not exist."""
 
     @abstractmethod
-    def history(self, table: str) -> list[dict[str, Any]]:
-        """The commits that the log still has: `version`, `at` (UTC), `operation`, and the engine's own `metrics`."""
+    def history(self, table: str, *, since: int = 0) -> list[dict[str, Any]]:
+        """The commits from version `since` on that the log still has, newest first: `version`, `at` (UTC), `operation`,
+        the engine's own `metrics`, and in a catalog `id` (see table_log.py)."""
 
     @abstractmethod
     def properties(self, table: str) -> dict[str, str]:
@@ -212,18 +230,22 @@ class Lakehouse(ABC):
     def _batches_by_spark(
         self, table: str, schema: pa.Schema, where: Mapping[str, str] | None, version: int | None
     ) -> Iterator[pa.RecordBatch]:
+        """The rows of `read_batches`. An older table may lack some columns of `schema`: they are null."""
         from pyspark.sql import functions as F
 
         frame = self.read(table, version=version)
         for column, value in (where or {}).items():
             frame = frame.where(_column(column) == F.lit(value))
-        held = [name for name in schema.names if name in frame.columns]  # an older table may lack some
+        held = [name for name in schema.names if name in self._names(table)]
         yield from typed(frame.select(*map(_column, held)).toArrow(), schema).to_batches()
+
+    def _names(self, table: str) -> list[str]:
+        return self.read(table).columns
 
     def append_arrow(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
         """Append rows in one commit. In lists of dicts, values get the table's types and missing keys are null."""
         spec = self.spec(table)
-        self.ensure(table)
+        self._exist(table)
         if isinstance(rows, list):
             rows = pa.Table.from_pylist(rows, schema=spec.schema)
         if rows.num_rows:
@@ -237,7 +259,7 @@ class Lakehouse(ABC):
         spec = self.spec(table)
         changes = changes.select([*spec.columns, "_op"]).cast(spec.schema.append(pa.field("_op", pa.string())))
         if changes.num_rows:
-            self.ensure(table)
+            self._exist(table)
             self._merge_rows(table, changes)
 
     def _merge_rows(self, table: str, changes: pa.Table) -> None:
@@ -293,13 +315,16 @@ class Lakehouse(ABC):
         return frame_of(self.spark, rows)
 
     def read_changes(self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None) -> DataFrame:
-        """The change feed of versions (after, until] as a frame; `CHANGE_COLUMNS` are added to `columns`."""
+        """The change feed of versions (after, until] as a frame; those of `CHANGE_SCHEMA` are added to `columns`."""
         few = self.few_changes(table, after=after, until=until, columns=columns or ())
         if few is not None:
             return self.frame(few)
+        feed = self._feed(table, after=after, until=until)
+        return feed if columns is None else feed.select(*map(_column, [*columns, *CHANGE_SCHEMA.names]))
+
+    def _feed(self, table: str, *, after: int, until: int) -> DataFrame:
         reader = self.spark.read.format("delta").option("readChangeFeed", "true")
-        feed = self._load(reader.option("startingVersion", after + 1).option("endingVersion", until), table)
-        return feed if columns is None else feed.select(*map(_column, [*columns, *CHANGE_COLUMNS]))
+        return self._load(reader.option("startingVersion", after + 1).option("endingVersion", until), table)
 
     def few_changes(self, table: str, *, after: int, until: int, columns: Sequence[str] = ()) -> pa.Table | None:
         """The feed of `read_changes` in memory, on the terms of `few_rows`."""
@@ -311,7 +336,7 @@ class Lakehouse(ABC):
         Args:
             txn: a writer and its growing number; a second append with the same `txn` does nothing.
         """
-        self.ensure(table)
+        self._exist(table)
         writer = rows.select(*map(_column, self.spec(table).columns)).write.format("delta").mode("append")
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])

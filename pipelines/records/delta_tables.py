@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.flow.stage import Context
-from pipelines.lakehouse.catalog import named_head
+from pipelines.lakehouse.catalog_log import named_commit_id, named_head
 from pipelines.lakehouse.delta_folder import FEW_ROWS
-from pipelines.lakehouse.table_log import folder_commit_id, named_commit_id
+from pipelines.lakehouse.table_log import folder_commit_id
 from pipelines.records.reader import Part, TableRecord, quoted, typed_part
 from pipelines.records.source import RecordSource, are_there
 from pipelines.settings.records import RecordSettings

@@ -95,14 +95,17 @@ def _described(context: Context, first: Rows, versions: Versions, *, again: list
     """The arrivals `first`, parsed and described. In folders, each worker reads the bytes from the table's files; in a
     catalog, Spark passes them on.
     """
-    lake, files = context.lake, None
+    lake, files, are_few = context.lake, None, isinstance(first, pa.Table)
     if (folder := lake.folder(SOURCE)) is not None:
         files = files_between(folder, after=None if again else versions.since, until=versions.until)
     else:
         first = as_frame(context, first).join(contents_of(context, versions, again=again), list(KEY))
     parse = parse_batches(Limits.of(context.settings.parse), files=files)
     describe = describe_batches(parse, personal_data=PersonalData.of(context.settings.refine))
-    return mapped(context, first, describe, DESCRIBED_SCHEMA)
+    described = mapped(context, first, describe, DESCRIBED_SCHEMA)
+    return (
+        described if isinstance(described, pa.Table) or not are_few else context.frames.few(described, DESCRIBED_SCHEMA)
+    )
 
 
 def _history_changes(context: Context, before: Rows, arrived: Rows, *, versions: Versions) -> Rows:

@@ -169,5 +169,6 @@ def test_a_table_that_was_restored_is_told_from_one_that_only_went_on(lake: Lake
     head = lake.head(TABLE)
     commit = commit_id(lake, TABLE, head.version)
     spark.sql(f"RESTORE TABLE {lake.identifier(TABLE)} TO VERSION AS OF {head.version - 1}")
+    lake.refresh()
     now = lake.head(TABLE).version
     assert unread_from(lake, TABLE, version=head.version, commit=commit, until=now) is None

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.index.sync_index import STAGE as SYNC
-from pipelines.lakehouse.table_log import named_commit_id
+from pipelines.lakehouse.catalog_log import named_commit_id
 from pipelines.operations.plan import plan
 from pipelines.operations.rebuild import rebuild
 from pipelines.operations.status import describe
