@@ -102,7 +102,7 @@ def discover(context: Context, source: RecordSource) -> int:
 
 
 def _note(context: Context, source: RecordSource, arrived: list[dict[str, Any]]) -> int:
-    context.lake.ensure(source.files)
+    context.lake.create(source.files)
     note_files(context, source, arrived)
     return len(arrived)
 

@@ -197,7 +197,7 @@ def record(stage: Stage, context: Context, work: Work, *, counts: Counts, starte
     subject = context.subject.key if context.subject else ""
     targets = stage.targets_of(context)
     if targets:
-        lake.ensure(targets[0])
+        lake.create(targets[0])
     sources = [
         _mark_of(lake, table or "", versions)
         for table, versions in zip_longest(stage.sources_of(context), work.versions)

@@ -202,11 +202,11 @@ def moved(stage: Stage, context: Context) -> Work | None:
     commits.
     """
     lake, sources, targets = context.lake, stage.sources_of(context), stage.targets_of(context)
+    state = stage.state(context)  # first: it knows the tables' identities, which a catalog is then not asked for
     lake.look_at([*sources, *targets])
     heads = [lake.head(table) for table in sources]
     if heads[0] is None:
         return None
-    state = stage.state(context)
     if state is not None and state.definition != stage.definition(context):
         state = None
     if state is None or (targets and lake.head(targets[0]) is None) or not are_as_they_were(lake, state.targets):

@@ -6,11 +6,14 @@ many runs as after one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+import pyarrow as pa
+
+from pipelines.lakehouse.statements import is_conflict
 from pipelines.lakehouse.table_log import commit_id, is_same_history
 from pipelines.lakehouse.tables import Lakehouse
 from transformations.errors import RefusedError
@@ -71,11 +74,28 @@ class StageStates:
         Raises:
             RefusedError: other processes changed the table in each of 20 attempts; so for `forget`.
         """
-        self._change({(state.stage, state.subject): state}, gone=())
+        row = {**asdict(state), "counts": list(state.counts.items()), "_op": "update"}
+        schema = self._lake.spec(STAGE_STATE).schema.append(pa.field("_op", pa.string()))
+        self._write(lambda: self._lake.merge_arrow(STAGE_STATE, pa.Table.from_pylist([row], schema=schema)))
+        if self._rows is not None:
+            self._rows[(state.stage, state.subject)] = state
 
     def forget(self, stage: str, subjects: Collection[str]) -> None:
         """Delete the states of a stage for these subjects: its next run reads everything."""
-        self._change({}, gone=[(stage, subject) for subject in subjects])
+        self._write(lambda: self._lake.delete(STAGE_STATE, {"stage": [stage], "subject": [*subjects]}))
+        self._rows = None
+
+    @staticmethod
+    def _write(change: Callable[[], object]) -> None:
+        # Tasks of one job may run side by side on a cluster; each writes rows of its own.
+        for _ in range(_TRIES):
+            try:
+                change()
+                return
+            except Exception as error:
+                if not is_conflict(error):
+                    raise
+        raise RefusedError(f"{STAGE_STATE} is being changed by others all the time. Run again: nothing is lost.")
 
     def reload(self) -> None:
         """Let the next call read the table again: another process may have written it."""
@@ -90,20 +110,6 @@ class StageStates:
                 if mark.table_id and mark.version is not None and mark.commit and self._lake.is_declared(mark.table):
                     self._lake.recall(mark.table, table_id=mark.table_id, version=mark.version, commit=mark.commit)
         return self._rows
-
-    def _change(self, new: Mapping[tuple[str, str], State], *, gone: Collection[tuple[str, str]]) -> None:
-        # Tasks of one job may run side by side on a cluster; each writes rows of its own.
-        for _ in range(_TRIES):
-            version = self._lake.ensure(STAGE_STATE).version
-            self._rows = None
-            before = self._all()
-            after = {key: state for key, state in {**before, **new}.items() if key not in gone}
-            rows = [_row(state) for state in after.values()]
-            if after == before or self._lake.replace_if_unchanged(STAGE_STATE, rows, version=version):
-                self._rows = after
-                return
-        self.reload()
-        raise RefusedError(f"{STAGE_STATE} is being changed by others all the time. Run again: nothing is lost.")
 
 
 def mark_now(lake: Lakehouse, table: str) -> TableMark | None:
@@ -121,10 +127,6 @@ def are_as_they_were(lake: Lakehouse, marks: Iterable[TableMark]) -> bool:
         if not is_same_history(lake, mark.table, version=mark.version, commit=mark.commit, until=head.version):
             return False
     return True
-
-
-def _row(state: State) -> dict[str, Any]:
-    return asdict(state) | {"counts": list(state.counts.items())}
 
 
 def _state(row: dict[str, Any]) -> State:

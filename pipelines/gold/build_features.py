@@ -143,7 +143,7 @@ def _ensure(lake: Lakehouse, table: FeatureTable, *, may_replace: bool) -> None:
     from pyspark.sql.pandas.types import from_arrow_schema
 
     target = target_of(table)
-    lake.ensure(target)
+    lake.create(target)
     is_new = "lakeloop.primaryKey" not in lake.properties(target)
     rows, spec = lake.read(target), lake.spec(target)
     if rows.columns != spec.columns and not may_replace:

@@ -74,8 +74,8 @@ def work(context: Context, due: Work) -> Counts:
         RefusedError: more texts than `embedding.max_texts` would be embedded.
     """
     lake, model, versions = context.lake, context.about(EmbeddingModel), due.first
-    lake.ensure(CACHE)
-    lake.ensure(TARGET)
+    lake.create(CACHE)
+    lake.create(TARGET)
     letters = open_letters(lake, stage=COMMAND, model=model.label)
     chunks, keys = changed(context, SOURCE, versions=versions, key="chunk_id", also=to_retry(context, letters))
     chunks, keys = kept(context, chunks), kept(context, keys)

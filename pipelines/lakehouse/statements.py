@@ -53,8 +53,9 @@ def delete(spark: SparkSession, table: str, where: Mapping[str, Sequence[str]]) 
 
 
 def is_conflict(error: Exception) -> bool:
-    """Whether Delta refused a commit because another one came first. A Connect session has no classes for these."""
-    return any(condition in str(error) for condition in _CONFLICTS)
+    """Whether Delta, in Spark or in delta-rs, refused a commit because another one came first."""
+    # By its words: a Connect session has no classes for these.
+    return type(error).__name__ == "CommitFailedError" or any(condition in str(error) for condition in _CONFLICTS)
 
 
 def pairs(properties: Mapping[str, str]) -> str:

@@ -130,14 +130,14 @@ class Lakehouse(ABC):
         """The table's identity and version; None if it does not exist."""
 
     def ensure(self, table: str) -> Head:
-        """The table's head. If it does not exist, it is created empty; one of lakeloop's own gets missing columns."""
-        self._exist(table)
+        """The table's head, after `create`."""
+        self.create(table)
         head = self.head(table)
         assert head is not None
         return head
 
-    def _exist(self, table: str) -> None:
-        """Make the table, or give it missing columns, as `ensure` says."""
+    def create(self, table: str) -> None:
+        """Create the table empty if it does not exist; one of lakeloop's own gets missing columns."""
         if table in TABLES:
             self._complete(table)
         if self._is_there(table):
@@ -245,7 +245,7 @@ class Lakehouse(ABC):
     def append_arrow(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
         """Append rows in one commit. In lists of dicts, values get the table's types and missing keys are null."""
         spec = self.spec(table)
-        self._exist(table)
+        self.create(table)
         if isinstance(rows, list):
             rows = pa.Table.from_pylist(rows, schema=spec.schema)
         if rows.num_rows:
@@ -259,7 +259,7 @@ class Lakehouse(ABC):
         spec = self.spec(table)
         changes = changes.select([*spec.columns, "_op"]).cast(spec.schema.append(pa.field("_op", pa.string())))
         if changes.num_rows:
-            self._exist(table)
+            self.create(table)
             self._merge_rows(table, changes)
 
     def _merge_rows(self, table: str, changes: pa.Table) -> None:
@@ -336,7 +336,7 @@ class Lakehouse(ABC):
         Args:
             txn: a writer and its growing number; a second append with the same `txn` does nothing.
         """
-        self._exist(table)
+        self.create(table)
         writer = rows.select(*map(_column, self.spec(table).columns)).write.format("delta").mode("append")
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])

@@ -44,8 +44,8 @@ def work(context: Context, due: Work) -> Counts:
     versions, labels_read = due.versions
     lake = context.lake
     for table in (PROFILE, QUALITY, RETRIEVAL):
-        lake.ensure(table)
-    lake.ensure(LABELS)
+        lake.create(table)
+    lake.create(LABELS)
     days = _touched_days(context, versions, labels_read)
     counts = {"windows": len(days), "profile_rows": 0, "quality_rows": 0, "retrieval_rows": 0}
     if days:

@@ -120,7 +120,7 @@ def _served(context: Context, state: IndexState) -> Iterator[Difference]:
     from pyspark.sql import functions as F
 
     lake = context.lake
-    lake.ensure("gold.chunk_index")
+    lake.create("gold.chunk_index")
     refused = [row["chunk_id"] for row in open_letters(lake, stage="embed-chunks", model=state.model)]
     chunks = lake.read("silver.chunks").withColumn("model", F.lit(state.model))
     chunks = chunks.where(~F.col("chunk_id").isin(refused)) if refused else chunks

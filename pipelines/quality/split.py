@@ -123,7 +123,7 @@ class Split:
                 now is closed.
         """
         lake, table = context.lake, self.quarantine
-        lake.ensure(table)
+        lake.create(table)
         (key,) = lake.spec(table).key
         is_open = pc.is_null(lake.read_arrow(table, columns=["replayed_at"])["replayed_at"])
         if count == 0 and not pc.any(is_open).as_py():

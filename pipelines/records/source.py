@@ -170,7 +170,7 @@ def evolved(lake: Lakehouse, source: RecordSource) -> RecordSource:
     A column gets the type of the table, if that is wider. If the contract evolves, it gets the table's further columns
     too; otherwise the columns are only those that lakeloop.yml names.
     """
-    lake.ensure(source.bronze)
+    lake.create(source.bronze)
     passed_over = {name for name, _ in ARRIVAL}
     has = {c: type_name for c, type_name in spark_columns(lake.read(source.bronze)).items() if c not in passed_over}
     if source.contract.evolution != "evolve":
@@ -222,7 +222,7 @@ def follow(lake: Lakehouse, table: str) -> int:
     from pyspark.sql.pandas.types import from_arrow_schema
 
     wanted = {f.name: f.dataType for f in from_arrow_schema(lake.spec(table).schema).fields}
-    lake.ensure(table)
+    lake.create(table)
     rows = lake.read(table)
     has = {f.name.lower(): f for f in rows.schema.fields}
     there = {name: has[name.lower()] for name in wanted if name.lower() in has}

@@ -36,7 +36,7 @@ def look(context: Context) -> Work | None:
 def work(context: Context, due: Work) -> Counts:
     """Cut the changed documents. Counts: chunks insert, update (moved, or document renamed), delete, set_aside."""
     lake, versions = context.lake, due.first
-    lake.ensure(TARGET)
+    lake.create(TARGET)
     documents, keys = changed(context, SOURCE, versions=versions, key="document_id")
     with context.progress.step("chunk-documents"):
         rules = rules_of_chunks(context.settings)

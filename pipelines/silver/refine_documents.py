@@ -68,7 +68,7 @@ def work(context: Context, due: Work) -> Counts:
     again: list[str] = refused_for_limits(context) if due.found is None else due.found
     rules = rules_of_documents(context.settings.refine)
     for table in (TARGET, HISTORY):
-        lake.ensure(table)
+        lake.create(table)
     with context.progress.step("refine-documents"):
         arrivals = arrivals_of(context, versions, again=again)
         keys = kept(context, selected(arrivals, ["document_id"]))

@@ -260,7 +260,7 @@ def _rebuild(context: Context, source: RecordSource, changes: DataFrame) -> dict
     )
     rows = history(changes, key=key, order_by=source.order_by, compare=source.compared, then_by=source.then_by)
     rows = context.frames.hold(rows.where(_is_needed(source)).withColumn("_run_id", F.lit(context.run_id)))
-    lake.ensure(source.history)
+    lake.create(source.history)
     write_anew(lake, source.history, rows.select(*lake.spec(source.history).columns))
     now = _last(rows, key=key).select(*lake.spec(source.silver).columns)
     write_anew(lake, source.silver, now)
