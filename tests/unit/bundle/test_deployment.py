@@ -36,13 +36,7 @@ def uploaded(tmp_path: Path) -> Path:
     excluded = [pattern.removesuffix("/**") for pattern in BUNDLE["sync"]["exclude"]]
     assert [name for name in excluded if not (ROOT / name).is_dir()] == [], "an exclusion of nothing"
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()]
-    pattern = shutil.ignore_patterns(".git", *ignored, *excluded)
-    return shutil.copytree(
-        ROOT, tmp_path / "files", ignore=lambda at, names: pattern(at, names) if at == str(ROOT) else _caches(at, names)
-    )
-
-
-_caches = shutil.ignore_patterns("__pycache__")
+    return shutil.copytree(ROOT, tmp_path / "files", ignore=shutil.ignore_patterns(".git", *ignored, *excluded))
 
 
 def test_what_is_uploaded_can_be_installed_as_the_declared_pipeline_does(uploaded: Path) -> None:
