@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.lakehouse.catalog import CatalogLakehouse
+from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.settings.load import load_settings
 from pipelines.settings.sections import Settings
 
@@ -107,7 +107,7 @@ def settings_of(task: Mapping[str, Any], given: Mapping[str, str]) -> Settings:
 
 
 def test_names_of_tables_are_quoted_in_sql() -> None:
-    lake = CatalogLakehouse(Settings(catalog="my-own", schema_prefix="a_"), spark=lambda: pytest.fail("no session"))
+    lake = open_lakehouse(Settings(catalog="my-own", schema_prefix="a_"), spark=lambda: pytest.fail("no session"))
     assert lake.identifier("silver.documents") == "`my-own`.`a_silver`.`documents`"
     configuration = deployed("staging", catalog="my-own")["pipelines"]["documents_declared"]["configuration"]
     assert configuration["lakeloop.bronze_documents"] == "`my-own`.`lakeloop_bronze`.documents"
