@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,68 @@ def test_a_script_can_be_run_and_stops_at_what_fails(script: Path) -> None:
     assert lines[0] == "#!/usr/bin/env bash"
     # .ci/run goes on after a failure, and ends with it.
     assert ("set -uo pipefail" if script.name == "run" else "set -euo pipefail") in lines
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder with the scripts, and with bin/, which comes first on their PATH."""
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    (tmp_path / "bin").mkdir()
+    return tmp_path
+
+
+def run(clone: Path, script: str, argument: str, **programs: str) -> tuple[int, list[str]]:
+    """The exit code of a script, and the calls of its programs, each of which is given as a script of its own."""
+    for name, text in programs.items():
+        (clone / "bin" / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {clone}/calls\n{text}\n')
+        (clone / "bin" / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{clone / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([clone / ".ci" / script, argument], env=environment, capture_output=True, text=True)
+    return done.returncode, (clone / "calls").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("invalid", "made"), [("", ["validate --strict", "deploy", "summary"]), ("exit 1", ["validate --strict"])]
+)
+def test_a_deployment_sets_up_and_is_validated_first(clone: Path, invalid: str, made: list[str]) -> None:
+    databricks = f"""case "$*" in *validate*) {invalid or ":"} ;; esac"""
+    ended, calls = run(clone, "deploy", "prod", setup=":", databricks=databricks)
+    assert (ended != 0) == bool(invalid)
+    assert calls == ["setup ", *(f"databricks bundle {command} --target prod" for command in made)]
+
+
+_SUMMARY = """{"resources": {"volumes": {
+    "landing": {"id": "my-own.a_bronze.landing"}, "reports": {"id": "my-own.a_monitoring.reports"}}}}"""
+
+
+@pytest.mark.parametrize(("page", "code"), [("<!doctype html>", 0), ("nothing was found", 1)])
+def test_the_integration_run_delivers_runs_twice_and_wants_the_report(clone: Path, page: str, code: int) -> None:
+    databricks = f"""case "$*" in
+    "bundle summary"*) echo '{_SUMMARY}' ;;
+    *report.html*) echo "{page}" > build/report.html ;;
+    esac"""
+    ended, calls = run(clone, "integration", "staging", databricks=databricks)
+    assert ended == code
+    assert [call for call in calls if "summary" not in call] == [
+        "databricks fs cp --recursive --overwrite docs dbfs:/Volumes/my-own/a_bronze/landing/integration",
+        "databricks bundle run --target staging documents_loop",
+        "databricks bundle run --target staging documents_loop",
+        "databricks fs cp --overwrite dbfs:/Volumes/my-own/a_monitoring/reports/report.html build/report.html",
+    ]
+
+
+def test_a_run_of_the_job_that_fails_ends_the_integration(clone: Path) -> None:
+    databricks = f"""case "$*" in "bundle summary"*) echo '{_SUMMARY}' ;; "bundle run"*) exit 1 ;; esac"""
+    ended, calls = run(clone, "integration", "staging", databricks=databricks)
+    assert ended != 0
+    assert len([call for call in calls if "bundle run" in call]) == 1
+
+
+@pytest.mark.parametrize(("answer", "code"), [("1", 0), ("0", 1)])
+def test_only_what_has_run_in_staging_goes_on(clone: Path, answer: str, code: int) -> None:
+    ended, (call,) = run(clone, "ran-in-staging", "abc123", gh=f"echo {answer}")
+    assert ended == code
+    assert "--commit abc123 --status success" in call
 
 
 _CHECKOUT = "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1"
