@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -90,13 +91,21 @@ def test_places_of_files_are_volumes_of_the_bundle_whatever_the_catalog_is_calle
         assert settings.path(settings.landing) == Path(settings.landing)
 
 
-def test_a_task_writes_its_lock_and_its_log_into_its_own_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for task in deployed("prod")["jobs"]["documents_loop"]["tasks"]:
-        settings = settings_of(task, {"config": str(ROOT / "conf/lakeloop.yml")})
-        assert settings.log_path.absolute().is_relative_to(tmp_path)
+def test_a_task_writes_its_lock_and_its_log_into_its_own_folder(tmp_path: Path) -> None:
+    (task, *_) = deployed("prod")["jobs"]["documents_loop"]["tasks"]
+    command, _, *sets = task["python_wheel_task"]["parameters"]
+    own, conf, volumes = tmp_path / "own", tmp_path / "conf", tmp_path / "Volumes"
+    own.mkdir()
+    shutil.copytree(ROOT / "conf", conf)
+    words = [one.replace("/Volumes/", f"{volumes}/") for one in sets if "=catalog=" not in one]  # no Spark here
+    landing = next(Path(one.removeprefix("--set=landing=")) for one in words if "=landing=" in one)
+    landing.mkdir(parents=True)
+    (landing / "one.md").write_text("# One\n", encoding="utf-8")
+    program = [sys.executable, "-m", "pipelines.cli.main", command, f"--config={conf / 'lakeloop.yml'}", *words]
+    done = subprocess.run(program, cwd=own, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {path.name for path in own.iterdir()} == {".lakeloop.lock", "logs", "lakehouse"}
+    assert [path.name for path in conf.iterdir()] == ["lakeloop.yml"]
 
 
 def settings_of(task: Mapping[str, Any], given: Mapping[str, str]) -> Settings:
