@@ -103,7 +103,7 @@ def gather(context: Context, *, versions: Versions | None = None, summary: Mappi
     the_index = f"the index {context.settings.index.name}"
     facts = {
         "source_mark": _mark(versions) if versions else "",
-        "workspace": context.settings.root.name or str(context.settings.root),
+        "workspace": context.settings.catalog or context.settings.root.name or str(context.settings.root),
         "landing": context.settings.landing,
         "written_at": context.now(),
         "runs": runs,

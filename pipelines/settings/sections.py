@@ -195,7 +195,7 @@ class Settings(_Section):
 
     root: Path = Field(default_factory=Path.cwd, description="set from the place of lakeloop.yml")
     catalog: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_]+$", description="Unity Catalog catalog; none: Delta folders below `lakehouse`"
+        None, pattern=r"^[A-Za-z0-9_-]+$", description="Unity Catalog catalog; none: Delta folders below `lakehouse`"
     )
     schema_prefix: str = Field("", pattern=r"^[A-Za-z0-9_]*$", description="put before bronze, silver, gold …")
     lakehouse: str = Field("lakehouse", description="folder of the Delta tables, where there is no catalog")

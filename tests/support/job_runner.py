@@ -2,14 +2,15 @@
 
 Tasks run as Databricks runs them: each in a process, an empty folder and an empty HOME of its own, by the
 distribution's console entry point with the parameters as words, in a Spark Connect session, and again as often as the
-task says. What of a workspace cannot be had here is replaced, and nothing else: volumes are folders, the catalog is
-Spark's own, and MLflow's server is a file.
+task says. What of a workspace cannot be had here is replaced, and nothing else: volumes are folders, the uploaded files
+are the bundle's own, the catalog is Spark's, and MLflow's server is a file.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from tests.unit.bundle.bundle_check import resolved
+from tests.unit.bundle.bundle_check import BUILT_IN, resolved
 
 CATALOG = "spark_catalog"
 # What a task of a job has of its surroundings.
@@ -107,7 +108,7 @@ class JobRunner:
 
     def run(self, job: str) -> dict[str, TaskRun]:
         """Run the tasks in the order of their dependencies, up to the first that fails for good."""
-        tasks = {task["task_key"]: task for task in self.resources["jobs"][job]["tasks"]}
+        tasks = {task["task_key"]: task for task in self._tasks(job)}
         needs = {key: [each["task_key"] for each in task.get("depends_on", [])] for key, task in tasks.items()}
         runs: dict[str, TaskRun] = {}
         for key in TopologicalSorter(needs).static_order():
@@ -118,9 +119,9 @@ class JobRunner:
 
     def command(self, *words: str, job: str) -> Any:
         """The JSON that a command gives with the settings of the job's tasks."""
-        (task, *_) = self.resources["jobs"][job]["tasks"]
+        (task, *_) = self._tasks(job)
         _, *settings = task["python_wheel_task"]["parameters"]
-        done = self._call([*words, "--json", *self._here(settings)], calls=Counter())
+        done = self._call([*words, "--json", *settings], calls=Counter())
         assert done.stdout, done.stderr[-3000:]
         return json.loads(done.stdout)
 
@@ -129,14 +130,25 @@ class JobRunner:
         assert (wheel["package_name"], wheel["entry_point"]) == ("lakeloop", "lakeloop")
         start = time.monotonic()
         for _ in range(1 + task.get("max_retries", 0)):
-            run.attempts.append(self._call(list(self._here(wheel["parameters"])), calls=run.calls))
+            run.attempts.append(self._call(wheel["parameters"], calls=run.calls))
             if run.exit_code == 0:
                 break
         run.seconds = time.monotonic() - start
         return run
 
-    def _here(self, parameters: Sequence[str]) -> Iterator[str]:
+    def _tasks(self, job: str) -> list[dict[str, Any]]:
+        """The job's tasks, with the words of this machine."""
+        given = {one["name"]: one["default"] for one in self.resources["jobs"][job].get("parameters", [])}
+        tasks = [{**task} for task in self.resources["jobs"][job]["tasks"]]
+        for task in tasks:
+            wheel = task["python_wheel_task"]
+            task["python_wheel_task"] = {**wheel, "parameters": [*self._here(wheel["parameters"], given)]}
+        return tasks
+
+    def _here(self, parameters: Sequence[str], given: Mapping[str, str]) -> Iterator[str]:
         for word in parameters:
+            word = re.sub(r"\{\{job\.parameters\.([\w.-]+)\}\}", lambda found: given[found[1]], word)
+            word = word.replace(BUILT_IN["workspace.file_path"], str(self.bundle))
             word = word.replace("/Volumes/", f"{self.folder / 'Volumes'}/")
             yield word.replace(
                 "mlflow.tracking_uri=databricks", f"mlflow.tracking_uri=sqlite:///{self.folder}/mlflow.db"

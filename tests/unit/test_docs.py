@@ -46,7 +46,8 @@ _MADE = ("build", "dist")
 # Names of others.
 FOREIGN = {
     "--sandbox",  # an option of pandoc
-    "--var",  # an option of Databricks' CLI
+    "--params",  # options of Databricks' CLI
+    "--var",
     "create_auto_cdc_flow",  # Databricks
     "stored_as_scd_type",
     "report.html",  # a file that lakeloop writes, though `report` is a section of the settings

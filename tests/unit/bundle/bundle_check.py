@@ -350,6 +350,8 @@ def _wheel_problems(
     if commands is not None and command not in commands:
         yield f"{command!r} is none of the stages {list(commands)}"
     for setting in settings:
+        if re.fullmatch(r"--config=\{\{job\.parameters\.[\w.-]+\}\}", setting):
+            continue
         if not fnmatch(setting, "--set=*=*"):
             yield f"{setting!r} is not of the form --set=key=value"
             continue
