@@ -163,8 +163,10 @@ def _wheel_problems(
 
 def _setting_problems(setting: str, parameters: Mapping[str, str]) -> Iterator[str]:
     """What the command would say of one of its words, where job parameters have their defaults."""
+    if fnmatch(setting, "--config=?*"):
+        return
     if not fnmatch(setting, "--set=*=*"):
-        yield f"{setting!r} is not of the form --set=key=value"
+        yield f"{setting!r} is not of the form --set=key=value or --config=file"
         return
     given = _DYNAMIC.sub(lambda match: parameters.get(match[1].removeprefix("job.parameters."), match[0]), setting)
     if _DYNAMIC.search(given):  # known when the task starts

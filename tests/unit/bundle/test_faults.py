@@ -46,7 +46,7 @@ def in_pipeline(**fields: Any) -> Plant:
 
 
 def with_setting(setting: str) -> Plant:
-    return in_file(JOB, lambda c: first_task(c)["python_wheel_task"]["parameters"].append(f"--set={setting}"))
+    return in_file(JOB, lambda c: words(c).append(f"--set={setting}"))
 
 
 def with_task(**task: Any) -> Plant:
@@ -107,6 +107,11 @@ def gate(left: str = "{{tasks.ingest_records.values.rows}}") -> Plant:
         depends_on=[{"task_key": "ingest_records"}],
         condition_task={"left": left, "op": "GREATER_THAN", "right": "0"},
     )
+
+
+def words(c: dict[str, Any]) -> list[str]:
+    found: list[str] = first_task(c)["python_wheel_task"]["parameters"]
+    return found
 
 
 def grant(principal: str, *privileges: str) -> dict[str, Any]:
@@ -375,6 +380,10 @@ RIGHT: dict[str, Plant] = {
     "job parameter": both(
         in_job(parameters=[{"name": "index", "default": "chunks"}]),
         with_setting("index.name={{job.parameters.index}}"),
+    ),
+    "file of settings": both(
+        in_job(parameters=[{"name": "config", "default": "${workspace.file_path}/lakeloop.yml"}]),
+        in_file(JOB, lambda c: words(c).append("--config={{job.parameters.config}}")),
     ),
     "value that is known when the task starts": with_setting("index.name={{job.run_id}}"),
     "schedule on the last Friday": with_schedule("0 0/15 6-18 ? JAN-MAR,DEC 6L 2027", "America/Argentina/Ushuaia"),
