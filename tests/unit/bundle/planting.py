@@ -15,9 +15,9 @@ Edit = Callable[[dict[str, Any]], object]
 
 
 def edit(bundle: Path, name: str, change: Edit) -> None:
-    content = yaml.safe_load((bundle / name).read_text(encoding="utf-8"))
+    content = yaml.load((bundle / name).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     change(content)
-    (bundle / name).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    (bundle / name).write_text(yaml.dump(content, Dumper=yaml.CSafeDumper, sort_keys=False), encoding="utf-8")
 
 
 def job(content: dict[str, Any]) -> Any:
