@@ -41,9 +41,10 @@ def problems(bundle_root: Path, *, commands: Sequence[str] | None = None) -> lis
     """
     try:
         root = _load(bundle_root / "databricks.yml")
-        found = list(root_problems(root))
+        if found := list(root_problems(root)):
+            return found
         files = _included(bundle_root, root)
-        found += _file_problems(bundle_root, files)
+        found = list(_file_problems(bundle_root, files))
         resources, origin = _merged(files)
     except _Unreadable as error:
         return [str(error)]
@@ -100,14 +101,21 @@ def _file_problems(bundle_root: Path, files: Mapping[Path, Mapping[str, Any]]) -
     for path, content in files.items():
         for key in set(content) - {"resources", "definitions"}:
             yield f"{path.name}: unknown key {key!r}"
-        named = [f"{key}.{file_suffix(kind)}" for kind, things in _things(content) for key in things]
+        named = [f"{key}.{file_suffix(kind)}" for kind, things in _things(content, path.name) for key in things]
         if named != [path.name.rpartition(".")[0]]:
             yield f"{path.name} must define exactly the one thing that its name says, but it defines {named}"
 
 
-def _things(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for kind, things in (content.get("resources") or {}).items():
-        yield kind, things or {}
+def _things(content: Mapping[str, Any], place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(kind, resources of it by key) of what `place` names: a file, or a target."""
+    for kind, things in _mapping(content.get("resources"), f"{place}: resources").items():
+        yield kind, _mapping(things, f"{place}: resources.{kind}")
+
+
+def _mapping(node: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(node or {}, Mapping):
+        raise _Unreadable(f"{place} must hold keys and values, but it holds {node!r}")
+    return node or {}
 
 
 def _merged(files: Mapping[Path, Mapping[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str], Path]]:
@@ -115,7 +123,7 @@ def _merged(files: Mapping[Path, Mapping[str, Any]]) -> tuple[dict[str, dict[str
     resources: dict[str, dict[str, Any]] = {}
     origin: dict[tuple[str, str], Path] = {}
     for path, content in files.items():
-        for kind, things in _things(content):
+        for kind, things in _things(content, path.name):
             for key, fields in things.items():
                 if (kind, key) in origin:
                     raise _Unreadable(f"{kind}.{key} is defined in {origin[kind, key].name} and in {path.name}")
@@ -184,7 +192,7 @@ class _Target:
     def own_problems(self) -> Iterator[str]:
         for name in set(self.own.get("variables") or {}) - set(self.root.get("variables") or {}):
             yield f"databricks.yml: target {self.name} sets the variable {name!r}, which is not declared"
-        for kind, things in _things(self.own):
+        for kind, things in _things(self.own, f"target {self.name}"):
             for key in things:
                 if key not in self.base.get(kind, {}):
                     yield f"databricks.yml: target {self.name} changes {kind}.{key}, which no file defines"
@@ -224,7 +232,7 @@ class _Target:
 
 def _overlaid(base: Any, change: Any) -> Any:
     if not isinstance(base, Mapping) or not isinstance(change, Mapping):
-        return change
+        return base if change is None else change
     return {**base, **{k: _overlaid(base[k], v) if k in base else v for k, v in change.items()}}
 
 
@@ -246,7 +254,9 @@ def _wheel_patterns(root: Mapping[str, Any], bundle_root: Path, path: Path) -> l
 
 
 def _missing_commands(resources: Mapping[str, Mapping[str, Any]], commands: Sequence[str]) -> Iterator[str]:
-    tasks = {task.get("task_key") for job in resources.get("jobs", {}).values() for task in job.get("tasks") or []}
+    keys = {
+        text for where, text in texts(resources.get("jobs")) if re.fullmatch(r"[\w-]+\.tasks\.\d+\.task_key", where)
+    }
     for command in commands:
-        if command.replace("-", "_") not in tasks:
+        if command.replace("-", "_") not in keys:
             yield f"the stage {command!r} has no task in any job"

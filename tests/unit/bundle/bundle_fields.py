@@ -50,6 +50,10 @@ ROOT_FIELDS: dict[str, set[str]] = {
     "targets.*.run_as": _RUN_AS,
     "targets.*.permissions.*": _PERMISSION,
 }  # fmt: skip
+# Where any names may stand, each with what is behind it.
+_ROOT_NAMES = {
+    "artifacts", "variables", "targets", "targets.*.variables", "targets.*.resources", "targets.*.resources.*",
+}  # fmt: skip
 ROOT_VALUES: dict[str, set[Any]] = {
     "bundle.engine": {"direct", "terraform"},
     "artifacts.*.type": {"whl", "jar"},
@@ -77,7 +81,7 @@ def root_problems(node: Any, path: str = "", pattern: str = "") -> Iterator[str]
         node is v or (node == v and type(node) is type(v)) for v in ROOT_VALUES[pattern]
     ):
         yield f"databricks.yml: {path} is {node!r}, but it must be one of {sorted(ROOT_VALUES[pattern])}"
-    elif pattern in ROOT_FIELDS and not isinstance(node, Mapping):
+    elif pattern in {*ROOT_FIELDS, *_ROOT_NAMES} and not isinstance(node, Mapping):
         yield f"databricks.yml: {path} must hold keys and values, but it is {node!r}"
     items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
     for key, value in items:

@@ -2,129 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from expectations.tables.chunks import chunk_rules
 from expectations.targets.alerts import alert_query
 
 from .bundle_check import problems
-from .planting import JOB, Edit, dependencies, edit, first_task, job
+from .planting import (
+    JOB,
+    Plant,
+    both,
+    dependencies,
+    first_task,
+    gate,
+    grant,
+    in_environment,
+    in_file,
+    in_first_task,
+    in_job,
+    in_pipeline,
+    on_cluster,
+    with_alert,
+    with_destinations,
+    with_resource,
+    with_schedule,
+    with_setting,
+    with_task,
+    words,
+)
 
-Plant = Callable[[Path], None]
-
-PIPELINE = "resources/documents_declared.pipeline.yml"
 GOLD = "resources/gold.schema.yml"
 RULES_QUERY = alert_query(
     "${var.catalog}.${resources.schemas.silver.name}.chunks", rules=chunk_rules(max_tokens=9, max_characters=99)
 )
 WHEEL_TASK = {"python_wheel_task": {"package_name": "lakeloop", "entry_point": "lakeloop", "parameters": ["report"]}}
-
-
-def in_file(name: str, change: Edit) -> Plant:
-    return lambda bundle: edit(bundle, name, change)
-
-
-def in_job(**fields: Any) -> Plant:
-    return in_file(JOB, lambda c: job(c).update(fields))
-
-
-def in_first_task(**fields: Any) -> Plant:
-    return in_file(JOB, lambda c: first_task(c).update(fields))
-
-
-def in_environment(**fields: Any) -> Plant:
-    return in_file(JOB, lambda c: job(c)["environments"][0]["spec"].update(fields))
-
-
-def in_pipeline(**fields: Any) -> Plant:
-    return in_file(PIPELINE, lambda c: c["resources"]["pipelines"]["documents_declared"].update(fields))
-
-
-def with_setting(setting: str) -> Plant:
-    return in_file(JOB, lambda c: words(c).append(f"--set={setting}"))
-
-
-def with_task(**task: Any) -> Plant:
-    return in_file(JOB, lambda c: job(c)["tasks"].append(task))
-
-
-def with_resource(kind: str, suffix: str, **fields: Any) -> Plant:
-    def plant(bundle: Path) -> None:
-        content = {"resources": {kind: {"added": fields}}}
-        (bundle / f"resources/added.{suffix}.yml").write_text(yaml.safe_dump(content), encoding="utf-8")
-
-    return plant
-
-
-def with_alert(
-    query: str = "SELECT count(*) AS late FROM ${var.catalog}.${resources.schemas.silver.name}.chunks",
-    *,
-    column: str = "late",
-    cron: str = "0 0 * * * ?",
-    time_zone: str = "Europe/Berlin",
-    threshold: Any = 0.5,
-) -> Plant:
-    return with_resource(
-        "alerts",
-        "alert",
-        display_name="late",
-        query_text=query,
-        warehouse_id="w",
-        schedule={"quartz_cron_schedule": cron, "timezone_id": time_zone},
-        evaluation={
-            "comparison_operator": "GREATER_THAN",
-            "source": {"name": column},
-            "threshold": {"value": {"double_value": threshold}},
-        },
-    )
-
-
-def with_schedule(cron: str, time_zone: str = "UTC") -> Plant:
-    return in_job(schedule={"quartz_cron_expression": cron, "timezone_id": time_zone})
-
-
-def with_destinations(number: int) -> Plant:
-    destinations = [{"id": f"d{each}"} for each in range(number)]
-    return in_file(JOB, lambda c: job(c)["webhook_notifications"].update(on_start=destinations))
-
-
-def both(*plants: Plant) -> Plant:
-    def plant(bundle: Path) -> None:
-        for each in plants:
-            each(bundle)
-
-    return plant
-
-
-def gate(left: str = "{{tasks.ingest_records.values.rows}}") -> Plant:
-    return with_task(
-        task_key="gate",
-        depends_on=[{"task_key": "ingest_records"}],
-        condition_task={"left": left, "op": "GREATER_THAN", "right": "0"},
-    )
-
-
-def words(c: dict[str, Any]) -> list[str]:
-    found: list[str] = first_task(c)["python_wheel_task"]["parameters"]
-    return found
-
-
-def grant(principal: str, *privileges: str) -> dict[str, Any]:
-    return {"principal": principal, "privileges": [*privileges]}
-
-
-def on_cluster(c: dict[str, Any]) -> None:
-    """The first task of the job, on a cluster that the job makes."""
-    del first_task(c)["environment_key"]
-    first_task(c).update(job_cluster_key="small", libraries=[{"whl": "../dist/*.whl"}, {"whl": "../dist/models/*.whl"}])
-    cluster = {"spark_version": "17.3.x-scala2.13", "node_type_id": "m5d.large", "num_workers": 1}
-    job(c)["job_clusters"] = [{"job_cluster_key": "small", "new_cluster": cluster}]
-
 
 # name: what is planted, and what the message must say: where, and what.
 FAULTS: dict[str, tuple[Plant, str, str]] = {
@@ -275,6 +188,18 @@ FAULTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "wrong enum": (in_first_task(run_if="SOMETIMES"), "tasks.0.run_if", "'SOMETIMES' is not a valid RunIf"),
     "wrong type": (in_job(max_concurrent_runs="one"), "max_concurrent_runs", "must be a int"),
+    "text for the tasks": (in_job(tasks="all"), "jobs.documents_loop: tasks", "must be a list"),
+    "text for the targets": (in_file("databricks.yml", lambda c: c.update(targets="dev")), "targets", "must hold keys"),
+    "list of resources in a target": (
+        in_file("databricks.yml", lambda c: c["targets"]["dev"].update(resources=["gold"])),
+        "targets.dev.resources",
+        "must hold keys",
+    ),
+    "list of schemas": (
+        in_file(GOLD, lambda c: c["resources"].update(schemas=["gold"])),
+        "gold.schema.yml",
+        "resources.schemas must hold keys",
+    ),
     "required field": (
         in_file(JOB, lambda c: first_task(c)["python_wheel_task"].pop("entry_point")),
         "tasks.0.python_wheel_task",
