@@ -1,46 +1,36 @@
 """A bundle's folder in, a sentence for everything wrong with it out; neither a workspace nor the network is asked.
 
-Fields, types and enums are the business of bundle_fields.py. What is checked here is how the parts fit: files,
-references, task graphs, environments, entry points, settings; and that nothing looks like a secret.
+Here are the bundle's files, databricks.yml, its targets and secrets. Fields, types and enums are the business of
+bundle_fields.py, references of bundle_references.py, values of bundle_resources.py, jobs of bundle_jobs.py, alerts of
+bundle_alerts.py.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatch
-from graphlib import CycleError, TopologicalSorter
-from importlib.metadata import PackageNotFoundError, distribution
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipelines.settings.load import load_settings
-from transformations.errors import ConfigurationError
+from .bundle_alerts import alert_problems
+from .bundle_fields import file_suffix, root_problems, typed_problems
+from .bundle_jobs import job_problems
+from .bundle_references import REFERENCE, WHOLE, Dangling, Scope, texts
+from .bundle_resources import file_problems, identity_problems, place_problems, value_problems
 
-from .bundle_fields import KINDS, root_problems, typed_problems
-
-DISTRIBUTION = "lakeloop"
-
-# What the CLI fills in at deployment, with a stand-in for each.
-BUILT_IN = {
-    "bundle.git.branch": "main",
-    "bundle.git.commit": "0" * 40,
-    "workspace.host": "workspace.invalid",
-    "workspace.root_path": "/Workspace/Users/ada/.bundle/lakeloop",
-    "workspace.file_path": "/Workspace/Users/ada/.bundle/lakeloop/files",
-    "workspace.artifact_path": "/Workspace/Users/ada/.bundle/lakeloop/artifacts",
-    "workspace.current_user.userName": "ada@lakeloop.invalid",
-    "workspace.current_user.short_name": "ada",
-}
-REFERENCE = re.compile(r"(?<!\$)\$\{([^{}]*)\}?")
-WHOLE = re.compile(r"\$\{[^{}]+\}")
 SECRET_VALUE = re.compile(
     r"dapi[0-9a-f]{32}|AKIA[0-9A-Z]{16}|\b(ghp|gho|sk|dose|xox[bp])[-_][A-Za-z0-9_-]{16,}|-----BEGIN |"
     r"eyJ[\w-]{10,}\.[\w-]{10,}|://[^/\s:@]+:[^/\s@]+@|[?&]sig=[\w%]{20,}"
 )
 SECRET_KEY = re.compile(r"(?i)(^|[_.-])(password|passwd|secret|token|api_?key|access_?key|credential)s?$")
+
+
+# What names a secret instead of holding it: a reference of the bundle, or one that the platform fills in.
+_NAMED_SECRET = re.compile(rf"{WHOLE.pattern}|\{{\{{secrets/[\w.-]+/[\w.-]+\}}\}}")
 
 
 def problems(bundle_root: Path, *, commands: Sequence[str] | None = None) -> list[str]:
@@ -51,16 +41,19 @@ def problems(bundle_root: Path, *, commands: Sequence[str] | None = None) -> lis
     """
     try:
         root = _load(bundle_root / "databricks.yml")
-        found = list(root_problems(root))
+        if found := list(root_problems(root)):
+            return found
         files = _included(bundle_root, root)
-        found += _file_problems(bundle_root, files)
+        found = list(_file_problems(bundle_root, files))
         resources, origin = _merged(files)
     except _Unreadable as error:
         return [str(error)]
     found += _artifact_problems(root)
     found += _unused_variables(root, resources)
-    for target in root.get("targets") or {"": {}}:
-        found += _target_problems(bundle_root, root, resources, origin, target=target, commands=commands)
+    for name in root.get("targets") or {"": {}}:
+        target = _Target(bundle_root, root, resources, origin, name, commands)
+        found += [*target.own_problems(), *target.resource_problems()]
+    found += _missing_commands(resources, commands or ())
     return list(dict.fromkeys(found))
 
 
@@ -75,16 +68,7 @@ def resolved(bundle_root: Path, *, target: str, variables: Mapping[str, Any]) ->
     chosen = root["targets"][target]
     resources = _overlaid(resources, chosen.get("resources") or {})
     chosen["variables"] = {**(chosen.get("variables") or {}), **variables}
-    scope = _Scope(root, resources, target=target)
-
-    def replaced(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: replaced(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [replaced(value) for value in node]
-        return scope.resolve(node) if isinstance(node, str) else node
-
-    found: dict[str, Any] = replaced(resources)
+    found: dict[str, Any] = Scope(root, resources, target=target).replaced(resources)
     return found
 
 
@@ -92,16 +76,12 @@ class _Unreadable(Exception):
     """A file that no other check can be made on."""
 
 
-class _Dangling(Exception):
-    """A reference that leads nowhere."""
-
-
 # -- files --------------------------------------------------------------------------------------------------------
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     except (OSError, yaml.YAMLError) as error:
         raise _Unreadable(f"{path.name} cannot be read: {error}") from None
     if not isinstance(content, dict):
@@ -121,14 +101,21 @@ def _file_problems(bundle_root: Path, files: Mapping[Path, Mapping[str, Any]]) -
     for path, content in files.items():
         for key in set(content) - {"resources", "definitions"}:
             yield f"{path.name}: unknown key {key!r}"
-        named = [f"{key}.{KINDS[kind][0]}" for kind, things in _things(content) if kind in KINDS for key in things]
+        named = [f"{key}.{file_suffix(kind)}" for kind, things in _things(content, path.name) for key in things]
         if named != [path.name.rpartition(".")[0]]:
             yield f"{path.name} must define exactly the one thing that its name says, but it defines {named}"
 
 
-def _things(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for kind, things in (content.get("resources") or {}).items():
-        yield kind, things or {}
+def _things(content: Mapping[str, Any], place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(kind, resources of it by key) of what `place` names: a file, or a target."""
+    for kind, things in _mapping(content.get("resources"), f"{place}: resources").items():
+        yield kind, _mapping(things, f"{place}: resources.{kind}")
+
+
+def _mapping(node: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(node or {}, Mapping):
+        raise _Unreadable(f"{place} must hold keys and values, but it holds {node!r}")
+    return node or {}
 
 
 def _merged(files: Mapping[Path, Mapping[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str], Path]]:
@@ -136,7 +123,7 @@ def _merged(files: Mapping[Path, Mapping[str, Any]]) -> tuple[dict[str, dict[str
     resources: dict[str, dict[str, Any]] = {}
     origin: dict[tuple[str, str], Path] = {}
     for path, content in files.items():
-        for kind, things in _things(content):
+        for kind, things in _things(content, path.name):
             for key, fields in things.items():
                 if (kind, key) in origin:
                     raise _Unreadable(f"{kind}.{key} is defined in {origin[kind, key].name} and in {path.name}")
@@ -165,10 +152,7 @@ def _sources(artifact: Mapping[str, Any]) -> list[str]:
 
 def _unused_variables(root: Mapping[str, Any], resources: Mapping[str, Any]) -> Iterator[str]:
     used = {
-        match.split(".")[1]
-        for _, text in _texts([root, resources])
-        for match in REFERENCE.findall(text)
-        if "." in match
+        match.split(".")[1] for _, text in texts([root, resources]) for match in REFERENCE.findall(text) if "." in match
     }
     for name, declared in (root.get("variables") or {}).items():
         if not (declared or {}).get("description"):
@@ -180,123 +164,87 @@ def _unused_variables(root: Mapping[str, Any], resources: Mapping[str, Any]) -> 
 # -- a target -----------------------------------------------------------------------------------------------------
 
 
-def _target_problems(
-    bundle_root: Path,
-    root: Mapping[str, Any],
-    base: Mapping[str, Mapping[str, Any]],
-    origin: Mapping[tuple[str, str], Path],
-    *,
-    target: str,
-    commands: Sequence[str] | None,
-) -> Iterator[str]:
-    own = (root.get("targets") or {}).get(target) or {}
-    for name in set(own.get("variables") or {}) - set(root.get("variables") or {}):
-        yield f"databricks.yml: target {target} sets the variable {name!r}, which is not declared"
-    for kind, things in _things(own):
-        for key in things:
-            if key not in base.get(kind, {}):
-                yield f"databricks.yml: target {target} changes {kind}.{key}, which no file defines"
-    resources = _overlaid(base, own.get("resources") or {})
-    scope = _Scope(root, resources, target=target)
-    for where, text in _texts({**{k: v for k, v in root.items() if k != "targets"}, **own}):
-        yield from (f"databricks.yml: {where}: {p}" for p in _text_problems(where, text, scope))
-    for kind, things in resources.items():
-        for key, fields in things.items():
-            if (kind, key) not in origin:
-                continue
-            path = origin[kind, key]
-            found = list(typed_problems(kind, fields))
-            found += [f"{w}: {p}" for w, text in _texts(fields) for p in _text_problems(w, text, scope)]
-            if kind == "jobs" and not found:
-                found += _job_problems(
-                    fields, scope, wheels=_wheel_patterns(root, bundle_root, path), commands=commands
-                )
-            yield from (f"{path.name}: {kind}.{key}: {p}" for p in found)
-    tasks = {task.get("task_key") for job in resources.get("jobs", {}).values() for task in job.get("tasks") or []}
-    for command in commands or ():
-        if command.replace("-", "_") not in tasks:
-            yield f"the stage {command!r} has no task in any job"
+@dataclass(frozen=True)
+class _Target:
+    """What one target deploys: `base` as its files say, changed by what the target says itself."""
+
+    bundle_root: Path
+    root: Mapping[str, Any]
+    base: Mapping[str, Mapping[str, Any]]
+    origin: Mapping[tuple[str, str], Path]
+    name: str
+    commands: Sequence[str] | None
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = (self.root.get("targets") or {}).get(self.name) or {}
+        return found
+
+    @cached_property
+    def resources(self) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = _overlaid(self.base, self.own.get("resources") or {})
+        return found
+
+    @cached_property
+    def scope(self) -> Scope:
+        return Scope(self.root, self.resources, target=self.name)
+
+    def own_problems(self) -> Iterator[str]:
+        for name in set(self.own.get("variables") or {}) - set(self.root.get("variables") or {}):
+            yield f"databricks.yml: target {self.name} sets the variable {name!r}, which is not declared"
+        for kind, things in _things(self.own, f"target {self.name}"):
+            for key in things:
+                if key not in self.base.get(kind, {}):
+                    yield f"databricks.yml: target {self.name} changes {kind}.{key}, which no file defines"
+        effective = {**{k: v for k, v in self.root.items() if k != "targets"}, **self.own}
+        yield from (f"databricks.yml: {p}" for p in _text_problems(effective, self.scope))
+        yield from (f"databricks.yml: target {self.name}: {p}" for p in identity_problems(effective))
+
+    def resource_problems(self) -> Iterator[str]:
+        for kind, things in self.resources.items():
+            for key, raw in things.items():
+                if (kind, key) in self.origin:
+                    path = self.origin[kind, key]
+                    found = [*typed_problems(kind, raw), *_text_problems(raw, self.scope), *identity_problems(raw)]
+                    # What follows reads the fields, so they must be there.
+                    found = found or [*self._resolved_problems(kind, self.scope.replaced(raw), path)]
+                    yield from (f"{path.name}: {kind}.{key}: {p}" for p in found)
+
+    def _resolved_problems(self, kind: str, resolved: Mapping[str, Any], path: Path) -> Iterator[str]:
+        wheels = _wheel_patterns(self.root, self.bundle_root, path)
+        yield from value_problems(resolved)
+        yield from file_problems(resolved, folder=path.parent, wheels=wheels)
+        yield from place_problems(resolved, schemas=self.schemas)
+        if kind == "jobs":
+            yield from job_problems(resolved, wheels=wheels, commands=self.commands)
+        if kind == "alerts":
+            yield from alert_problems(resolved, schemas=self.schemas)
+
+    @cached_property
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """The deployed schemas that have no problem themselves, with their references replaced."""
+        found = {}
+        for key, fields in self.resources.get("schemas", {}).items():
+            if not [*typed_problems("schemas", fields), *_text_problems(fields, self.scope)]:
+                found[key] = self.scope.replaced(fields)
+        return found
 
 
 def _overlaid(base: Any, change: Any) -> Any:
     if not isinstance(base, Mapping) or not isinstance(change, Mapping):
-        return change
+        return base if change is None else change
     return {**base, **{k: _overlaid(base[k], v) if k in base else v for k, v in change.items()}}
 
 
-def _texts(node: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """(place, text) of every string below `node`."""
-    if isinstance(node, str):
-        yield where, node
-    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    for key, value in items:
-        yield from _texts(value, f"{where}.{key}".lstrip("."))
-
-
-def _text_problems(where: str, text: str, scope: _Scope) -> Iterator[str]:
-    try:
-        scope.resolve(text)
-    except _Dangling as error:
-        yield str(error)
-    if SECRET_VALUE.search(text) or (SECRET_KEY.search(where) and not WHOLE.fullmatch(text)):
-        yield "looks like a secret; name a secret scope and key, or an environment variable"
-
-
-class _Scope:
-    """What a reference can reach in one target."""
-
-    def __init__(self, root: Mapping[str, Any], resources: Mapping[str, Any], *, target: str) -> None:
-        self.declared = root.get("variables") or {}
-        self.given = ((root.get("targets") or {}).get(target) or {}).get("variables") or {}
-        self.built_in = {**BUILT_IN, "bundle.name": (root.get("bundle") or {}).get("name"), "bundle.target": target}
-        self.target, self.resources = target, resources
-
-    def resolve(self, text: str, seen: tuple[str, ...] = ()) -> Any:
-        """`text` with every reference replaced; the value itself where the text is one reference."""
-        if WHOLE.fullmatch(text):
-            return self._value(text[2:-1], seen)
-        return REFERENCE.sub(
-            lambda m: str(self._value(m.group(1), seen)) if m.group().endswith("}") else _unclosed(m), text
-        )
-
-    def _value(self, path: str, seen: tuple[str, ...]) -> Any:
-        if path in seen:
-            raise _Dangling(f"${{{path}}} leads back to itself")
-        match path.split("."):
-            case ["var", name]:
-                value = self._variable(name)
-            case ["resources", kind, key, field]:
-                value = self._field(path, kind, key, field)
-            case _ if path in self.built_in:
-                value = self.built_in[path]
-            case _:
-                raise _Dangling(f"${{{path}}} is neither a variable, a field of a resource nor known to the CLI")
-        return self.resolve(value, (*seen, path)) if isinstance(value, str) else value
-
-    def _variable(self, name: str) -> Any:
-        if name not in self.declared:
-            raise _Dangling(f"${{var.{name}}}: no such variable; there are {sorted(self.declared)}")
-        declared = self.declared[name] or {}
-        if name not in self.given and "default" not in declared and "lookup" not in declared:
-            raise _Dangling(f"${{var.{name}}} has no default and no value in target {self.target}")
-        return self.given.get(name, declared.get("default", "looked-up"))
-
-    def _field(self, path: str, kind: str, key: str, field: str) -> Any:
-        if key not in self.resources.get(kind, {}):
-            raise _Dangling(f"${{{path}}}: no such resource; {kind} are {sorted(self.resources.get(kind, {}))}")
-        fields = self.resources[kind][key]
-        if field == "id":
-            return "0"
-        if field not in fields:
-            raise _Dangling(f"${{{path}}}: {kind}.{key} does not set {field!r}; it sets {sorted(fields)}")
-        return fields[field]
-
-
-def _unclosed(match: re.Match[str]) -> str:
-    raise _Dangling(f"{match.group()!r} is not closed")
-
-
-# -- resources ----------------------------------------------------------------------------------------------------
+def _text_problems(node: Any, scope: Scope) -> Iterator[str]:
+    """References that lead nowhere, and secrets."""
+    for where, text in texts(node):
+        try:
+            scope.resolve(text)
+        except Dangling as error:
+            yield f"{where}: {error}"
+        if SECRET_VALUE.search(text) or (SECRET_KEY.search(where) and not _NAMED_SECRET.fullmatch(text)):
+            yield f"{where}: looks like a secret; name a secret scope and key, or an environment variable"
 
 
 def _wheel_patterns(root: Mapping[str, Any], bundle_root: Path, path: Path) -> list[str]:
@@ -305,64 +253,10 @@ def _wheel_patterns(root: Mapping[str, Any], bundle_root: Path, path: Path) -> l
     return [up + source for artifact in _wheels(root) for source in _sources(artifact)]
 
 
-def _job_problems(
-    job: Mapping[str, Any], scope: _Scope, *, wheels: Sequence[str], commands: Sequence[str] | None
-) -> Iterator[str]:
-    tasks = job.get("tasks") or []
-    keys = [task["task_key"] for task in tasks]
-    environments = {e["environment_key"]: e.get("spec") or {} for e in job.get("environments") or []}
-    yield from (f"task {key!r} is defined more than once" for key in sorted({k for k in keys if keys.count(k) > 1}))
-    graph = {task["task_key"]: [d["task_key"] for d in task.get("depends_on") or []] for task in tasks}
-    for key, behind in graph.items():
-        yield from (f"task {key!r} depends on {name!r}, which is no task" for name in behind if name not in graph)
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        yield f"tasks depend on each other in a cycle: {' -> '.join(error.args[1])}"
-    used = {task.get("environment_key") for task in tasks if "python_wheel_task" in task}
-    for key, spec in environments.items():
-        if key in used and [d for d in spec.get("dependencies") or [] if d.startswith(".")] != [*wheels]:
-            yield f"environment {key!r} must install the wheels as {' and '.join(map(repr, wheels))}"
-    for task in tasks:
-        if wheel := task.get("python_wheel_task"):
-            yield from (
-                f"task {task['task_key']!r}: {p}" for p in _wheel_problems(task, wheel, environments, scope, commands)
-            )
-
-
-def _wheel_problems(
-    task: Mapping[str, Any],
-    wheel: Mapping[str, Any],
-    environments: Mapping[str, Any],
-    scope: _Scope,
-    commands: Sequence[str] | None,
-) -> Iterator[str]:
-    if task.get("environment_key") not in environments:
-        yield f"environment_key {task.get('environment_key')!r} is none of {sorted(environments)}"
-    if wheel["package_name"] != DISTRIBUTION:
-        yield f"package_name {wheel['package_name']!r} is not the wheel's distribution {DISTRIBUTION!r}"
-    scripts = _console_scripts()
-    if wheel["entry_point"] not in scripts:
-        yield f"entry_point {wheel['entry_point']!r} is no console script of {DISTRIBUTION}; it has {scripts}"
-    command, *settings = wheel.get("parameters") or [""]
-    if command.replace("-", "_") != task["task_key"]:
-        yield f"a task is named as its command, but the command is {command!r}"
-    if commands is not None and command not in commands:
-        yield f"{command!r} is none of the stages {list(commands)}"
-    for setting in settings:
-        if re.fullmatch(r"--config=\{\{job\.parameters\.[\w.-]+\}\}", setting):
-            continue
-        if not fnmatch(setting, "--set=*=*"):
-            yield f"{setting!r} is not of the form --set=key=value"
-            continue
-        try:
-            load_settings(overrides=[scope.resolve(setting).removeprefix("--set=")])
-        except ConfigurationError as error:
-            yield f"{setting}: {error}"
-
-
-def _console_scripts() -> list[str]:
-    try:
-        return sorted(e.name for e in distribution(DISTRIBUTION).entry_points.select(group="console_scripts"))
-    except PackageNotFoundError:
-        return []
+def _missing_commands(resources: Mapping[str, Mapping[str, Any]], commands: Sequence[str]) -> Iterator[str]:
+    keys = {
+        text for where, text in texts(resources.get("jobs")) if re.fullmatch(r"[\w-]+\.tasks\.\d+\.task_key", where)
+    }
+    for command in commands:
+        if command.replace("-", "_") not in keys:
+            yield f"the stage {command!r} has no task in any job"

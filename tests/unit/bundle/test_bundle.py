@@ -2,58 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-from collections.abc import Callable
-from importlib.metadata import requires
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
 
 from pipelines.settings.load import load_settings
 
 from .bundle_check import problems
-
-ROOT = Path(__file__).parents[3]
-JOB = "resources/documents_loop.job.yml"
-# The Python of serverless environment version 4.
-SERVERLESS = {"python_version": "3.12", "python_full_version": "3.12.3"}
-# The roles that a deployed task has. Spark is the platform's; the demo runs nowhere but on a laptop.
-ROLES = ("documents", "quality", "databricks", "embedding", "language", "mlflow", "report")
-# In the platform's own environment; or, the local language model, replaced by a served endpoint.
-NOT_INSTALLED = {"pyarrow", "pyyaml", "xllamacpp"}
-
-Edit = Callable[[dict[str, Any]], object]
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    """A copy of the bundle, to plant mistakes in."""
-    shutil.copy(ROOT / "databricks.yml", tmp_path)
-    shutil.copytree(ROOT / "resources", tmp_path / "resources")
-    return tmp_path
-
-
-def edit(bundle: Path, name: str, change: Edit) -> None:
-    content = yaml.safe_load((bundle / name).read_text(encoding="utf-8"))
-    change(content)
-    (bundle / name).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-
-
-def job(content: dict[str, Any]) -> Any:
-    return content["resources"]["jobs"]["documents_loop"]
-
-
-def first_task(content: dict[str, Any]) -> Any:
-    return job(content)["tasks"][0]
-
-
-def dependencies(content: dict[str, Any]) -> list[str]:
-    found: list[str] = job(content)["environments"][0]["spec"]["dependencies"]
-    return found
+from .planting import JOB, ROOT, Edit, dependencies, edit, first_task, job
 
 
 def test_the_bundle_has_no_problem() -> None:
@@ -320,27 +277,3 @@ def test_only_staging_and_prod_refuse_to_be_destroyed() -> None:
             if fields["lifecycle"]["prevent_destroy"]
         }
         assert kept == (holding_data if is_kept else set())
-
-
-def test_the_environment_pins_what_the_extras_need_at_the_locked_versions() -> None:
-    installed = [
-        Requirement(text)
-        for text in dependencies(yaml.safe_load((ROOT / JOB).read_text(encoding="utf-8")))
-        if not text.startswith(".")
-    ]
-    assert {r.name: str(r.specifier) for r in installed} == {r.name: _locked()[r.name] for r in installed}
-    needed = {
-        r.name
-        for text in requires("lakeloop") or []
-        if (r := Requirement(text)).marker is None or any(r.marker.evaluate({"extra": role}) for role in ROLES)
-    }
-    assert {r.name for r in installed} == needed - NOT_INSTALLED
-
-
-def _locked() -> dict[str, str]:
-    """name -> "==version" in requirements/dev.lock, on serverless compute's Python."""
-    lines = re.findall(
-        r"^([\w.-]+==[^\\\n]+)", (ROOT / "requirements/dev.lock").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    pins = [Requirement(line) for line in lines]
-    return {r.name: str(r.specifier) for r in pins if r.marker is None or r.marker.evaluate(SERVERLESS)}
