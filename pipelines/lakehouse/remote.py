@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql.connect.client.retries import DefaultPolicy, RetryPolicyState
 
 from transformations.errors import SparkLostError
 
-if TYPE_CHECKING:
-    from pyspark.sql.connect.session import SparkSession as RemoteSession
-
 # With Spark's pauses, which grow, this is a minute; Spark's own 15 are ten minutes, for each of several calls.
 RETRIES = 6
 # What a server says that does not know the session of its client, for example after a restart.
-_FORGOTTEN = ("INVALID_HANDLE.SESSION", "INVALID_HANDLE.OPERATION")
+_FORGOTTEN = ("INVALID_HANDLE.SESSION", "INVALID_HANDLE.OPERATION_NOT_FOUND")
 
 
 def connected(remote: str, conf: Mapping[str, str]) -> SparkSession:
@@ -27,22 +24,18 @@ def connected(remote: str, conf: Mapping[str, str]) -> SparkSession:
     """
     builder = SparkSession.builder.remote(remote)
     session: Any = builder.getOrCreate()  # no call of the server yet
-    _be_patient(session, remote)
+    session.client.set_retry_policies([Patience(remote)])
     for key, value in conf.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
 
 
-def _be_patient(session: RemoteSession, remote: str) -> None:
-    session.client.set_retry_policies([_Patience(remote.partition("/;")[0])])  # without parameters: one may be a token
-
-
-class _Patience(DefaultPolicy):
+class Patience(DefaultPolicy):
     """Spark's policy of retries, up to the first call that gave up: no later one waits for that server again."""
 
     def __init__(self, remote: str) -> None:
         super().__init__(max_retries=RETRIES)
-        self.remote = remote
+        self.remote = remote.partition("/;")[0]  # without parameters: one may be a token
         self.error: SparkLostError | None = None
 
     def can_retry(self, e: BaseException) -> bool:
@@ -55,9 +48,14 @@ class _Patience(DefaultPolicy):
 class _Attempts(RetryPolicyState):
     """The retries of one call."""
 
-    def __init__(self, policy: _Patience) -> None:
+    def __init__(self, policy: Patience) -> None:
         super().__init__(policy)
         self._patience = policy
+        self._seen: BaseException | None = None
+
+    def can_retry(self, exception: BaseException) -> bool:
+        self._seen = exception
+        return super().can_retry(exception)
 
     def next_attempt(self, exception: BaseException | None = None) -> int | None:
         """How many milliseconds to wait.
@@ -65,10 +63,11 @@ class _Attempts(RetryPolicyState):
         Raises:
             SparkLostError: it was waited for long enough, in this call or in an earlier one.
         """
-        patience = self._patience
-        wait = None if patience.error or _is_forgotten(exception) else super().next_attempt(exception)
+        patience, wait = self._patience, None
+        if patience.error is None and not _is_forgotten(self._seen):
+            wait = super().next_attempt(*([] if exception is None else [exception]))  # clients before 4.1 give none
         if wait is None:
-            patience.error = patience.error or _lost(patience.remote, exception)
+            patience.error = patience.error or _lost(patience.remote, self._seen)
             raise patience.error from None
         return wait
 
