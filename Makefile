@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself; a second start is quick and needs no network. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types replay crash lock clean
+.PHONY: help setup demo test lint types replay crash cluster lock clean
 ARGS ?=
 N ?= 200
 WORKERS ?= 2
@@ -36,6 +36,9 @@ replay: ## the test of a real edit history with all of its 86 deliveries instead
 
 crash: ## N=200 kills at random moments of a real edit history (CHANGES=its changes.jsonl.gz), and a table
 	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m tests.crash --kills $(N) --changes $(CHANGES)
+
+cluster: ## the loop by spark-submit on a master and two workers of this machine, one of them killed, and a table
+	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m tests.cluster $(ARGS)
 
 lock: ## compile requirements/*.lock anew (ARGS="--upgrade" for newer versions; uv reads UV_INDEX_URL)
 	@bin/setup --dev

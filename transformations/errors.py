@@ -3,6 +3,7 @@
     LakeloopError              1  something failed
     ├── ExpectationFailedError 4  a rule of level "fail" does not hold
     ├── DamagedTableError      1  files of a table are missing or broken
+    ├── SparkLostError         1  Spark has gone away; the next run, with another, goes on
     ├── ConfigurationError     5  a setting, a file or a program that the command needs is wrong or missing
     │   └── MissingDependencyError   an optional library is not installed
     ├── RefusedError           7  the command would do harm (a mass delete, a second writer) and was not forced
@@ -36,6 +37,10 @@ class ExpectationFailedError(LakeloopError):
 
 class DamagedTableError(LakeloopError):
     """Files of a table are missing or broken."""
+
+
+class SparkLostError(LakeloopError):
+    """Spark has gone away: nothing else of the run that needs it can be done."""
 
 
 class ConfigurationError(LakeloopError):

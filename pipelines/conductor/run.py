@@ -25,7 +25,7 @@ from pipelines.lakehouse.tables import Lakehouse
 from pipelines.progress import Progress
 from pipelines.records.source import declare, record_source
 from pipelines.settings.sections import Settings
-from transformations.errors import LakeloopError
+from transformations.errors import LakeloopError, SparkLostError
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def run_under_lock(context: Context, *, stages: Sequence[Stage], without: Collec
                 outcome = _run_if_due(stage, each)
             except Exception as error:
                 failed(stage, each, error)
-                if _is_without_java(error):
+                if _is_without_spark(error):
                     return Outcome(context.run_id, tuple(outcomes), time.monotonic() - start, tuple(failures))
                 continue
             if outcome is not None:
@@ -132,10 +132,10 @@ def _run_if_due(stage: Stage, context: Context) -> StageOutcome | None:
     return None if work is None else run_stage(stage, context, work)
 
 
-def _is_without_java(error: BaseException | None) -> bool:
-    """Whether an error says that Spark's JVM is gone: every other stage that needs it would fail too."""
+def _is_without_spark(error: BaseException | None) -> bool:
+    """Whether an error says that Spark is gone: every other stage that needs it would fail too."""
     while error is not None:
-        if type(error).__name__ == "Py4JNetworkError":
+        if isinstance(error, SparkLostError) or type(error).__name__ == "Py4JNetworkError":
             return True
         error = error.__cause__ or error.__context__
     return False

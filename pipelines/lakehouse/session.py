@@ -96,17 +96,20 @@ def get_spark(settings: Settings) -> SparkSession:
     adds settings that were not given there; with SPARK_REMOTE it is set as it is.
 
     Raises:
-        ConfigurationError: a new session is needed, and Java or Delta's jars are missing; or spark-submit started a
-            Spark without Delta.
+        ConfigurationError: a new session is needed, and Java or Delta's jars are missing; or the given Spark has no
+            Delta.
+        SparkLostError: the Spark Connect server does not answer.
     """
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        return SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
+    if SparkContext._active_spark_context is not None:
+        return _of_this_process(SparkSession.getActiveSession() or SparkSession.builder.getOrCreate())
     active = SparkSession.getActiveSession()
-    if active is not None:
+    if active is not None:  # of Spark Connect
         return active
-    if SparkContext._active_spark_context is not None or "DATABRICKS_RUNTIME_VERSION" in os.environ:
-        return SparkSession.builder.getOrCreate()
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         return _submitted(settings)
     wanted = settings.spark.conf.get("spark.master", settings.spark.master)
@@ -114,11 +117,11 @@ def get_spark(settings: Settings) -> SparkSession:
     if not remote:
         return _start(settings, wanted)
     _warn_of_other_master("SPARK_REMOTE", remote, instead_of=wanted)
-    builder = SparkSession.builder.remote(remote)
-    for key, value in {**_SHARED_TABLES, **settings.spark.conf}.items():  # all of them in one call
-        if key != "spark.master":
-            builder = builder.config(key, value)
-    return builder.getOrCreate()
+    from pipelines.lakehouse.remote import connected
+
+    conf = {**_SHARED_TABLES, **settings.spark.conf}
+    conf.pop("spark.master", None)
+    return connected(remote, conf)
 
 
 def _submitted(settings: Settings) -> SparkSession:
@@ -140,27 +143,47 @@ def _submitted(settings: Settings) -> SparkSession:
     for key, value in {**_CONF, **settings.spark.conf}.items():
         if not given.contains(key) and key != "spark.master":
             builder = builder.config(key, value)
-    _check_delta(SparkContext._jvm, given.get("spark.sql.extensions") or _CONF["spark.sql.extensions"])
+    if not _has_delta(SparkContext._jvm, given.get("spark.sql.extensions") or _CONF["spark.sql.extensions"]):
+        raise ConfigurationError(
+            "spark-submit started a Spark without Delta. Give it: --packages "
+            f"{_delta_package()} (or --jars with the files that `lakeloop setup` fetches), and where it sets "
+            f"spark.sql.extensions, {_CONF['spark.sql.extensions']} among them."
+        )
     return builder.getOrCreate()
 
 
-def _check_delta(jvm: Any, extensions: str) -> None:
+def _of_this_process(session: SparkSession) -> SparkSession:
+    """The session that runs already.
+
+    Raises:
+        ConfigurationError: it has no Delta.
+    """
+    from pyspark import SparkContext
+
+    if not _has_delta(SparkContext._jvm, session.conf.get("spark.sql.extensions", None) or ""):
+        wanted = {key: _CONF[key] for key in ("spark.sql.extensions", "spark.sql.catalog.spark_catalog")}
+        said = ", ".join(f"{key}={value}" for key, value in {"spark.jars.packages": _delta_package(), **wanted}.items())
+        raise ConfigurationError(
+            f"the Spark session of this process has no Delta. Stop it, and make it with {said}; or make none, and "
+            "lakeloop starts its own."
+        )
+    return session
+
+
+def _has_delta(jvm: Any, extensions: str) -> bool:
     loader = jvm.java.lang.Thread.currentThread().getContextClassLoader()
     try:
         jvm.java.lang.Class.forName(_CONF["spark.sql.extensions"], False, loader)
     except Exception:  # Java's ClassNotFoundException, wrapped in an error of the gateway
-        found = False
-    else:
-        found = _CONF["spark.sql.extensions"] in extensions
-    if not found:
-        from pipelines.machine.assets import DELTA_JARS
+        return False
+    return _CONF["spark.sql.extensions"] in extensions
 
-        packages = ",".join(f"{jar.group}:{jar.artifact}:{jar.version}" for jar in list(DELTA_JARS)[:1])
-        raise ConfigurationError(
-            "spark-submit started a Spark without Delta. Give it: --packages "
-            f"{packages} (or --jars with the files that `lakeloop setup` fetches), and where it sets "
-            f"spark.sql.extensions, {_CONF['spark.sql.extensions']} among them."
-        )
+
+def _delta_package() -> str:
+    from pipelines.machine.assets import DELTA_JARS
+
+    jar = next(iter(DELTA_JARS))
+    return f"{jar.group}:{jar.artifact}:{jar.version}"
 
 
 def _warn_of_other_master(what: str, given: str, *, instead_of: str) -> None:

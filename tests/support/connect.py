@@ -39,11 +39,16 @@ _CONF = {
 
 @dataclass(frozen=True)
 class ConnectServer:
-    """A running server: its address, and the folder of its managed tables."""
+    """A running server: its address, the folder of its managed tables, and its process."""
 
     remote: str
     warehouse: Path
     environment: dict[str, str]
+    process: int
+
+    def kill(self) -> None:
+        """SIGKILL for the server and its Python workers."""
+        os.killpg(self.process, signal.SIGKILL)
 
     def python(self, program: str) -> str:
         """Run a program that has `spark`, a session of this server. Returns what it prints."""
@@ -103,7 +108,7 @@ def connect_server(folder: Path, **variables: str) -> Iterator[ConnectServer]:
             assert process.poll() is None, log.read_text(errors="replace")[-3000:]
             assert time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
             time.sleep(0.2)
-        yield ConnectServer(f"sc://127.0.0.1:{port}", warehouse, environment)
+        yield ConnectServer(f"sc://127.0.0.1:{port}", warehouse, environment, process.pid)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()

@@ -3,53 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("lakeloop", "transformations", "expectations", "pipelines")
-
-
-def run(*command: str | Path, folder: Path) -> str:
-    hidden = ("PYTHONPATH", "PYTHONHOME", "PIP_REQUIRE_VIRTUALENV", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
-    return done.stdout
+from tests.support.wheel import PACKAGES, ROOT, build, install, run
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that neither a stale build folder gets in nor a new one is left behind."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in (*PACKAGES, "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    options = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--wheel-dir", "out")
-    run(sys.executable, "-m", "pip", "wheel", *options, ".", folder=source)
-    (built,) = (source / "out").glob("*.whl")
-    return built
+    return build(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")
 def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel, and with the libraries of this one behind it."""
+    """The folder of an environment with the wheel."""
     folder = tmp_path_factory.mktemp("else where")
-    run(sys.executable, "-m", "venv", "--without-pip", "venv", folder=folder)
-    python = folder / "venv" / "bin" / "python"
-    options = ("--no-deps", "--no-index", "--quiet")
-    run(sys.executable, "-m", "pip", "--python", python, "install", *options, wheel, folder=folder)
-    (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    # Folders named in a .pth come after the environment's own, and .pth files in them (our editable one) are not read.
-    (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    install(wheel, folder)
     return folder
 
 

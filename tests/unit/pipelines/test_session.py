@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipelines.lakehouse.session import _SHARED_TABLES, _launch, configuration
 from pipelines.machine.assets import delta_jars
-from pipelines.machine.java import find_java
 from pipelines.settings.load import load_settings
 from pipelines.settings.sections import Settings
+from tests.support.standalone import host, submit
 from transformations.errors import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -63,44 +62,84 @@ def test_an_address_is_not_made_a_folder_of_that_name(key: str, address: str, tm
 _DRIVER = """
 import json, sys
 from pathlib import Path
-from pipelines.lakehouse.session import get_spark
+from pipelines.lakehouse.session import _LOCAL_CONF, get_spark
 from pipelines.settings.sections import Settings
-from transformations.errors import ConfigurationError
+ours = {"spark.sql.shuffle.partitions": "7", "spark.sql.files.maxPartitionBytes": "7m", "spark.master": "local[7]"}
+spark = get_spark(Settings(root=Path(sys.argv[1]), spark={"conf": ours}))
+spark.range(3).write.format("delta").save(sys.argv[1] + "/table")
+again = get_spark(Settings(root=Path(sys.argv[1])))
+conf = dict(spark.sparkContext.getConf().getAll())
+print(json.dumps({
+    "master": spark.sparkContext.master, "same": again.sparkContext is spark.sparkContext,
+    "of a laptop": sorted(conf.keys() & _LOCAL_CONF.keys()), **{key: conf[key] for key in list(ours)[:2]},
+}))
+"""
+_WITHOUT_DELTA = """
+import sys
+from pathlib import Path
+from pyspark.sql import SparkSession
+from pipelines.lakehouse.session import get_spark
+from pipelines.cli.main import main, _guarded
+from pipelines.settings.sections import Settings
 try:
-    spark = get_spark(Settings(root=Path(sys.argv[1]), spark={"conf": {"spark.sql.shuffle.partitions": "7"}}))
-except ConfigurationError as error:
-    print(json.dumps({"error": str(error)}))
-else:
-    spark.range(3).write.format("delta").save(sys.argv[1] + "/table")
-    conf = {key: spark.conf.get(key, None) for key in ("spark.sql.shuffle.partitions", "spark.sql.codegen.wholeStage")}
-    again = get_spark(Settings(root=Path(sys.argv[1])))
-    print(json.dumps({"master": spark.sparkContext.master, "same": again.sparkContext is spark.sparkContext, **conf}))
+    main(["run"])
+except SystemExit as ended:
+    SparkSession.builder.getOrCreate()  # as a notebook has it
+    again = _guarded(lambda: get_spark(Settings(root=Path.cwd())))
+    sys.exit(10 * ended.code + again)
 """
 
 
-@pytest.mark.long
-def test_the_master_of_spark_submit_is_used_and_one_without_delta_is_refused(tmp_path: Path):
-    import pyspark
-
-    (tmp_path / "driver.py").write_text(_DRIVER)
-    environment = {
-        **os.environ, "JAVA_HOME": str(find_java()), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable,
-        "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    found = []
-    for jars in (["--jars", ",".join(map(str, delta_jars()))], []):
-        command = [str(Path(pyspark.__file__).parent / "bin" / "spark-submit"), "--master", "local[1]", *jars]
-        command += ["--conf", "spark.ui.enabled=false", str(tmp_path / "driver.py"), str(tmp_path)]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    with_delta, without = found
-    assert with_delta.pop("master") == "local[1]"
-    assert with_delta.pop("spark.sql.codegen.wholeStage") != "false"
-    assert with_delta == {"same": True, "spark.sql.shuffle.partitions": "7"}
-    assert without["error"].startswith(
-        "spark-submit started a Spark without Delta. Give it: --packages io.delta:delta-"
+def _submit(program: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    (folder / "driver.py").write_text(program)
+    words = ("--master", "local[1]", "--conf", "spark.ui.enabled=false", *options, str(folder / "driver.py"))
+    return subprocess.run(
+        submit(*words, str(folder)),
+        env=host(PYTHONPATH=str(ROOT)),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
+
+
+@pytest.mark.long
+def test_what_spark_submit_gives_is_stronger_than_the_settings_and_a_laptop_s_settings_stay_away(tmp_path: Path):
+    jars = ",".join(map(str, delta_jars()))
+    done = _submit(_DRIVER, tmp_path, "--jars", jars, "--conf", "spark.sql.files.maxPartitionBytes=9m")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "gives Spark at local[1]; the setting spark.master, local[7], is passed over" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "master": "local[1]",
+        "same": True,
+        "of a laptop": ["spark.sql.shuffle.partitions", "spark.ui.enabled"],  # the settings' own, and the command's
+        "spark.sql.shuffle.partitions": "7",
+        "spark.sql.files.maxPartitionBytes": "9m",
+    }
+
+
+@pytest.mark.long
+def test_a_given_spark_without_delta_is_one_clear_line_and_exit_5(tmp_path: Path):
+    (tmp_path / "landing").mkdir()
+    (tmp_path / "orders").mkdir()
+    (tmp_path / "orders" / "1.csv").write_text("id\n1\n")
+    (tmp_path / "lakeloop.yml").write_text(
+        "records: {orders: {format: csv, location: orders, key: [id], columns: {id: string}}}\n"
+    )
+    done = _submit(_WITHOUT_DELTA, tmp_path)
+    assert done.returncode == 55, done.stderr[-3000:]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ConfigurationError: ")]
+    assert lines == [
+        "ConfigurationError: spark-submit started a Spark without Delta. Give it: --packages "
+        "io.delta:delta-spark_4.2_2.13:4.4.0 (or --jars with the files that `lakeloop setup` fetches), and where it "
+        "sets spark.sql.extensions, io.delta.sql.DeltaSparkSessionExtension among them.",
+        "ConfigurationError: the Spark session of this process has no Delta. Stop it, and make it with "
+        "spark.jars.packages=io.delta:delta-spark_4.2_2.13:4.4.0, "
+        "spark.sql.extensions=io.delta.sql.DeltaSparkSessionExtension, "
+        "spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog; or make none, and lakeloop "
+        "starts its own.",
+    ]
+    assert "Traceback" not in done.stderr
 
 
 _RECORDER = """#!/bin/sh

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines.machine.java import find_java
 from tests.stores.postgres_server import postgres_uri  # noqa: F401 - a fixture
 from tests.stores.servers import address
+from tests.support.standalone import host, standalone
 
 pytestmark = pytest.mark.longest
 # A cluster keeps Spark's own settings, which cut a few rows into 200 tasks and a commit log into 50.
@@ -54,51 +50,9 @@ spark.stop()
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The master's address; all processes end with the test."""
-    import pyspark
-
-    folder = tmp_path_factory.mktemp("cluster")
-    spark_class = Path(pyspark.__file__).parent / "bin" / "spark-class"
-    environment = {
-        **os.environ,
-        "JAVA_HOME": str(find_java()),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-        "PYSPARK_PYTHON": sys.executable,
-        "PYTHONPATH": str(ROOT),
-    }
-    port = _free_port()
-    processes = []
-
-    def start(name: str, *arguments: str) -> None:
-        log = (folder / f"{name}.log").open("w")
-        command = [str(spark_class), f"org.apache.spark.deploy.{arguments[0]}", *arguments[1:]]
-        processes.append(
-            subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder, start_new_session=True
-            )
-        )
-
-    master = f"spark://127.0.0.1:{port}"
-    start("master", "master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", "0")
-    for number in (1, 2):
-        options = ("--host", "127.0.0.1", "--cores", "1", "--memory", "1g", "--webui-port", "0")
-        start(f"worker-{number}", "worker.Worker", *options, "--work-dir", str(folder / f"work-{number}"), master)
-    try:
-        deadline = time.monotonic() + 60
-        while len(re.findall("Registering worker", (folder / "master.log").read_text())) < 2:
-            assert time.monotonic() < deadline, (folder / "master.log").read_text()
-            time.sleep(0.2)
-        yield master
-    finally:
-        for process in processes:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """The master's address."""
+    with standalone(tmp_path_factory.mktemp("cluster"), host(PYTHONPATH=str(ROOT))) as running:
+        yield running.master
 
 
 @pytest.mark.parametrize("store", ["lance", "pgvector"])
