@@ -21,7 +21,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from tests.unit.bundle.bundle_check import BUILT_IN, resolved
+from tests.unit.bundle.bundle_check import resolved
+from tests.unit.bundle.bundle_references import BUILT_IN
 
 CATALOG = "spark_catalog"
 # What a task of a job has of its surroundings.

@@ -18,7 +18,8 @@ from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.settings.load import load_settings
 from pipelines.settings.sections import Settings
 
-from .bundle_check import BUILT_IN, resolved
+from .bundle_check import resolved
+from .bundle_references import BUILT_IN
 
 ROOT = Path(__file__).parents[3]
 BUNDLE = yaml.safe_load((ROOT / "databricks.yml").read_text(encoding="utf-8"))
