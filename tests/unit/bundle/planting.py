@@ -59,6 +59,10 @@ def with_setting(setting: str) -> Plant:
     return in_file(JOB, lambda c: words(c).append(f"--set={setting}"))
 
 
+def with_parameter(name: str, default: str) -> Plant:
+    return in_file(JOB, lambda c: job(c).setdefault("parameters", []).append({"name": name, "default": default}))
+
+
 def with_task(**task: Any) -> Plant:
     return in_file(JOB, lambda c: job(c)["tasks"].append(task))
 

@@ -26,6 +26,7 @@ from .planting import (
     on_cluster,
     with_alert,
     with_destinations,
+    with_parameter,
     with_resource,
     with_schedule,
     with_setting,
@@ -51,7 +52,7 @@ FAULTS: dict[str, tuple[Plant, str, str]] = {
     "store": (with_setting("index.store=paper"), "task 'ingest_documents'", "there is no store 'paper'"),
     "setting's value by a job parameter": (
         both(
-            in_job(parameters=[{"name": "store", "default": "paper"}]),
+            with_parameter("store", "paper"),
             with_setting("index.store={{job.parameters.store}}"),
         ),
         "task 'ingest_documents'",
@@ -303,12 +304,12 @@ RIGHT: dict[str, Plant] = {
     "gate": gate(),
     "task on a job cluster": in_file(JOB, on_cluster),
     "job parameter": both(
-        in_job(parameters=[{"name": "index", "default": "chunks"}]),
+        with_parameter("index", "chunks"),
         with_setting("index.name={{job.parameters.index}}"),
     ),
     "file of settings": both(
-        in_job(parameters=[{"name": "config", "default": "${workspace.file_path}/lakeloop.yml"}]),
-        in_file(JOB, lambda c: words(c).append("--config={{job.parameters.config}}")),
+        with_parameter("own_config", "${workspace.file_path}/lakeloop.yml"),
+        in_file(JOB, lambda c: words(c).append("--config={{job.parameters.own_config}}")),
     ),
     "value that is known when the task starts": with_setting("index.name={{job.run_id}}"),
     "schedule on the last Friday": with_schedule("0 0/15 6-18 ? JAN-MAR,DEC 6L 2027", "America/Argentina/Ushuaia"),
