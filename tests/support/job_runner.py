@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.unit.bundle.bundle_check import resolved
-from tests.unit.bundle.bundle_references import BUILT_IN
 
 CATALOG = "spark_catalog"
 # What a task of a job has of its surroundings.
@@ -149,7 +148,7 @@ class JobRunner:
     def _here(self, parameters: Sequence[str], given: Mapping[str, str]) -> Iterator[str]:
         for word in parameters:
             word = re.sub(r"\{\{job\.parameters\.([\w.-]+)\}\}", lambda found: given[found[1]], word)
-            word = word.replace(BUILT_IN["workspace.file_path"], str(self.bundle))
+            word = re.sub(r"/Workspace/.*/files(?=/)", lambda _: str(self.bundle), word)
             word = word.replace("/Volumes/", f"{self.folder / 'Volumes'}/")
             yield word.replace(
                 "mlflow.tracking_uri=databricks", f"mlflow.tracking_uri=sqlite:///{self.folder}/mlflow.db"

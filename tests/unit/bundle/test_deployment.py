@@ -19,13 +19,11 @@ from pipelines.settings.load import load_settings
 from pipelines.settings.sections import Settings
 
 from .bundle_check import resolved
-from .bundle_references import BUILT_IN
 
 ROOT = Path(__file__).parents[3]
 BUNDLE = yaml.safe_load((ROOT / "databricks.yml").read_text(encoding="utf-8"))
 TARGETS = list(BUNDLE["targets"])
 SHARED = [target for target in TARGETS if target != "dev"]
-FILES = BUILT_IN["workspace.file_path"]
 
 
 def deployed(target: str, **variables: str) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def test_the_file_of_settings_is_one_of_the_bundle_and_every_task_reads_it(targe
     resources = deployed(target)
     job = resources["jobs"]["documents_loop"]
     (config,) = (one["default"] for one in job["parameters"] if one["name"] == "config")
-    file = ROOT / config.removeprefix(f"{FILES}/")
+    file = ROOT / config.partition("/files/")[2]
     assert load_settings(file).records == {}
     for task in job["tasks"]:
         assert "--config={{job.parameters.config}}" in task["python_wheel_task"]["parameters"], task["task_key"]
