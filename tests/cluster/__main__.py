@@ -77,8 +77,9 @@ class Submitted:
 
     @property
     def outcome(self) -> dict[str, Any]:
-        # spark-submit writes what Python says on stderr, lines of the log, to stdout as well.
-        found: dict[str, Any] = json.loads((self.done.stdout.splitlines() or ["{}"])[-1])
+        """The JSON that lakeloop printed last: spark-submit writes the lines of its stderr to stdout as well."""
+        printed = [line for line in self.done.stdout.splitlines() if line.startswith("{")]
+        found: dict[str, Any] = json.loads(printed[-1]) if printed else {}
         return found
 
 
