@@ -77,7 +77,9 @@ class Submitted:
 
     @property
     def outcome(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.done.stdout.splitlines() or ["{}"])[-1])
+        """The JSON that lakeloop printed last: spark-submit writes the lines of its stderr to stdout as well."""
+        printed = [line for line in self.done.stdout.splitlines() if line.startswith("{")]
+        found: dict[str, Any] = json.loads(printed[-1]) if printed else {}
         return found
 
 
@@ -230,7 +232,7 @@ def campaign(folder: Path) -> dict[str, Any]:
         say("an idle run, and verify, on the cluster")
         idle = site.submit(LOOP, "run", "--detailed-exitcode", workspace=there)
         verified = site.submit(LOOP, "verify", "--json", workspace=there)
-        result |= {"idle": idle.done.returncode, "verified": verified.outcome.get("verified", verified.done.stderr)}
+        result |= {"idle": idle.done.returncode, "verified": verified.outcome.get("verified")}
     for number in (1, 2):
         deliver(here, number)
         say(f"delivery {number} here")

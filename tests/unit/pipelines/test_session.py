@@ -91,6 +91,7 @@ except SystemExit as ended:
 
 
 def _submit(program: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a driver by spark-submit, which writes what Python says on stderr to stdout as well."""
     (folder / "driver.py").write_text(program)
     words = ("--master", "local[1]", "--conf", "spark.ui.enabled=false", *options, str(folder / "driver.py"))
     return subprocess.run(
@@ -107,8 +108,8 @@ def _submit(program: str, folder: Path, *options: str) -> subprocess.CompletedPr
 def test_what_spark_submit_gives_is_stronger_than_the_settings_and_a_laptop_s_settings_stay_away(tmp_path: Path):
     jars = ",".join(map(str, delta_jars()))
     done = _submit(_DRIVER, tmp_path, "--jars", jars, "--conf", "spark.sql.files.maxPartitionBytes=9m")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "gives Spark at local[1]; the setting spark.master, local[7], is passed over" in done.stderr
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "gives Spark at local[1]; the setting spark.master, local[7], is passed over" in done.stdout
     assert json.loads(done.stdout.splitlines()[-1]) == {
         "master": "local[1]",
         "same": True,
@@ -127,8 +128,8 @@ def test_a_given_spark_without_delta_is_one_clear_line_and_exit_5(tmp_path: Path
         "records: {orders: {format: csv, location: orders, key: [id], columns: {id: string}}}\n"
     )
     done = _submit(_WITHOUT_DELTA, tmp_path)
-    assert done.returncode == 55, done.stderr[-3000:]
-    lines = [line for line in done.stderr.splitlines() if line.startswith("ConfigurationError: ")]
+    assert done.returncode == 55, done.stdout[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("ConfigurationError: ")]
     assert lines == [
         "ConfigurationError: spark-submit started a Spark without Delta. Give it: --packages "
         "io.delta:delta-spark_4.2_2.13:4.4.0 (or --jars with the files that `lakeloop setup` fetches), and where it "
@@ -139,7 +140,7 @@ def test_a_given_spark_without_delta_is_one_clear_line_and_exit_5(tmp_path: Path
         "spark.sql.catalog.spark_catalog=org.apache.spark.sql.delta.catalog.DeltaCatalog; or make none, and lakeloop "
         "starts its own.",
     ]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stdout
 
 
 _RECORDER = """#!/bin/sh
