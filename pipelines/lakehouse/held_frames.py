@@ -24,8 +24,8 @@ class HeldFrames:
     """Frames that a stage holds until it releases them.
 
     They are persisted. If the session has no cache, which its first refusal tells, the rows are held in this process
-    instead. They must not be computed anew for each reader: a parser that runs into its limit of time, or a model that
-    fails, gives other rows the second time.
+    instead. Frames that are no function of tables alone must not be computed anew for each reader: a parser that runs
+    into its limit of time, or a model that fails, gives other rows the second time.
     """
 
     def __init__(self) -> None:
@@ -35,11 +35,15 @@ class HeldFrames:
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, frame: DataFrame) -> DataFrame:
+    def hold(self, frame: DataFrame, *, is_repeatable: bool = False) -> DataFrame:
         """The same rows, computed once.
 
+        Args:
+            is_repeatable: computed again they are the same rows, so that this is done if there is no other way.
+
         Raises:
-            ConfigurationError: the session has no cache, and the rows are too large for this process.
+            ConfigurationError: the session has no cache, and the rows, which are not repeatable, are too large for this
+                process.
         """
         if self._is_allowed:
             try:
@@ -52,7 +56,14 @@ class HeldFrames:
             else:
                 self._held.append(frame)
                 return frame
-        return _in_memory(frame)
+        held = _in_memory(frame)
+        if held is None and not is_repeatable:
+            raise ConfigurationError(
+                "this Spark session has no cache, and a step has more rows than this process holds "
+                f"({HELD_ROWS:,} rows, {FEW_BYTES >> 20} MB). Use a session that has one: on Databricks serverless "
+                "compute from environment version 5, or a cluster. Or deliver in smaller parts."
+            )
+        return frame if held is None else held
 
     def release(self, frame: DataFrame) -> None:
         """Free what `hold` has kept of this frame."""
@@ -85,18 +96,15 @@ def text_bytes(rows: DataFrame) -> Column:
     return F.sum(reduce(add, weights, F.lit(0).cast("bigint")))
 
 
-def _in_memory(frame: DataFrame) -> DataFrame:
+def _in_memory(frame: DataFrame) -> DataFrame | None:
+    """The rows in this process, as a frame; None if they are too large."""
     from pyspark.sql import functions as F
 
     first = frame.limit(HELD_ROWS + 1)
     sized = first.agg(F.count("*"), text_bytes(frame)).first()
     assert sized is not None
     if sized[0] > HELD_ROWS or (sized[1] or 0) > FEW_BYTES:
-        raise ConfigurationError(
-            f"this Spark session has no cache, and a step has more rows than this process holds ({HELD_ROWS:,} rows, "
-            f"{FEW_BYTES >> 20} MB). Use a session that has one: on Databricks serverless compute from environment "
-            "version 5, or a cluster. Or deliver in smaller parts."
-        )
+        return None
     return frame_of(frame.sparkSession, first.toArrow())
 
 
