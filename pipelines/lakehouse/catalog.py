@@ -17,7 +17,6 @@ from pipelines.settings.sections import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
-    from pyspark.sql.streaming.readwriter import DataStreamReader
 
 # Properties of Delta's own that lakeloop sets.
 _SET = frozenset(
@@ -132,7 +131,7 @@ class CatalogLakehouse(Lakehouse):
         last = self.spark.sql(f"DESCRIBE HISTORY {self.identifier(table)} LIMIT 1").select("version", "userMetadata")
         return [tuple(row) for row in last.collect()] == [(version + 1, mark)]
 
-    def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame:
+    def _load(self, reader: DataFrameReader, table: str) -> DataFrame:
         return reader.table(self.identifier(table))
 
     def _save(self, writer: DataFrameWriter, table: str) -> None:

@@ -28,7 +28,6 @@ from transformations.errors import ConfigurationError, DamagedTableError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, DataFrameReader, DataFrameWriter, SparkSession
-    from pyspark.sql.streaming.readwriter import DataStreamReader
 
 # Commits between two checkpoints of a log: to open a table, its log is read from the last checkpoint on.
 _CHECKPOINT = "10"
@@ -262,7 +261,7 @@ class Lakehouse(ABC):
     # -- frames ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame: ...
+    def _load(self, reader: DataFrameReader, table: str) -> DataFrame: ...
 
     @abstractmethod
     def _save(self, writer: DataFrameWriter, table: str) -> None: ...
@@ -284,10 +283,6 @@ class Lakehouse(ABC):
         """The rows of `read_keys` in memory, on the same terms."""
         return None
 
-    def read_stream(self, table: str) -> DataFrame:
-        """The rows of the table, and those that are appended later, as a stream."""
-        return self._load(self.spark.readStream.format("delta"), table)
-
     def frame(self, rows: pa.Table) -> DataFrame:
         """Rows in memory as a frame."""
         return frame_of(self.spark, rows)
@@ -305,16 +300,21 @@ class Lakehouse(ABC):
         """The feed of `read_changes` in memory, on the terms of `few_rows`."""
         return None
 
-    def append(self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None) -> None:
+    def append(
+        self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None, note: str | None = None
+    ) -> None:
         """Append a frame that has the table's columns.
 
         Args:
             txn: a writer and its growing number; a second append with the same `txn` does nothing.
+            note: a text that the commit carries (see `table_log.commits`).
         """
         self.ensure(table)
         writer = rows.select(*map(_column, self.spec(table).columns)).write.format("delta").mode("append")
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
+        if note is not None:
+            writer = writer.option("userMetadata", note)
         self._save(writer, table)
 
     def replace(self, table: str, rows: DataFrame) -> None:
