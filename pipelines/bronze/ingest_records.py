@@ -55,9 +55,10 @@ def look(context: Context) -> Work | None:
         table = source_head(context, source)
         is_same = position is not None and is_read(position.read, table)
         return None if is_same else Work((Versions(None, table.version, table.table_id),))
-    arrived, head = new_files(context, source), context.lake.head(source.files)
+    arrived = new_files(context, source)
     if not arrived and not unread(context, source, after=position.read if position else None):
         return None
+    head = context.lake.head(source.files)
     # Noting the new files will be one more commit.
     return Work((Versions(None, (head.version if head else 0) + bool(arrived), location),), found=arrived)
 

@@ -23,6 +23,8 @@ _SET = frozenset(
     "delta." + name
     for name in ("dataSkippingStatsColumns", "checkpointInterval", "enableChangeDataFeed", "enableDeletionVectors")
 )
+# Catalogs that keep no keys of tables: Spark's own, and the metastore that Databricks had before Unity Catalog.
+_WITHOUT_KEYS = ("spark_catalog", "hive_metastore")
 
 
 class CatalogLakehouse(Lakehouse):
@@ -91,6 +93,8 @@ class CatalogLakehouse(Lakehouse):
         return dict(self._detail(table, "properties") or {})
 
     def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
+        if self.settings.catalog in _WITHOUT_KEYS:
+            return
         columns = ", ".join([*map(quoted, entity), f"{quoted(time)} TIMESERIES"])
         name = quoted(f"{table.replace('.', '_')}_key")
         self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD CONSTRAINT {name} PRIMARY KEY ({columns})")

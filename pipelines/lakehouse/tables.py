@@ -173,7 +173,7 @@ class Lakehouse(ABC):
 
     @abstractmethod
     def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
-        """Make `entity` and `time` the table's key in Unity Catalog: point-in-time look-ups there need it."""
+        """Make `entity` and `time` the table's key in Unity Catalog, where point-in-time look-ups need it."""
 
     def size(self, table: str) -> int:
         """The size of the table's current files in bytes."""

@@ -56,8 +56,7 @@ class Shop:
         people = {"format": "delta", "location": TABLE, "key": ["id"], "columns": {"id": "bigint", "name": "string"}}
         self.sources = {"orders": orders, "people": people}
         (root / "orders").mkdir()
-        for schema in (*self.runner.schemas, "shop"):
-            server.python(f"spark.sql('CREATE SCHEMA `{schema}`')")
+        self.sql(*(f"CREATE SCHEMA `{schema}`" for schema in (*self.runner.schemas, "shop")))
 
     def sql(self, *statements: str) -> None:
         self.server.python("\n".join(f"spark.sql({statement!r})" for statement in statements))
@@ -72,6 +71,7 @@ class Shop:
         counts = {}
         for command in COMMANDS:
             said = self.runner.command(command, *(f"--set={each}" for each in self.settings()), job=JOB)
+            assert "failed" not in said, said
             counts[command] = {stage.get("source", ""): stage["counts"] for stage in said["stages"]}
         return counts
 
