@@ -34,6 +34,8 @@ from .planting import (
     words,
 )
 
+pytestmark = pytest.mark.long
+
 GOLD = "resources/gold.schema.yml"
 RULES_QUERY = alert_query(
     "${var.catalog}.${resources.schemas.silver.name}.chunks", rules=chunk_rules(max_tokens=9, max_characters=99)
