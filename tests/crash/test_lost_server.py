@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -49,7 +50,11 @@ def _start(server: ConnectServer, root: Path, *words: str) -> subprocess.Popen[s
 
 def _works(server: ConnectServer) -> bool:
     """Whether the server has a Python worker."""
-    return any("pyspark.daemon" in child.cmdline() for child in psutil.Process(server.process).children())
+    for child in psutil.Process(server.process).children():
+        with suppress(psutil.Error):  # it may end while it is looked at
+            if "pyspark.daemon" in child.cmdline():
+                return True
+    return False
 
 
 @pytest.mark.long

@@ -19,6 +19,8 @@ from tests.support.job_runner import JobRunner, table
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
 JOB = "documents_loop"
+# The stages that one changed file and one that is gone go through.
+CHANGED = ("ingest_documents", "refine_documents", "chunk_documents", "embed_chunks", "sync_index")
 # Serverless compute has no cache before environment version 5: it says so when a frame is persisted.
 NO_CACHE = """
 from pyspark.errors import AnalysisException
@@ -93,13 +95,16 @@ def test_two_deliveries_through_every_task(
         assert {key: run.exit_code for key, run in second.items()} == dict.fromkeys(first, 0), _errors(second)
         verified = runner.command("verify", job=JOB)
         assert (verified["verified"], verified["documents"], verified["index_rows"]) == (True, 3, 3)
+        changed = sum((second[key].calls for key in CHANGED), Counter())
+        assert 50 <= changed["executes"] <= 115, "each call is a round trip that is paid for"
+        assert 25 <= changed["analyses"] <= 75
         refused = sum(run.calls["refused frames"] for run in [*first.values(), *second.values()])
         assert (refused > 0) == bool(prelude)
         if not prelude:
             idle = runner.run(JOB)
             print(table(idle))
             calls = sum((run.calls for run in idle.values()), Counter())
-            assert 20 <= calls["executes"] <= 125, "each call is a round trip that is paid for"
+            assert 20 <= calls["executes"] <= 125
             assert 1 <= calls["analyses"] <= 16
     finally:
         for schema in runner.schemas:
