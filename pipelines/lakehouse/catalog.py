@@ -19,6 +19,7 @@ from pipelines.settings.sections import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
+    from pyspark.sql.streaming.readwriter import DataStreamReader
 
 # A stage holds so much in this process; more is the executors' work.
 _FEW_BYTES = 8 * 1024 * 1024
@@ -27,8 +28,6 @@ _SET = frozenset(
     "delta." + name
     for name in ("dataSkippingStatsColumns", "checkpointInterval", "enableChangeDataFeed", "enableDeletionVectors")
 )
-# Catalogs that keep no keys of tables: Spark's own, and the metastore that Databricks had before Unity Catalog.
-_WITHOUT_KEYS = ("spark_catalog", "hive_metastore")
 
 
 class CatalogLakehouse(Lakehouse):
@@ -106,7 +105,6 @@ class CatalogLakehouse(Lakehouse):
         commits = self._logs.commits(self.identifier(table), since=since) or []
         return [
             {"version": c.version, "at": c.at, "operation": c.operation, "metrics": c.metrics, "id": c.commit_id}
-            | {"note": c.note}
             for c in commits
         ]
 
@@ -131,8 +129,6 @@ class CatalogLakehouse(Lakehouse):
         self._columns.pop(table, None)
 
     def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
-        if self.settings.catalog in _WITHOUT_KEYS:
-            return
         columns = ", ".join([*map(quoted, entity), f"{quoted(time)} TIMESERIES"])
         name = quoted(f"{table.replace('.', '_')}_key")
         self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD CONSTRAINT {name} PRIMARY KEY ({columns})")
@@ -205,9 +201,9 @@ class CatalogLakehouse(Lakehouse):
             self._has_changed(table)
             return False
         last = self._logs.commits(self.identifier(table), since=version + 1) or []
-        return [(commit.version, commit.note) for commit in last] == [(version + 1, mark)]
+        return [(commit.version, commit.user_metadata) for commit in last] == [(version + 1, mark)]
 
-    def _load(self, reader: DataFrameReader, table: str) -> DataFrame:
+    def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame:
         return reader.table(self.identifier(table))
 
     def _save(self, writer: DataFrameWriter, table: str) -> None:
