@@ -174,13 +174,17 @@ class Tables(Mapping[str, "Table"]):
         return Table(name, self._lake) if name in self else default
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._lake.is_name(name) and self._lake.columns(name) is not None
+        if not isinstance(name, str) or not self._lake.is_name(name):
+            return False
+        self._lake.refresh()
+        return self._lake.columns(name) is not None
 
     def __iter__(self) -> Iterator[str]:
+        self._lake.refresh()
         return iter(self._lake.existing())
 
     def __len__(self) -> int:
-        return len(self._lake.existing())
+        return len([*self])
 
     def __repr__(self) -> str:
         return f"<{len(self)} tables: {', '.join(self)}>"
@@ -242,6 +246,7 @@ class Table:
         from pipelines.lakehouse.schemas import TABLES
         from transformations.errors import ConfigurationError
 
+        self._lake.refresh()
         schema = source_schema(self._lake, self.name)
         if schema is None:
             raise ConfigurationError.unknown_name("table", self.name, self._lake.existing())

@@ -172,6 +172,7 @@ def _run_stage(stage: Stage, context: Context, work: Work) -> StageOutcome:
         if not any(versions.since is not None for versions in work.versions) or not is_lost_history(error):
             raise
         log.warning("%s: the history of what it reads is gone; comparing everything", stage.command)
+        context.lake.refresh()
         work = everything(stage, context)
         counts = _worked(stage, context, work)
     seconds = time.monotonic() - start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -80,13 +81,18 @@ class CatalogLakehouse(Lakehouse):
         self._make("CREATE OR REPLACE TABLE", table, self.spec(table), kept)
 
     def _make(self, verb: str, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
-        self.spark.sql(statements.made(verb, self.identifier(table), spec, configuration))
-        self._has_changed(table)
-        self._columns.pop(table, None)
+        with self._committing(table, columns=True):
+            self.spark.sql(statements.made(verb, self.identifier(table), spec, configuration))
 
-    def _has_changed(self, table: str) -> None:
-        """Ask the table's log again: this process has committed to it."""
-        self._logs.forget(self.identifier(table))
+    @contextmanager
+    def _committing(self, table: str, *, columns: bool = False) -> Iterator[None]:
+        """The block may commit to the table: its log, and its `columns`, are then asked again, also after an error."""
+        try:
+            yield
+        finally:
+            self._logs.forget(self.identifier(table))
+            if columns:
+                self._columns.pop(table, None)
 
     def _complete(self, table: str) -> None:
         known = {column.lower() for column in self._names(table)}  # a catalog's names have no case
@@ -116,23 +122,22 @@ class CatalogLakehouse(Lakehouse):
         return dict(self._detail(table, "properties") or {})
 
     def set_properties(self, table: str, properties: Mapping[str, str]) -> None:
-        super().set_properties(table, properties)
-        self._has_changed(table)
+        with self._committing(table):
+            super().set_properties(table, properties)
 
     def add_columns(self, table: str, types: Mapping[str, str]) -> None:
-        super().add_columns(table, types)
-        self._has_changed(table)
-        self._columns.pop(table, None)
+        with self._committing(table, columns=True):
+            super().add_columns(table, types)
 
     def replace(self, table: str, rows: DataFrame) -> None:
-        super().replace(table, rows)
-        self._columns.pop(table, None)
+        with self._committing(table, columns=True):
+            super().replace(table, rows)
 
     def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
         columns = ", ".join([*map(quoted, entity), f"{quoted(time)} TIMESERIES"])
         name = quoted(f"{table.replace('.', '_')}_key")
-        self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD CONSTRAINT {name} PRIMARY KEY ({columns})")
-        self._has_changed(table)
+        with self._committing(table):
+            self.spark.sql(f"ALTER TABLE {self.identifier(table)} ADD CONSTRAINT {name} PRIMARY KEY ({columns})")
 
     def file_count(self, table: str) -> int:
         return int(self._detail(table, "numFiles")) if self._is_there(table) else 0
@@ -149,7 +154,9 @@ class CatalogLakehouse(Lakehouse):
             yield from self._batches_by_spark(table, self._schema(table, columns), where, version)
 
     def few_rows(self, table: str, *, version: int | None = None, columns: Sequence[str] = ()) -> pa.Table | None:
-        return self._few(table, self.read(table, version=version), self._schema(table, [*columns]))
+        frame = self.read(table, version=version)
+        names = None if version is None else frame.columns
+        return self._few(table, frame, self._schema(table, [*columns]), names=names)
 
     def few_keys(self, table: str, key: str, values: Sequence[str]) -> pa.Table | None:
         if len(values) > FEW_ROWS:
@@ -163,10 +170,12 @@ class CatalogLakehouse(Lakehouse):
             return schema.empty_table()
         return self._few(table, self._feed(table, after=after, until=until), schema)
 
-    def _few(self, table: str, frame: DataFrame, schema: pa.Schema) -> pa.Table | None:
+    def _few(
+        self, table: str, frame: DataFrame, schema: pa.Schema, *, names: Sequence[str] | None = None
+    ) -> pa.Table | None:
         if table not in TABLES:  # the user's columns may be of types that Arrow and Spark do not have in common
             return None
-        known = {*self._names(table), *CHANGE_SCHEMA.names}
+        known = {*(self._names(table) if names is None else names), *CHANGE_SCHEMA.names}
         held = pa.schema([field for field in schema if field.name in known])  # an older table may lack some
         rows = few_in_memory(frame, held, rows=FEW_ROWS, size=_FEW_BYTES)
         return None if rows is None else typed(rows, schema)
@@ -175,52 +184,64 @@ class CatalogLakehouse(Lakehouse):
         self._save(self.spark.createDataFrame(rows).write.format("delta").mode("append"), table)
 
     def merge(self, table: str, changes: DataFrame, *, rows: int | None = None, within: str = "TRUE") -> None:
-        newest = self._logs.newest(self.identifier(table))
-        if newest is not None and (newest.version, newest.operation) == (0, "CREATE TABLE"):
+        if self._was_just_made(table):
             self.append(table, changes.where("_op <> 'delete'"))  # takes seconds less than a MERGE
             return
-        statements.merge(self.identifier(table), changes, spec=self.spec(table), within=within)
-        self._has_changed(table)
+        with self._committing(table):
+            statements.merge(self.identifier(table), changes, spec=self.spec(table), within=within)
+
+    def _was_just_made(self, table: str) -> bool:
+        """Whether nothing but its making was committed to the table. What was read before is no proof of that."""
+        name = self.identifier(table)
+        for _ in range(2):
+            newest = self._logs.newest(name)
+            if newest is None or (newest.version, newest.operation) != (0, "CREATE TABLE"):
+                return False
+            self._logs.forget(name)
+        return True
 
     def _delete_rows(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
-        rows = super()._delete_rows(table, where)
-        self._has_changed(table)
-        return rows
+        with self._committing(table):
+            return super()._delete_rows(table, where)
 
     def replace_if_unchanged(self, table: str, rows: list[dict[str, Any]], *, version: int) -> bool:
+        name = self.identifier(table)
+        self._logs.forget(name)
+        newest = self._logs.newest(name)
+        if newest is None or newest.version != version:
+            return False
         arrow, mark = pa.Table.from_pylist(rows, schema=self.spec(table).schema), uuid.uuid4().hex
         writer = self.spark.createDataFrame(arrow).write.format("delta").mode("overwrite").option("userMetadata", mark)
-        # Of all that have seen one version only the first writes: Delta passes over a transaction whose number it has
-        # seen.
+        # Somebody may commit after the look above. Of all that have seen one version only the first writes: Delta
+        # passes over a transaction whose number it has seen.
         writer = writer.option("txnAppId", "lakeloop-replace").option("txnVersion", version + 1)
         try:
             self._save(writer, table)
         except Exception as error:
             if not statements.is_conflict(error):
                 raise
-            self._has_changed(table)
             return False
-        last = self._logs.commits(self.identifier(table), since=version + 1) or []
+        last = self._logs.commits(name, since=version + 1) or []
         return [(commit.version, commit.user_metadata) for commit in last] == [(version + 1, mark)]
 
     def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame:
         return reader.table(self.identifier(table))
 
     def _save(self, writer: DataFrameWriter, table: str) -> None:
-        writer.saveAsTable(self.identifier(table))
-        self._has_changed(table)
+        with self._committing(table):
+            writer.saveAsTable(self.identifier(table))
 
     def compact(self, table: str) -> int:
         if not self._is_there(table):
             return 0
-        row: Any = self.spark.sql(f"OPTIMIZE {self.identifier(table)}").select("metrics.numFilesRemoved").first()
-        self._has_changed(table)
+        with self._committing(table):
+            row: Any = self.spark.sql(f"OPTIMIZE {self.identifier(table)}").select("metrics.numFilesRemoved").first()
         return int(row[0])
 
     def vacuum(self, table: str, *, days: int, keep: Sequence[int] = ()) -> int:
         if not keep and self._is_there(table):  # VACUUM cannot keep single versions
-            self.spark.sql(f"VACUUM {self.identifier(table)} RETAIN {24 * days} HOURS")
-            self._has_changed(table)
+            with self._committing(table):
+                self.spark.sql(f"VACUUM {self.identifier(table)} RETAIN {24 * days} HOURS")
         return 0
 
     def purge(self, table: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import reduce
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from pipelines.lakehouse.tables import Head
@@ -51,59 +52,70 @@ class CatalogLogs:
         self._commits: dict[str, list[Commit] | None] = {}
         self._whole: set[str] = set()  # names of which all commits were read
         self._seen: dict[str, _Seen] = {}
+        # A lease is renewed, and a stream calls back, in threads of their own.
+        self._lock = RLock()
 
     def read(self, names: Iterable[str]) -> None:
         """Read the newest commits of several tables together: one call for each, and one more for all."""
-        unread = [name for name in dict.fromkeys(names) if name not in self._commits]
-        found = self._read(unread, f"LIMIT {_NEWEST}")
-        self._commits.update({name: found.get(name) for name in unread})
+        with self._lock:
+            unread = [name for name in dict.fromkeys(names) if name not in self._commits]
+            found = self._read(unread, f"LIMIT {_NEWEST}")
+            self._commits.update({name: found.get(name) for name in unread})
 
     def commits(self, name: str, *, since: int) -> list[Commit] | None:
         """The commits from version `since` on that the log still has, newest first; None if there is no such table."""
-        self.read([name])
-        newest = self._commits[name]
-        if newest and newest[-1].version > since and len(newest) >= _NEWEST and name not in self._whole:
-            self._commits.update(self._read([name], ""))
-            self._whole.add(name)
-        found = self._commits[name]
-        return None if found is None else [commit for commit in found if commit.version >= since]
+        with self._lock:
+            self.read([name])
+            newest = self._commits[name]
+            if newest and newest[-1].version > since and len(newest) >= _NEWEST and name not in self._whole:
+                self._commits.update(self._read([name], ""))
+                self._whole.add(name)
+            found = self._commits[name]
+            return None if found is None else [commit for commit in found if commit.version >= since]
 
     def newest(self, name: str) -> Commit | None:
         """The last commit; None if there is no such table."""
-        self.read([name])
-        return next(iter(self._commits[name] or ()), None)
+        with self._lock:
+            self.read([name])
+            return next(iter(self._commits[name] or ()), None)
 
     def head(self, name: str) -> Head | None:
         """The identity and version of a table. The identity is asked for only if the log has no commit of which it is
         known."""
-        last, seen = self.newest(name), self._seen.get(name)
-        if last is None:
-            return None
-        if seen is None or not self._has(name, seen):
-            (detail,) = self._spark().sql(f"DESCRIBE DETAIL {name}").select("id").collect()
-            table_id = str(detail["id"])
-        else:
-            table_id = seen.table_id
-        self._seen[name] = _Seen(table_id, last.version, last.commit_id)
-        return Head(table_id, last.version)
+        with self._lock:
+            last, seen = self.newest(name), self._seen.get(name)
+            if last is None:
+                return None
+            if seen is None or not self._has(name, seen):
+                (detail,) = self._spark().sql(f"DESCRIBE DETAIL {name}").select("id").collect()
+                table_id = str(detail["id"])
+            else:
+                table_id = seen.table_id
+            self._seen[name] = _Seen(table_id, last.version, last.commit_id)
+            return Head(table_id, last.version)
 
     def _has(self, name: str, seen: _Seen) -> bool:
         commits = self.commits(name, since=seen.version) or []
+        if any(commit.version > seen.version and "REPLACE TABLE" in commit.operation for commit in commits):
+            return False  # the log goes on, and the identity is another one
         return any((commit.version, commit.commit_id) == (seen.version, seen.commit_id) for commit in commits)
 
     def recall(self, name: str, *, table_id: str, version: int, commit_id: str) -> None:
         """Note what an earlier process knew: the table had this identity at this commit."""
-        if name not in self._seen or self._seen[name].version < version:
-            self._seen[name] = _Seen(table_id, version, commit_id)
+        with self._lock:
+            if name not in self._seen or self._seen[name].version < version:
+                self._seen[name] = _Seen(table_id, version, commit_id)
 
     def forget(self, name: str) -> None:
         """The next call reads the table's log again."""
-        self._commits.pop(name, None)
-        self._whole.discard(name)
+        with self._lock:
+            self._commits.pop(name, None)
+            self._whole.discard(name)
 
     def forget_all(self) -> None:
-        self._commits.clear()
-        self._whole.clear()
+        with self._lock:
+            self._commits.clear()
+            self._whole.clear()
 
     def _read(self, names: Sequence[str], limit: str) -> dict[str, list[Commit] | None]:
         found: dict[str, list[Commit] | None] = {}

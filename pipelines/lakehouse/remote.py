@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformations.errors import SparkLostError
 
 # With Spark's pauses, which grow, this is a minute; Spark's own 15 are ten minutes, for each of several calls.
 RETRIES = 6
+_GIVEN_UP = 120.0  # seconds in which no call waits again
 # What a server says that does not know the session of its client, for example after a restart.
 _FORGOTTEN = ("INVALID_HANDLE.SESSION", "INVALID_HANDLE.OPERATION_NOT_FOUND")
 
@@ -31,12 +33,13 @@ def connected(remote: str, conf: Mapping[str, str]) -> SparkSession:
 
 
 class Patience(DefaultPolicy):
-    """Spark's policy of retries, up to the first call that gave up: no later one waits for that server again."""
+    """Spark's policy of retries. After a call gave up, no other one waits for that server, for a minute or two."""
 
     def __init__(self, remote: str) -> None:
         super().__init__(max_retries=RETRIES)
         self.remote = remote.partition("/;")[0]  # without parameters: one may be a token
         self.error: SparkLostError | None = None
+        self.until = 0.0  # of the monotonic clock: as long as the error counts
 
     def can_retry(self, e: BaseException) -> bool:
         return super().can_retry(e) or _is_forgotten(e)
@@ -64,10 +67,13 @@ class _Attempts(RetryPolicyState):
             SparkLostError: it was waited for long enough, in this call or in an earlier one.
         """
         patience, wait = self._patience, None
+        if time.monotonic() > patience.until:
+            patience.error = None  # the server may have come back
         if patience.error is None and not _is_forgotten(self._seen):
             wait = super().next_attempt(*([] if exception is None else [exception]))  # clients before 4.1 give none
         if wait is None:
-            patience.error = patience.error or _lost(patience.remote, self._seen)
+            if patience.error is None:
+                patience.error, patience.until = _lost(patience.remote, self._seen), time.monotonic() + _GIVEN_UP
             raise patience.error from None
         return wait
 

@@ -230,13 +230,13 @@ class Lakehouse(ABC):
     def _batches_by_spark(
         self, table: str, schema: pa.Schema, where: Mapping[str, str] | None, version: int | None
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of `read_batches`. An older table may lack some columns of `schema`: they are null."""
         from pyspark.sql import functions as F
 
         frame = self.read(table, version=version)
         for column, value in (where or {}).items():
             frame = frame.where(_column(column) == F.lit(value))
-        held = [name for name in schema.names if name in self._names(table)]
+        names = self._names(table) if version is None else frame.columns
+        held = [name for name in schema.names if name in names]  # an older table may lack some
         yield from typed(frame.select(*map(_column, held)).toArrow(), schema).to_batches()
 
     def _names(self, table: str) -> list[str]:
@@ -267,7 +267,7 @@ class Lakehouse(ABC):
 
     def delete(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
         """Delete the rows in which each column of `where` has one of its values. Returns how many; 0: no commit."""
-        if self.head(table) is None or not all(where.values()):
+        if not self._is_there(table) or not all(where.values()):
             return 0
         return self._delete_rows(table, where)
 

@@ -98,7 +98,7 @@ def test_who_has_seen_an_older_version_replaces_nothing(lake: Lakehouse, monkeyp
     seen = lake.head(TABLE)
     assert lake.replace_if_unchanged(TABLE, [{"k": "a", "n": 2}], version=seen.version)
     if not lake.is_local:
-        monkeypatch.setattr(lake, "head", lambda table: seen)
+        monkeypatch.setattr(lake._logs, "newest", lambda name: seen)
     assert not lake.replace_if_unchanged(TABLE, [{"k": "a", "n": 3}], version=seen.version)
     monkeypatch.undo()
     assert _rows(lake) == {"a": 2}
