@@ -13,6 +13,8 @@ from pipelines.lakehouse.held_frames import HeldFrames
 class Frame:
     """Counts what is asked of it, and refuses to be persisted with an error if it has one."""
 
+    sparkSession = None
+
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.calls: list[str] = []
@@ -50,6 +52,7 @@ def test_a_session_without_a_cache_is_asked_once(error: Exception, monkeypatch: 
     frames: Any = HeldFrames()
     refused, next_one = Frame(error), Frame(error)
     monkeypatch.setattr(held_frames, "_in_memory", lambda frame: frame)
+    monkeypatch.setattr(held_frames, "frame_of", lambda spark, rows: rows)
     assert frames.hold(refused) is refused
     assert frames.hold(next_one) is next_one
     frames.release(refused)
