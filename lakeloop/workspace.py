@@ -184,7 +184,7 @@ class Tables(Mapping[str, "Table"]):
         return iter(self._lake.existing())
 
     def __len__(self) -> int:
-        return len([*self])
+        return sum(1 for _ in self)
 
     def __repr__(self) -> str:
         return f"<{len(self)} tables: {', '.join(self)}>"
