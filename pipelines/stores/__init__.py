@@ -145,7 +145,11 @@ class Store(Protocol):
     limits: Limits
 
     def manifest(self) -> Manifest | None:
-        """What the index equals; None if there is no index, or if it was never committed."""
+        """What the index equals; None if there is no index, or if it was never committed.
+
+        Raises:
+            DamagedTableError: a file of the index, in a folder of this machine, is lost.
+        """
 
     def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         """Insert or replace by id; writing the same rows twice changes nothing. Ids are distinct within a call.

@@ -10,6 +10,7 @@ newer versions: Lance fails if one thread moves a handle while another reads wit
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import warnings
@@ -80,7 +81,17 @@ class LanceStore:
         self._served: tuple[Any, Any] | None = None
 
     def manifest(self) -> Manifest | None:
-        return self._read(_manifest)
+        return self._read(self._manifest)
+
+    def _manifest(self, dataset: Any) -> Manifest | None:
+        """The manifest, if every file of rows is there: a run that has nothing to write opens no other file."""
+        if "://" not in self._uri:
+            for fragment in dataset.get_fragments():
+                for file in fragment.data_files():
+                    if not os.path.exists(os.path.join(self._uri, "data", file.path)):
+                        raise FileNotFoundError(f"Not found: {file.path}")
+        text = dataset.config().get(_MANIFEST_KEY)
+        return None if text is None else Manifest.from_json(text)
 
     def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         if rows.num_rows:
@@ -273,11 +284,6 @@ class LanceStore:
 def _tag_of(dataset: Any) -> Any | None:
     """The tag as it is now, whatever version the handle has."""
     return dataset.tags.list().get(_TAG)
-
-
-def _manifest(dataset: Any) -> Manifest | None:
-    text = dataset.config().get(_MANIFEST_KEY)
-    return None if text is None else Manifest.from_json(text)
 
 
 def _sql(where: Filter) -> str:

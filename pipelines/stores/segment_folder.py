@@ -89,6 +89,10 @@ class Folder:
             f"{self.path / _STATE} cannot be read ({problem}). Upgrade lakeloop, or remove the folder and sync anew."
         )
 
+    def lost(self, state: State) -> str | None:
+        """A file of the state that is not there; None: all are."""
+        return next((name for name in sorted(state.files) if not (self.path / name).exists()), None)
+
     @contextmanager
     def writing(self) -> Iterator[States]:
         """The states; no other process writes until the block ends. The kernel frees the lock if the process dies."""

@@ -120,7 +120,13 @@ class SegmentedStore(ABC):
 
     def manifest(self) -> Manifest | None:
         self._import()
-        return _manifest(self._folder.states().committed)
+        while True:
+            state = self._folder.states().committed
+            lost = self._folder.lost(state) if state else None
+            if lost is None:
+                return _manifest(state)
+            if self._folder.states().committed == state:  # else a commit has removed it meanwhile
+                raise damaged_index(self._folder.path, FileNotFoundError(f"{lost} is not there"))
 
     def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         if rows.num_rows:

@@ -58,13 +58,19 @@ def make_labels(spark):
     return make
 
 
+def day_of(row: Any) -> int:
+    """The days from DAY to the row's window, plus one. Spark gives instants to Python in the zone of the process."""
+    start: datetime = row["window"]["start"]
+    return (start.astimezone(timezone.utc) - DAY).days + 1
+
+
 def profiled(log, **options: Any) -> dict[tuple[int, str], Any]:
     rows = profile(log, computed_at=NOW, version_from=None, version_to=1, **options).collect()
-    return {(row["window"]["start"].day, row["column_name"]): row for row in rows}
+    return {(day_of(row), row["column_name"]): row for row in rows}
 
 
 def by_name(frame, *, day: int | None = None) -> dict[str, Any]:
-    return {r["metric_name"]: r for r in frame.collect() if day is None or r["window"]["start"].day == day}
+    return {r["metric_name"]: r for r in frame.collect() if day is None or day_of(r) == day}
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
@@ -189,7 +195,7 @@ def test_quality_weights_a_row_by_how_it_was_sampled(make_log):
 def test_quality_of_windows_and_models_is_kept_apart(make_log):
     calls = [call(1), call(2, model_id="m/2", execution_duration_ms=1), call(1500, execution_duration_ms=7)]
     rows = llm_quality(make_log(calls)).where("metric_name = 'latency_ms_mean'").collect()
-    found = {(r["window"]["start"].day, r["model_id"]): r["value"] for r in rows}
+    found = {(day_of(r), r["model_id"]): r["value"] for r in rows}
     assert found == {(1, "m/1"): 101.0, (1, "m/2"): 1.0, (2, "m/1"): 7.0}
 
 
@@ -253,7 +259,7 @@ def test_retrieval_in_spark_agrees_with_plain_python(make_log, make_labels, spar
     for number, row in enumerate(calls):
         row["request_time"] = DAY + timedelta(days=number)
     rows = retrieval_quality(make_log(calls), labels=make_labels(labels), chunks=chunks).collect()
-    found = {(r["metric_name"], (r["window"]["start"] - DAY.replace(tzinfo=None)).days): r["value"] for r in rows}
+    found = {(r["metric_name"], day_of(r) - 1): r["value"] for r in rows}
     for metric, values in expected.items():
         assert [found[metric, number] for number in range(120)] == pytest.approx([float(v) for v in values]), metric
 
