@@ -18,6 +18,9 @@ from pipelines.lakehouse.session import get_spark
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.machine.cache import cache_dir
 from pipelines.settings.sections import Settings
+from tests.support import mlflow_tables
+
+mlflow_tables.copied_from_the_first()
 
 # Python workers of Spark import the tests' own embedders, and count what they embed in one file.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(
