@@ -14,7 +14,8 @@ from pipelines.flow.stage import Context
 from pipelines.models.embedders import model_named
 from pipelines.quality.dead_letters import open_letters
 from pipelines.silver.chunk_documents import COMPARE, cut
-from pipelines.vector_index.audit import SAME_VECTOR, audit, belongs, distance
+from pipelines.vector_index.audit import audit, belongs, distance
+from pipelines.vector_index.audit_in_memory import SAME_VECTOR
 from pipelines.vector_index.owner import is_foreign
 from pipelines.vector_index.state import IndexState, served, states
 from pipelines.vector_index.sync import lacking

@@ -1,4 +1,7 @@
-"""Compares an index with its table on Spark, row by row and vector by vector, and lists every difference."""
+"""Compares an index with its table, row by row and vector by vector, and lists every difference.
+
+Few rows are compared in this process (audit_in_memory.py), and many on Spark: with the same result.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.flow.stage import Context
 from pipelines.lakehouse.table_log import commit_id
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.quality.dead_letters import open_letters
 from pipelines.stores import FILTER_COLUMNS, Manifest
-from pipelines.vector_index.spark_source import read_index
+from pipelines.vector_index.audit_in_memory import COMPARED, SAME_VECTOR, Comparison, compare_in_memory
+from pipelines.vector_index.owner import identity
+from pipelines.vector_index.spark_source import index_rows, read_index
 from pipelines.vector_index.state import IndexState, check_owner
 from transformations.errors import ConfigurationError
 from transformations.index.fingerprint import fingerprint_lanes, fingerprint_of_lanes, row_hash
@@ -23,8 +29,6 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 SOURCE = "gold.chunk_index"
-# A store may return a vector that differs in the last bits of a 32-bit float; no other vector is as near as this.
-SAME_VECTOR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,6 @@ def audit(context: Context, state: IndexState) -> Audit:
         ConfigurationError: there is no index that belongs to the table as it is.
         RefusedError: the index belongs to another workspace.
     """
-    from pyspark.sql import functions as F
-
     manifest = state.manifest(context.settings)
     check_owner(context.lake, manifest, state=state)
     head = context.lake.head(SOURCE)
@@ -85,7 +87,30 @@ def audit(context: Context, state: IndexState) -> Audit:
             "Bring it up to date, which embeds nothing, with: lakeloop sync-index"
         )
     letters = [row["chunk_id"] for row in open_letters(context.lake, stage="sync-index", index_name=state.index_name)]
-    wanted = context.lake.read(SOURCE, version=manifest.version).where(F.col("model") == state.model)
+    version = manifest.version
+    found = _compared_here(context, state, version, letters) or _compared_on_spark(context, state, version, letters)
+    is_right = manifest.fingerprint == "" or (found.fingerprint, found.expected) == (
+        manifest.fingerprint,
+        manifest.rows,
+    )
+    return Audit(state.index_name, manifest, found.rows, tuple(sorted(found.differences)), is_right)
+
+
+def _compared_here(context: Context, state: IndexState, version: int, letters: Sequence[str]) -> Comparison | None:
+    lake = context.lake
+    wanted = lake.few_rows(SOURCE, version=version, columns=[*COMPARED, "model"])
+    if wanted is None:
+        return None
+    is_wanted = pc.and_not(
+        pc.equal(wanted["model"], state.model), pc.is_in(wanted["chunk_id"], pa.array(letters, pa.string()))
+    )
+    return compare_in_memory(wanted.filter(is_wanted), index_rows(state, context.settings, own=identity(lake)))
+
+
+def _compared_on_spark(context: Context, state: IndexState, version: int, letters: Sequence[str]) -> Comparison:
+    from pyspark.sql import functions as F
+
+    wanted = context.lake.read(SOURCE, version=version).where(F.col("model") == state.model)
     wanted = wanted.where(~F.col("chunk_id").isin(letters)) if letters else wanted
     held = read_index(context.lake.spark, context.settings, index=state.index_name)
     expected = wanted.select("chunk_id", _digests(hash_column=F.col("row_hash")).alias("expected"))
@@ -106,10 +131,9 @@ def audit(context: Context, state: IndexState) -> Audit:
         context.frames.release(both)
     unlike = [row["chunk_id"] for row in differing if row["kind"] == "wrong_vector"]
     near = _equal_enough(context, wanted, held, unlike) if unlike else set()
-    differences = tuple(sorted((row["kind"], row["chunk_id"]) for row in differing if row["chunk_id"] not in near))
-    right = (fingerprint_of_lanes(totals["high"], totals["low"]), totals["expected"])
-    is_right = manifest.fingerprint == "" or right == (manifest.fingerprint, manifest.rows)
-    return Audit(state.index_name, manifest, totals["rows"], differences, is_right)
+    differences = [(row["kind"], row["chunk_id"]) for row in differing if row["chunk_id"] not in near]
+    right = fingerprint_of_lanes(totals["high"], totals["low"])
+    return Comparison(totals["rows"], differences, right, totals["expected"])
 
 
 def belongs(lake: Lakehouse, manifest: Manifest, *, head: Head) -> bool:

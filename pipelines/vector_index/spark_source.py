@@ -40,7 +40,7 @@ def register_source(spark: SparkSession, settings: Settings) -> None:
 
     alias = settings.index.name
     lake = open_lakehouse(settings, spark=lambda: spark)
-    known, own, root = states(lake, alias), identity(lake), settings.root
+    known, own = states(lake, alias), identity(lake)
 
     class Reader(DataSourceReader):
         def __init__(self, state: IndexState) -> None:
@@ -51,15 +51,8 @@ def register_source(spark: SparkSession, settings: Settings) -> None:
             return [InputPartition(0)]
 
         def read(self, partition: Any) -> Iterator[Any]:
-            store = self._state.open(settings)
-            try:
-                manifest = store.manifest()
-                if manifest is not None and is_foreign_to(own, manifest):
-                    raise foreign(manifest, state=self._state, root=root)
-                for batch in store.rows():
-                    yield from pa.Table.from_batches([batch]).select(_SCHEMA.names).cast(_SCHEMA).to_batches()
-            finally:
-                store.close()
+            for rows in index_rows(self._state, settings, own=own):
+                yield from rows.to_batches()
 
     class Source(DataSource):
         @classmethod
@@ -83,3 +76,23 @@ def read_index(spark: SparkSession, settings: Settings, *, index: str) -> DataFr
     """The rows of one index, as readers see them."""
     register_source(spark, settings)
     return spark.read.format(FORMAT).option("index", index).load()
+
+
+def index_rows(state: IndexState, settings: Settings, *, own: tuple[str, str]) -> Iterator[pa.Table]:
+    """The same rows in parts, without Spark.
+
+    Args:
+        own: the `identity` of the workspace.
+
+    Raises:
+        RefusedError: the index belongs to another workspace.
+    """
+    store = state.open(settings)
+    try:
+        manifest = store.manifest()
+        if manifest is not None and is_foreign_to(own, manifest):
+            raise foreign(manifest, state=state, root=settings.root)
+        for batch in store.rows():
+            yield pa.Table.from_batches([batch]).select(_SCHEMA.names).cast(_SCHEMA)
+    finally:
+        store.close()
