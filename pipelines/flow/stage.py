@@ -149,6 +149,7 @@ class Stage:
             again.
         decided_by: a text of the settings that decide its output; if it changes, everything is computed again.
         subjects: lists its instances, if there may be several.
+        position: how far it has read a source that is no table of the lakehouse, as a text for `State.position`.
         check: checks what must hold before any stage of a run begins, and raises an error if it does not.
         records: why its targets cannot be computed again, if they record what happened; else "".
         names: further names by which `rebuild` knows it.
@@ -163,6 +164,7 @@ class Stage:
     code_version: int = 1
     decided_by: Callable[[Context], str] = lambda context: ""
     subjects: Callable[[Context], Sequence[Subject]] | None = None
+    position: Callable[[Context], str | None] = lambda context: None
     check: Callable[[Context], None] | None = None
     records: str = ""
     names: tuple[str, ...] = ()

@@ -25,14 +25,15 @@ _NO_TABLE = ("TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND", "DELTA_MISSING_DELTA
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit of a table; `commit_id` tells it from another commit of the same version (see table_log.py)."""
+    """A commit of a table; `commit_id` tells it from another commit of the same version (see table_log.py),
+    and `note` is what its writer left (Delta's userMetadata)."""
 
     version: int
     at: datetime
     operation: str
     metrics: dict[str, str]
     commit_id: str
-    user_metadata: str | None
+    note: str | None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from pipelines.lakehouse.tables import Lakehouse
 _TAKES_BACK = frozenset({"RESTORE", "FSCK"})
 # Operations that change no row.
 _UPKEEP = frozenset({"OPTIMIZE", "VACUUM START", "VACUUM END"})
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a commit says of itself: its operation, such as MERGE or RESTORE, and the note that its writer left."""
+
+    operation: str
+    note: str | None
 
 
 def commit_id(lake: Lakehouse, table: str, version: int) -> str | None:
@@ -66,16 +75,28 @@ def is_same_history(lake: Lakehouse, table: str, *, version: int, commit: str | 
 
 def operations(lake: Lakehouse, table: str, *, after: int, until: int) -> list[str]:
     """The operations of the commits (after, until], such as MERGE or RESTORE, of those that the log still has."""
+    return [commit.operation for commit in commits(lake, table, after=after, until=until)]
+
+
+def commits(lake: Lakehouse, table: str, *, after: int, until: int) -> list[Commit]:
+    """What the commits (after, until] say of themselves, of those that the log still has, oldest first."""
     if after >= until:
         return []
     if (folder := lake.folder(table)) is None:
-        return [c["operation"] for c in lake.history(table, since=after + 1) if c["version"] <= until]
+        logged = [c for c in lake.history(table, since=after + 1) if c["version"] <= until]
+        return [Commit(c["operation"], c["note"]) for c in reversed(logged)]
     found = []
     for version in range(after + 1, until + 1):
         for line in (_entry(folder, version) or b"").splitlines():
             if b'"commitInfo"' in line and "commitInfo" in (action := json.loads(line)):
-                found.append(str(action["commitInfo"].get("operation", "")))
+                info = action["commitInfo"]
+                found.append(Commit(str(info.get("operation", "")), info.get("userMetadata")))
     return found
+
+
+def takes_back(commit: Commit) -> bool:
+    """Whether a commit put its table back to an older state."""
+    return commit.operation in _TAKES_BACK
 
 
 def _entry(folder: Path, version: int) -> bytes | None:

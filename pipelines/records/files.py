@@ -4,6 +4,9 @@ A file arrives if its bytes differ from those last seen under its name. A file t
 with `is_arrival` false, and its records are not read again. A file counts as renamed if its name is new, a file with
 the same bytes is gone, and it was not modified after that file was last seen. If it was modified later, it is another
 delivery of the same content, and arrives.
+
+Files are read in the order of their `Arrival`s, and the last one that was read is remembered; what is noted later is
+always behind it, whatever the clocks say.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +30,21 @@ from transformations.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, order=True)
+class Arrival:
+    """A file to be read, ordered by when it was noted, then by when it was modified, then by name.
+
+    Attributes:
+        noted_at: in microseconds since 1970, as `modified_at`.
+        path: relative to the folder of the source.
+    """
+
+    noted_at: int
+    modified_at: int
+    path: str
 
 
 def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
@@ -66,10 +85,39 @@ def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
     return arrived
 
 
-def note_files(context: Context, source: RecordSource, found: list[dict[str, Any]]) -> None:
-    """Append `found` to the source's files table in one commit."""
-    technical = {"_ingested_at": context.now(), "_run_id": context.run_id}
+def note_files(
+    context: Context, source: RecordSource, found: list[dict[str, Any]], *, after: Mapping[str, Any] | None
+) -> None:
+    """Append `found` to the source's files table in one commit.
+
+    Args:
+        after: the last arrival that was read; those of `found` get a later instant.
+    """
+    now = context.now()
+    if after is not None:
+        now = max(now, _EPOCH + (Arrival(**after).noted_at + 1) * _MICROSECOND)
+    technical = {"_ingested_at": now, "_run_id": context.run_id}
     context.lake.append_arrow(source.files, [row | technical for row in found])
+
+
+def unread(context: Context, source: RecordSource, *, after: Mapping[str, Any] | None) -> list[Arrival]:
+    """The arrivals that were noted and not read yet, in order; of a file that was noted twice the last one.
+
+    Args:
+        after: the last arrival that was read; None: none was.
+    """
+    rows = context.lake.read_arrow(source.files, columns=["path", "modified_at", "is_arrival", "_ingested_at"])
+    found = (
+        Arrival(_micros(row["_ingested_at"]), _micros(row["modified_at"]), row["path"])
+        for row in rows.filter(rows["is_arrival"]).to_pylist()
+    )
+    last = Arrival(**after) if after is not None else None
+    by_path = {arrival.path: arrival for arrival in sorted(found) if last is None or arrival > last}
+    return sorted(by_path.values())
+
+
+def _micros(at: datetime) -> int:
+    return (at - _EPOCH) // _MICROSECOND
 
 
 def _known(context: Context, source: RecordSource) -> dict[str, dict[str, Any]]:

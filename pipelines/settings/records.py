@@ -35,7 +35,7 @@ OPTIONS: dict[str, frozenset[str]] = {
     "csv": frozenset({"sep", "quote", "escape", "nullValue", "multiLine", "encoding", *_TRIMS}),
     "json": frozenset({"multiLine", "encoding"}),
     "parquet": frozenset(),
-    "delta": frozenset({"maxFilesPerTrigger", "maxBytesPerTrigger"}),
+    "delta": frozenset(),
     "kafka": frozenset({"bootstrap.servers", "security.protocol", "startingOffsets", "maxOffsetsPerTrigger"}),
 }
 FILE_PATTERNS = {
@@ -137,13 +137,18 @@ class RecordSettings(_Part):
         (),
         description="file name patterns, in any case; none: *.csv, *.json, *.jsonl and *.ndjson (.gz too), *.parquet",
     )
-    discovery: Literal["auto", "listing", "auto_loader"] = Field(
-        "auto", description="how new files are found; auto: Auto Loader on Databricks, else a listing of the folder"
+    discovery: Literal["listing", "auto_loader"] = Field(
+        "listing", description="how new files are found: by listing the folder, or by Databricks' Auto Loader"
     )
 
     @property
     def is_files(self) -> bool:
         return self.format in FILE_PATTERNS
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether only a stream of Spark tells what is new: of a topic, or of files that Auto Loader finds."""
+        return self.format == "kafka" or (self.is_files and self.discovery == "auto_loader")
 
     @property
     def file_patterns(self) -> tuple[str, ...]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.conductor.run import new_context
-from pipelines.records.files import new_files
+from pipelines.records.files import new_files, note_files, unread
 from pipelines.records.source import record_source
 from pipelines.settings.records import RecordSettings
 from pipelines.settings.sections import Settings
@@ -57,3 +59,28 @@ def test_what_lakeloop_writes_is_no_record_where_the_folder_of_the_source_is_the
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     assert sorted(_found(tmp_path, format="json", location=".")) == ["c.json", "mine/logs/d.json"]
+
+
+def test_what_is_noted_later_is_read_later_whatever_the_clock_says(tmp_path):
+    settings = Settings(root=tmp_path, records={"orders": RecordSettings(**ORDERS)})
+    context, clock = new_context(settings), [datetime(2024, 1, 2, tzinfo=timezone.utc)]
+    context.clock = lambda: clock[0]
+    source = record_source(settings, "orders")
+    (tmp_path / "orders").mkdir()
+
+    def put(name: str, *, modified_at: int, after: Any = None) -> None:
+        file = tmp_path / "orders" / name
+        file.write_text(f"id\n{modified_at}\n")
+        os.utime(file, (modified_at, modified_at))
+        note_files(context, source, new_files(context, source), after=after)
+
+    for name, modified_at in (("b.csv", 2), ("a.csv", 2), ("z.csv", 1)):
+        put(name, modified_at=modified_at)
+    found = unread(context, source, after=None)
+    assert [arrival.path for arrival in found] == ["z.csv", "a.csv", "b.csv"]
+    assert unread(context, source, after=asdict(found[1])) == found[2:]
+    clock[0] = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    put("late.csv", modified_at=0, after=asdict(found[-1]))
+    put("a.csv", modified_at=9, after=asdict(found[-1]))
+    assert [arrival.path for arrival in unread(context, source, after=asdict(found[-1]))] == ["late.csv", "a.csv"]
+    assert [arrival.path for arrival in unread(context, source, after=None)] == ["z.csv", "b.csv", "late.csv", "a.csv"]

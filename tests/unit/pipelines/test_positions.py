@@ -1,0 +1,92 @@
+"""How far a source was read, as the commits of its bronze table and ops.stage_state say it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+
+from pipelines.bronze.ingest_records import STAGE
+from pipelines.conductor.run import new_context, record
+from pipelines.flow.stage import Context, Versions, Work
+from pipelines.records.positions import Position, following, position_of
+from pipelines.records.source import record_source
+from pipelines.settings.records import RecordSettings
+from pipelines.settings.sections import Settings
+
+SETTINGS = {"format": "csv", "location": "orders", "key": ["id"], "columns": {"id": "bigint"}}
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    context = new_context(Settings(root=tmp_path, records={"orders": RecordSettings(**SETTINGS)}))
+    (each,) = STAGE.contexts(context)
+    each.lake.ensure("bronze.records_orders")
+    return each
+
+
+def _position(context: Context) -> Position | None:
+    context.states.reload()
+    return position_of(context, record_source(context.settings, "orders"), STAGE)
+
+
+def _append(context: Context, note: str | None = None) -> None:
+    """A commit of one row, as Spark notes it."""
+    rows = pa.Table.from_pylist([{"id": 1}], schema=context.lake.spec("bronze.records_orders").schema)
+    properties = CommitProperties(custom_metadata={"userMetadata": note} if note else None)
+    folder = context.lake.folder("bronze.records_orders")
+    write_deltalake(str(folder), rows, mode="append", commit_properties=properties)
+
+
+def _next(context: Context, read: int) -> Position:
+    bronze = context.lake.ensure("bronze.records_orders")
+    return following(_position(context), {"n": read}, definition=STAGE.definition(context), bronze=bronze)
+
+
+def test_the_last_commit_that_says_so_counts_and_a_copy_of_the_table_has_its_own(context: Context, tmp_path: Path):
+    assert _position(context) is None
+    first = _next(context, 7)
+    _append(context, first.note)
+    _append(context)
+    _append(context, '{"of": "somebody else"}')
+    assert _position(context) == first
+    folder = context.lake.folder("bronze.records_orders")
+    shutil.copytree(folder, tmp_path / "copy")
+    second = _next(context, 9)
+    _append(context, second.note)
+    assert _position(context) == second
+    assert (second.reading, second.batch, second.read) == (first.reading, first.batch + 1, {"n": 9})
+    shutil.rmtree(folder)
+    (tmp_path / "copy").rename(folder)
+    assert _position(context) == first
+
+
+def test_the_state_knows_it_once_the_log_has_forgotten_it(context: Context):
+    last = _next(context, 7)
+    _append(context, last.note)
+    record(STAGE, context, Work((Versions(None, 1, "orders"),)), counts={}, started_at=context.now(), seconds=0.0)
+    log = context.lake.folder("bronze.records_orders") / "_delta_log"
+    _append(context)
+    DeltaTable(str(log.parent)).create_checkpoint()
+    for number in (0, 1):  # as the log's retention does
+        (log / f"{number:020}.json").unlink()
+    assert _position(context) == last
+    newer = _next(context, 9)
+    _append(context, newer.note)
+    assert _position(context) == newer
+
+
+def test_after_a_restore_or_with_another_definition_nothing_is_known(context: Context, monkeypatch: pytest.MonkeyPatch):
+    last = _next(context, 7)
+    _append(context, last.note)
+    with monkeypatch.context() as other:
+        other.setattr(type(STAGE), "definition", lambda self, context: "another")
+        assert _position(context) is None
+    assert _position(context) == last
+    DeltaTable(str(context.lake.folder("bronze.records_orders"))).restore(0)
+    assert _position(context) is None
+    anew = _next(context, 7)
+    assert anew.reading > last.reading, "its batches are not taken for those of the earlier reading"
