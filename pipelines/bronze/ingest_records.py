@@ -70,7 +70,7 @@ def work(context: Context, due: Work) -> Counts:
         ExpectationFailedError: the contract is frozen and something else arrived; nothing of that batch was written.
         ConfigurationError: the folder or table does not exist; or it is a Delta table without a change feed; or a
             stream in a session of Spark Connect.
-        RefusedError: somebody else reads the source into the same table at the same time.
+        RefusedError: the table was put back meanwhile, or another process reads the source into it.
     """
     source = evolved(context.lake, context.about(RecordSource))
     follow(context.lake, source.bronze)
@@ -132,17 +132,17 @@ def _ingest(
     position: Position | None,
     next_batch: Callable[[Position | None], Batch | None],
 ) -> Counts:
-    """Append batch after batch, until there is none. After each, bronze says how far it has read."""
+    """Append batch after batch, until there is none. After each, bronze must say that it has read it."""
     counts = Counter(_NOTHING)
     definition = STAGE.definition(context)
     while (batch := next_batch(position)) is not None:
         reached = following(position, batch.read, definition=definition, bronze=context.lake.ensure(source.bronze))
         counts.update(append(context, source, batch, txn=reached.txn(source), note=reached.note))
-        before, position = position, position_of(context, source, STAGE)
-        if position == before:
+        position = position_of(context, source, STAGE)
+        if position != reached:
             raise RefusedError(
-                f"{COMMAND}: another process appends what {source.name} has to {source.bronze}. Run again once it "
-                "has ended."
+                f"{COMMAND}: {source.bronze} was put back while {source.name} was read into it, or another process "
+                "reads it too. Run again: it goes on from what is there then."
             )
     return counts
 

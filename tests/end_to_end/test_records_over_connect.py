@@ -18,7 +18,7 @@ from tests.support.connect import ConnectServer, connect_server
 from tests.support.job_runner import JobRunner
 from tests.support.killer import run
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.longest
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("ingest-records", "refine-records", "build-features")
 TABLE = "spark_catalog.shop.people"
