@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,9 @@ from pipelines.records.appending import (
     batch_of_messages,
     fitted,
 )
-from pipelines.records.delta_tables import feed, is_another, is_outdated, is_read, source_head, whole
-from pipelines.records.files import new_files, note_files, unread
-from pipelines.records.positions import Position, following, position_of
+from pipelines.records.delta_tables import LostFeedError, feed, is_another, is_read, source_head, whole
+from pipelines.records.files import Arrival, new_files, note_files, note_gone, unread
+from pipelines.records.positions import Position, position_of
 from pipelines.records.source import RecordSource, evolved, follow, source_subjects
 from pipelines.records.streams import has_lost_what_was_read, note_table, open_stream, paths_in_order, stream_id
 from transformations.errors import LakeloopError, RefusedError
@@ -53,10 +53,10 @@ def look(context: Context) -> Work | None:
     position = position_of(context, source, STAGE)
     if source.settings.format == "delta":
         table = source_head(context, source)
-        is_same = position is not None and is_read(position.read, table)
-        return None if is_same else Work((Versions(None, table.version, table.table_id),))
-    arrived = new_files(context, source)
-    if not arrived and not unread(context, source, after=position.read if position else None):
+        return None if is_read(position.read, table) else Work((Versions(None, table.version, table.table_id),))
+    noted = unread(context, source, after=position.read)
+    arrived = new_files(context, source, unread=noted)
+    if not arrived and not noted:
         return None
     head = context.lake.head(source.files)
     # Noting the new files will be one more commit.
@@ -65,6 +65,8 @@ def look(context: Context) -> Work | None:
 
 def work(context: Context, due: Work) -> Counts:
     """Append everything that has arrived. Counts: records, files, columns (added or widened).
+
+    If the run is to stop, it ends after the batch that it is at.
 
     Raises:
         ExpectationFailedError: the contract is frozen and something else arrived; nothing of that batch was written.
@@ -81,31 +83,38 @@ def work(context: Context, due: Work) -> Counts:
             batches.wait_for(query)
             return batches.counts
         position = position_of(context, source, STAGE)
-        if position is None and context.lake.ensure(source.bronze).version > 0:
+        if position.read is None and position.said_at > 0:
             log.warning("%s %s: %s does not say how far it has read; reading all", COMMAND, source.name, source.bronze)
         if source.settings.format == "delta":
             return _ingest_table(context, source, position)
-        note_files(context, source, due.found, after=position.read if position else None)
-        return _ingest(context, source, position, partial(_next_files, context, source))
+        note_files(context, source, due.found)
+        noted = unread(context, source, after=position.read)
+        return _ingest(context, source, position, partial(_next_files, context, source, noted))
 
 
-def _next_files(context: Context, source: RecordSource, position: Position | None) -> Batch | None:
-    """The next files that were noted and not read yet."""
-    arrivals = unread(context, source, after=position.read if position else None)[:_MOST_FILES]
-    if not arrivals:
-        return None
-    return batch_of_files(context, [arrival.path for arrival in arrivals], read=asdict(arrivals[-1]))
+def _next_files(context: Context, source: RecordSource, noted: Sequence[Arrival], position: Position) -> Batch | None:
+    """The next of the files that were noted. Those that are gone meanwhile are noted as gone."""
+    folder = context.settings.path(source.settings.location)
+    while left := [arrival for arrival in noted if position.read is None or arrival > Arrival(**position.read)]:
+        arrivals = left[:_MOST_FILES]
+        gone = {arrival for arrival in arrivals if not (folder / arrival.path).exists()}
+        if gone:
+            note_gone(context, source, [arrival.path for arrival in gone])
+        if there := [arrival for arrival in arrivals if arrival not in gone]:
+            return batch_of_files(context, [arrival.path for arrival in there], read=asdict(there[-1]))
+        noted = left[_MOST_FILES:]
+    return None
 
 
-def _ingest_table(context: Context, source: RecordSource, position: Position | None) -> Counts:
+def _ingest_table(context: Context, source: RecordSource, position: Position) -> Counts:
     """Read a Delta table up to its version now.
 
     All of it is read if it is another table now, or if commits that would be read next are gone.
     """
     head = source_head(context, source)
 
-    def next_commits(position: Position | None) -> Batch | None:
-        if position is None:
+    def next_commits(position: Position) -> Batch | None:
+        if position.read is None:
             rows, read = whole(context, source, head, fit=partial(fitted, source))
             return batch_of_changes(rows, may_go=False, read=asdict(read))
         if is_read(position.read, head):
@@ -113,33 +122,28 @@ def _ingest_table(context: Context, source: RecordSource, position: Position | N
         changes, read, may_go = feed(context, source, position.read, head)
         return batch_of_changes(changes, may_go=may_go, read=asdict(read))
 
-    if position is not None and is_another(context, source, position.read, head):
+    if position.read is not None and is_another(context, source, position.read, head):
         why = "has not the commit that was read last"
     else:
         try:
             return _ingest(context, source, position, next_commits)
-        except Exception as error:
-            if position is None or not is_outdated(error):
-                raise
-        why = "has no longer the commits that would be read next, or other columns"
+        except LostFeedError:
+            why = "has no longer the commits that would be read next, or other columns"
     log.warning("%s %s: %s %s; reading all anew", COMMAND, source.name, source.settings.location, why)
-    return _ingest(context, source, None, next_commits)
+    return _ingest(context, source, position.anew(), next_commits)
 
 
 def _ingest(
-    context: Context,
-    source: RecordSource,
-    position: Position | None,
-    next_batch: Callable[[Position | None], Batch | None],
+    context: Context, source: RecordSource, position: Position, next_batch: Callable[[Position], Batch | None]
 ) -> Counts:
-    """Append batch after batch, until there is none. After each, bronze must say that it has read it."""
+    """Append batch after batch, until there is none or the run is to stop. After each, bronze says what it has read."""
     counts = Counter(_NOTHING)
-    definition = STAGE.definition(context)
-    while (batch := next_batch(position)) is not None:
-        reached = following(position, batch.read, definition=definition, bronze=context.lake.ensure(source.bronze))
+    while not context.is_stopping() and (batch := next_batch(position)) is not None:
+        reached = position.following(batch.read)
         counts.update(append(context, source, batch, txn=reached.txn(source), note=reached.note))
-        position = position_of(context, source, STAGE)
-        if position != reached:
+        before, position = position, position_of(context, source, STAGE)
+        # A batch of a process that was killed may have landed in the place of this one; it reads on from there.
+        if position == before or position.reading != reached.reading:
             raise RefusedError(
                 f"{COMMAND}: {source.bronze} was put back while {source.name} was read into it, or another process "
                 "reads it too. Run again: it goes on from what is there then."
@@ -206,8 +210,7 @@ class Batches:
 
 def _position(context: Context) -> str | None:
     source = context.about(RecordSource)
-    position = None if source.settings.is_stream else position_of(context, source, STAGE)
-    return position.note if position else None
+    return None if source.settings.is_stream else position_of(context, source, STAGE).note
 
 
 def _decided_by(context: Context) -> str:

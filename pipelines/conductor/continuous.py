@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipelines.bronze.ingest_records import Batches, start
@@ -47,6 +47,7 @@ def ingest_until_stopped(context: Context, *, seconds: float, stop: threading.Ev
         raise ConfigurationError("ingest-records --continuous: no sources. Name them under `records` in lakeloop.yml.")
     ingesting, refining = stage_named("ingest-records"), stage_named("refine-records")
     with only_writer(context.settings), stopped_by_signals(stop or threading.Event()) as stopped:
+        context = replace(context, is_stopping=stopped.is_set)
         # What is read: each source until it fails. The streams among them run in the background.
         counts = {name: Counter({"records": 0, "files": 0, "columns": 0}) for name in context.settings.records}
         streams: dict[str, Running] = {}

@@ -57,6 +57,7 @@ class Context:
         anew: this is a rebuild, which may replace a table.
         maintain_now: maintain the tables although it is not due.
         subject: what the current stage runs for; None for a stage with one instance.
+        is_stopping: whether the run was told to stop: a stage then ends after the batch that it is at.
         clock: returns the time now, with its zone.
         frames: frames that the current stage holds; they are released when it ends.
         states: how far each stage has come, read once per run.
@@ -72,6 +73,7 @@ class Context:
     anew: bool = False
     maintain_now: bool = False
     subject: Subject | None = None
+    is_stopping: Callable[[], bool] = field(default=lambda: False)
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(timezone.utc))
     frames: HeldFrames = field(default_factory=HeldFrames)
     states: StageStates = field(init=False)

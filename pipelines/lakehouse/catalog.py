@@ -112,7 +112,7 @@ class CatalogLakehouse(Lakehouse):
         commits = self._logs.commits(self.identifier(table), since=since) or []
         return [
             {"version": c.version, "at": c.at, "operation": c.operation, "metrics": c.metrics, "id": c.commit_id}
-            | {"note": c.note}
+            | {"note": c.note, "parameters": c.parameters}
             for c in commits
         ]
 
@@ -131,9 +131,9 @@ class CatalogLakehouse(Lakehouse):
         with self._committing(table, columns=True):
             super().add_columns(table, types)
 
-    def replace(self, table: str, rows: DataFrame) -> None:
+    def replace(self, table: str, rows: DataFrame, *, note: str = "") -> None:
         with self._committing(table, columns=True):
-            super().replace(table, rows)
+            super().replace(table, rows, note=note)
 
     def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
         if self.settings.catalog in _WITHOUT_KEYS:

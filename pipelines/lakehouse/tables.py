@@ -171,7 +171,7 @@ class Lakehouse(ABC):
     @abstractmethod
     def history(self, table: str, *, since: int = 0) -> list[dict[str, Any]]:
         """The commits from version `since` on that the log still has, newest first: `version`, `at` (UTC), `operation`,
-        the engine's own `metrics`, and in a catalog `id` and `note` (see table_log.py)."""
+        the engine's own `metrics`, and in a catalog `id`, `note`, `parameters` (see table_log.py)."""
 
     @abstractmethod
     def properties(self, table: str) -> dict[str, str]:
@@ -325,9 +325,7 @@ class Lakehouse(ABC):
         """The feed of `read_changes` in memory, on the terms of `few_rows`."""
         return None
 
-    def append(
-        self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None, note: str | None = None
-    ) -> None:
+    def append(self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None, note: str = "") -> None:
         """Append a frame that has the table's columns.
 
         Args:
@@ -338,13 +336,12 @@ class Lakehouse(ABC):
         writer = rows.select(*map(_column, self.spec(table).columns)).write.format("delta").mode("append")
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
-        if note is not None:
-            writer = writer.option("userMetadata", note)
-        self._save(writer, table)
+        self._save(writer.option("userMetadata", note) if note else writer, table)
 
-    def replace(self, table: str, rows: DataFrame) -> None:
-        """Replace the rows and the columns of a table by those of a frame, in one commit."""
-        self._save(rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true"), table)
+    def replace(self, table: str, rows: DataFrame, *, note: str = "") -> None:
+        """Replace the rows and the columns of a table by those of a frame, in one commit, which carries `note`."""
+        writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+        self._save(writer.option("userMetadata", note) if note else writer, table)
 
     def merge(self, table: str, changes: DataFrame, *, rows: int | None = None, within: str = "TRUE") -> None:
         """Apply net changes: rows of the table with `_op` insert, update or delete, at most one per key.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.flow.stage import Context, Counts
 from pipelines.records.columns import admit, names_of, shown
 from pipelines.records.delta_tables import feed_part, settled
+from pipelines.records.files import note_gone
 from pipelines.records.reader import Part, example, file_parts, message_part, unreadable
 from pipelines.records.source import RecordSource, evolved
 from pipelines.records.text_files import why_broken
@@ -80,9 +81,7 @@ def _wants_types(source: RecordSource) -> bool:
     return source.contract.evolution != "quarantine"
 
 
-def append(
-    context: Context, source: RecordSource, batch: Batch, *, txn: tuple[str, int], note: str | None = None
-) -> Counts:
+def append(context: Context, source: RecordSource, batch: Batch, *, txn: tuple[str, int], note: str = "") -> Counts:
     """Append one batch to the source's bronze table in one commit.
 
     Args:
@@ -105,6 +104,10 @@ def append(
         if not broken or any(sign in str(error) for sign in _NO_FAULT_OF_FILES):
             raise
         log.warning("ingest-records %s: set aside as unreadable: %s", source.name, broken)
+        folder = context.settings.path(source.settings.location)
+        gone = [path for path in broken if not (folder / path).exists()]
+        if gone and not source.settings.is_stream:
+            note_gone(context, source, gone)
         gained = read_and_append(without=broken)
     records = 0
     head = lake.head(source.bronze)
@@ -140,7 +143,7 @@ def _read_and_append(
     batch: Batch,
     *,
     txn: tuple[str, int],
-    note: str | None,
+    note: str,
     without: Mapping[str, str] | None = None,
 ) -> int:
     """Append a batch; files in `without` (path → reason) become unreadable rows. Returns how many columns changed."""

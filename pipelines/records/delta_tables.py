@@ -110,8 +110,14 @@ def commit_of(context: Context, source: RecordSource, version: int) -> str | Non
     return named_commit_id(lake.spark, settings.location, version)
 
 
-def is_read(read: Mapping[str, Any], head: SourceHead) -> bool:
+class LostFeedError(Exception):
+    """The commits that would be read next are gone, or had other columns."""
+
+
+def is_read(read: Mapping[str, Any] | None, head: SourceHead) -> bool:
     """Whether the table was read up to `head`."""
+    if read is None:
+        return False
     last = TableRead(**read)
     return (last.table_id, last.version, last.commit) == (head.table_id, head.version, head.commit)
 
@@ -122,11 +128,6 @@ def is_another(context: Context, source: RecordSource, read: Mapping[str, Any], 
     if last.table_id != head.table_id or last.commit is None:
         return True
     return commit_of(context, source, last.version) != last.commit
-
-
-def is_outdated(error: Exception) -> bool:
-    """Whether an error says that commits cannot be read any more: they are gone, or have other columns."""
-    return is_lost_history(error) or any(sign in str(error) for sign in _OTHER_COLUMNS)
 
 
 def whole(
@@ -159,15 +160,23 @@ def feed(
 
     The instants grow from commit to commit, even if the commits' own times do not (clocks, a copy of the log, another
     table). Returned too: whether there are deletes or preimages.
+
+    Raises:
+        LostFeedError: the table has no longer these commits, or had other columns at one of them.
     """
     from pyspark.sql import functions as F
 
     last = TableRead(**read)
     reader = context.lake.spark.read.format("delta").option("readChangeFeed", "true")
     reader = reader.option("startingVersion", last.version + 1).option("endingVersion", head.version)
-    changes = _loaded(context, source, reader)
     goes = F.bool_or(F.col("_change_type").isin("delete", "update_preimage"))
-    commits = changes.groupBy("_commit_version").agg(F.max(F.unix_micros("_commit_timestamp")), goes).collect()
+    try:
+        changes = _loaded(context, source, reader)
+        commits = changes.groupBy("_commit_version").agg(F.max(F.unix_micros("_commit_timestamp")), goes).collect()
+    except Exception as error:
+        if is_lost_history(error) or any(sign in str(error) for sign in _OTHER_COLUMNS):
+            raise LostFeedError from error
+        raise
     floor, micros = last.micros, {}
     for version, at, _ in sorted(commits):
         floor = micros[version] = at if floor is None else max(at, floor + 1)

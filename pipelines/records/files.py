@@ -6,7 +6,8 @@ the same bytes is gone, and it was not modified after that file was last seen. I
 delivery of the same content, and arrives.
 
 Files are read in the order of their `Arrival`s, and the last one that was read is remembered; what is noted later is
-always behind it, whatever the clocks say.
+always behind it, whatever the clocks say. A file that is gone before it was read is noted as gone: under another name
+its content arrives.
 """
 
 from __future__ import annotations
@@ -47,8 +48,12 @@ class Arrival:
     path: str
 
 
-def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
+def new_files(context: Context, source: RecordSource, *, unread: Collection[Arrival] = ()) -> list[dict[str, Any]]:
     """The files that are new, or whose size or time has changed: rows of the files table, without technical columns.
+
+    Args:
+        unread: arrivals that were noted and not read yet. If one of these files is gone, another one with its bytes is
+            no renaming of it.
 
     Raises:
         ConfigurationError: the folder does not exist.
@@ -63,10 +68,12 @@ def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
     found = list(_listed(folder, source, own=context.settings.own_places))
     moved = [row for row in found if _state(row) != _state(known.get(row["path"]))]
     there = {row["path"] for row in found}
-    # Content hash of each file that is gone → when it was last seen. What was modified later is not a renaming of it.
-    gone: dict[str, datetime] = {}
+    waiting = {arrival.path for arrival in unread}
+    # Content hash of each file that was read and is gone → when it was last seen. What was modified later is not a
+    # renaming of it.
+    gone: dict[str | None, datetime] = {}
     for path, row in known.items():
-        if path not in there:
+        if path not in there and path not in waiting:
             seen = gone.get(row["content_hash"], row["_ingested_at"])
             gone[row["content_hash"]] = max(seen, row["_ingested_at"])
     arrived = []
@@ -85,19 +92,20 @@ def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
     return arrived
 
 
-def note_files(
-    context: Context, source: RecordSource, found: list[dict[str, Any]], *, after: Mapping[str, Any] | None
-) -> None:
-    """Append `found` to the source's files table in one commit.
-
-    Args:
-        after: the last arrival that was read; those of `found` get a later instant.
-    """
-    now = context.now()
-    if after is not None:
-        now = max(now, _EPOCH + (Arrival(**after).noted_at + 1) * _MICROSECOND)
+def note_files(context: Context, source: RecordSource, found: list[dict[str, Any]]) -> None:
+    """Append `found` to the source's files table in one commit, as later than everything that was noted before."""
+    noted = context.lake.read_arrow(source.files, columns=["_ingested_at"])["_ingested_at"]
+    last = pc.max(noted).as_py()
+    now = context.now() if last is None else max(context.now(), last + _MICROSECOND)
     technical = {"_ingested_at": now, "_run_id": context.run_id}
     context.lake.append_arrow(source.files, [row | technical for row in found])
+
+
+def note_gone(context: Context, source: RecordSource, paths: Collection[str]) -> None:
+    """Note that files were gone when they were to be read."""
+    log.warning("ingest-records %s: gone before they were read: %s", source.name, ", ".join(sorted(paths)))
+    row = {"size": None, "modified_at": None, "content_hash": None, "is_arrival": False}
+    note_files(context, source, [row | {"path": path} for path in sorted(paths)])
 
 
 def unread(context: Context, source: RecordSource, *, after: Mapping[str, Any] | None) -> list[Arrival]:
@@ -106,10 +114,16 @@ def unread(context: Context, source: RecordSource, *, after: Mapping[str, Any] |
     Args:
         after: the last arrival that was read; None: none was.
     """
-    rows = context.lake.read_arrow(source.files, columns=["path", "modified_at", "is_arrival", "_ingested_at"])
+    columns = ["path", "modified_at", "content_hash", "is_arrival", "_ingested_at"]
+    rows = context.lake.read_arrow(source.files, columns=columns)
+    is_gone = pc.is_null(rows["content_hash"])
+    gone: dict[str, datetime] = {}
+    for row in rows.filter(is_gone).select(["path", "_ingested_at"]).to_pylist():
+        gone[row["path"]] = max(row["_ingested_at"], gone.get(row["path"], _EPOCH))
     found = (
         Arrival(_micros(row["_ingested_at"]), _micros(row["modified_at"]), row["path"])
         for row in rows.filter(rows["is_arrival"]).to_pylist()
+        if row["_ingested_at"] > gone.get(row["path"], _EPOCH)
     )
     last = Arrival(**after) if after is not None else None
     by_path = {arrival.path: arrival for arrival in sorted(found) if last is None or arrival > last}

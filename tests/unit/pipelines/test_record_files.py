@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.conductor.run import new_context
-from pipelines.records.files import new_files, note_files, unread
+from pipelines.records.files import new_files, note_files, note_gone, unread
 from pipelines.records.source import record_source
 from pipelines.settings.records import RecordSettings
 from pipelines.settings.sections import Settings
@@ -68,19 +68,41 @@ def test_what_is_noted_later_is_read_later_whatever_the_clock_says(tmp_path):
     source = record_source(settings, "orders")
     (tmp_path / "orders").mkdir()
 
-    def put(name: str, *, modified_at: int, after: Any = None) -> None:
-        file = tmp_path / "orders" / name
-        file.write_text(f"id\n{modified_at}\n")
-        os.utime(file, (modified_at, modified_at))
-        note_files(context, source, new_files(context, source), after=after)
+    def put(**modified: int) -> None:
+        for name, modified_at in modified.items():
+            file = tmp_path / "orders" / f"{name}.csv"
+            file.write_text(f"id\n{modified_at}\n")
+            os.utime(file, (modified_at, modified_at))
+        note_files(context, source, new_files(context, source))
 
-    for name, modified_at in (("b.csv", 2), ("a.csv", 2), ("z.csv", 1)):
-        put(name, modified_at=modified_at)
+    put(b=2, a=2, z=1)
     found = unread(context, source, after=None)
     assert [arrival.path for arrival in found] == ["z.csv", "a.csv", "b.csv"]
     assert unread(context, source, after=asdict(found[1])) == found[2:]
     clock[0] = datetime(2024, 1, 1, tzinfo=timezone.utc)
-    put("late.csv", modified_at=0, after=asdict(found[-1]))
-    put("a.csv", modified_at=9, after=asdict(found[-1]))
+    put(late=0)
+    put(a=9)
     assert [arrival.path for arrival in unread(context, source, after=asdict(found[-1]))] == ["late.csv", "a.csv"]
     assert [arrival.path for arrival in unread(context, source, after=None)] == ["z.csv", "b.csv", "late.csv", "a.csv"]
+
+
+def test_a_file_that_goes_before_it_is_read_arrives_under_its_other_name(tmp_path):
+    settings = Settings(root=tmp_path, records={"orders": RecordSettings(**ORDERS)})
+    context, source = new_context(settings), record_source(settings, "orders")
+    folder = tmp_path / "orders"
+    folder.mkdir()
+    (folder / "a.csv").write_text("id\n1\n")
+    note_files(context, source, new_files(context, source))
+    waiting = unread(context, source, after=None)
+    (folder / "a.csv").rename(folder / "b.csv")
+    (found,) = new_files(context, source, unread=waiting)
+    assert found["is_arrival"], "the records of a.csv were not read"
+    (renamed,) = new_files(context, source)
+    assert not renamed["is_arrival"], "they were"
+    note_gone(context, source, ["a.csv"])
+    assert unread(context, source, after=None) == []
+    (found,) = new_files(context, source)
+    assert found["is_arrival"]
+    (folder / "b.csv").rename(folder / "a.csv")
+    note_files(context, source, new_files(context, source))
+    assert [arrival.path for arrival in unread(context, source, after=None)] == ["a.csv"]
