@@ -25,7 +25,7 @@ from pipelines.records.appending import (
     fitted,
 )
 from pipelines.records.delta_tables import LostFeedError, feed, is_another, is_read, source_head, whole
-from pipelines.records.files import Arrival, new_files, note_files, note_gone, unread
+from pipelines.records.files import Arrival, new_files, note_files, paths_now, unread
 from pipelines.records.positions import Position, position_of
 from pipelines.records.source import RecordSource, evolved, follow, source_subjects
 from pipelines.records.streams import has_lost_what_was_read, note_table, open_stream, paths_in_order, stream_id
@@ -54,9 +54,8 @@ def look(context: Context) -> Work | None:
     if source.settings.format == "delta":
         table = source_head(context, source)
         return None if is_read(position.read, table) else Work((Versions(None, table.version, table.table_id),))
-    noted = unread(context, source, after=position.read)
-    arrived = new_files(context, source, unread=noted)
-    if not arrived and not noted:
+    arrived = new_files(context, source)
+    if not arrived and not unread(context, source, after=position.read):
         return None
     head = context.lake.head(source.files)
     # Noting the new files will be one more commit.
@@ -93,16 +92,15 @@ def work(context: Context, due: Work) -> Counts:
 
 
 def _next_files(context: Context, source: RecordSource, noted: Sequence[Arrival], position: Position) -> Batch | None:
-    """The next of the files that were noted. Those that are gone meanwhile are noted as gone."""
-    folder = context.settings.path(source.settings.location)
-    while left := [arrival for arrival in noted if position.read is None or arrival > Arrival(**position.read)]:
-        arrivals = left[:_MOST_FILES]
-        gone = {arrival for arrival in arrivals if not (folder / arrival.path).exists()}
-        if gone:
-            note_gone(context, source, [arrival.path for arrival in gone])
-        if there := [arrival for arrival in arrivals if arrival not in gone]:
-            return batch_of_files(context, [arrival.path for arrival in there], read=asdict(there[-1]))
-        noted = left[_MOST_FILES:]
+    """The next of the files that were noted."""
+    left = [arrival for arrival in noted if position.read is None or arrival > Arrival(**position.read)]
+    for begin in range(0, len(left), _MOST_FILES):
+        found = paths_now(context, source, left[begin : begin + _MOST_FILES])
+        if found:
+            last = max(found)
+            # Of two files that are one now, the place of the later one counts.
+            paths = list(dict.fromkeys(reversed(found.values())))[::-1]
+            return batch_of_files(context, paths, read=asdict(last))
     return None
 
 

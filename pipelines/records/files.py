@@ -6,8 +6,8 @@ the same bytes is gone, and it was not modified after that file was last seen. I
 delivery of the same content, and arrives.
 
 Files are read in the order of their `Arrival`s, and the last one that was read is remembered; what is noted later is
-always behind it, whatever the clocks say. A file that is gone before it was read is noted as gone: under another name
-its content arrives.
+always behind it, whatever the clocks say. A file that is renamed before it is read is read under its new name; one that
+is gone by then is noted as gone, and its content arrives if it comes back under any name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from fnmatch import fnmatchcase
@@ -48,12 +48,8 @@ class Arrival:
     path: str
 
 
-def new_files(context: Context, source: RecordSource, *, unread: Collection[Arrival] = ()) -> list[dict[str, Any]]:
+def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
     """The files that are new, or whose size or time has changed: rows of the files table, without technical columns.
-
-    Args:
-        unread: arrivals that were noted and not read yet. If one of these files is gone, another one with its bytes is
-            no renaming of it.
 
     Raises:
         ConfigurationError: the folder does not exist.
@@ -68,12 +64,10 @@ def new_files(context: Context, source: RecordSource, *, unread: Collection[Arri
     found = list(_listed(folder, source, own=context.settings.own_places))
     moved = [row for row in found if _state(row) != _state(known.get(row["path"]))]
     there = {row["path"] for row in found}
-    waiting = {arrival.path for arrival in unread}
-    # Content hash of each file that was read and is gone → when it was last seen. What was modified later is not a
-    # renaming of it.
+    # Content hash of each file that is gone → when it was last seen. What was modified later is not a renaming of it.
     gone: dict[str | None, datetime] = {}
     for path, row in known.items():
-        if path not in there and path not in waiting:
+        if path not in there:
             seen = gone.get(row["content_hash"], row["_ingested_at"])
             gone[row["content_hash"]] = max(seen, row["_ingested_at"])
     arrived = []
@@ -108,6 +102,27 @@ def note_gone(context: Context, source: RecordSource, paths: Collection[str]) ->
     note_files(context, source, [row | {"path": path} for path in sorted(paths)])
 
 
+def paths_now(context: Context, source: RecordSource, arrivals: Sequence[Arrival]) -> dict[Arrival, str]:
+    """Where the files lie now: those that were renamed under their new names. What is gone is noted, and left out."""
+    folder = context.settings.path(source.settings.location)
+    lost = [arrival for arrival in arrivals if not (folder / arrival.path).exists()]
+    moved: dict[str, str] = {}
+    if lost:
+        known = _known(context, source)
+        # A file that was renamed comes before one that arrived with the same content, which is read for itself.
+        there = sorted((row["is_arrival"], path) for path, row in known.items() if (folder / path).exists())
+        by_content = {known[path]["content_hash"]: path for _, path in reversed(there) if known[path]["content_hash"]}
+        found = {arrival.path: by_content.get(known[arrival.path]["content_hash"]) for arrival in lost}
+        moved = {path: now for path, now in found.items() if now is not None}
+        if gone := found.keys() - moved.keys():
+            note_gone(context, source, gone)
+    return {
+        arrival: moved.get(arrival.path, arrival.path)
+        for arrival in arrivals
+        if arrival not in lost or arrival.path in moved
+    }
+
+
 def unread(context: Context, source: RecordSource, *, after: Mapping[str, Any] | None) -> list[Arrival]:
     """The arrivals that were noted and not read yet, in order; of a file that was noted twice the last one.
 
@@ -136,7 +151,7 @@ def _micros(at: datetime) -> int:
 
 def _known(context: Context, source: RecordSource) -> dict[str, dict[str, Any]]:
     """The last row of each path in the files table."""
-    columns = ["path", "size", "modified_at", "content_hash", "_ingested_at"]
+    columns = ["path", "size", "modified_at", "content_hash", "is_arrival", "_ingested_at"]
     rows = context.lake.read_arrow(source.files, columns=columns)
     rows = rows.take(pc.sort_indices(rows, sort_keys=[("_ingested_at", "ascending")]))
     return {row["path"]: row for row in rows.to_pylist()}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.conductor.run import new_context
-from pipelines.records.files import new_files, note_files, note_gone, unread
+from pipelines.records.files import new_files, note_files, paths_now, unread
 from pipelines.records.source import record_source
 from pipelines.settings.records import RecordSettings
 from pipelines.settings.sections import Settings
@@ -86,23 +86,25 @@ def test_what_is_noted_later_is_read_later_whatever_the_clock_says(tmp_path):
     assert [arrival.path for arrival in unread(context, source, after=None)] == ["z.csv", "b.csv", "late.csv", "a.csv"]
 
 
-def test_a_file_that_goes_before_it_is_read_arrives_under_its_other_name(tmp_path):
+def test_a_file_that_is_renamed_or_goes_before_it_is_read(tmp_path):
     settings = Settings(root=tmp_path, records={"orders": RecordSettings(**ORDERS)})
     context, source = new_context(settings), record_source(settings, "orders")
     folder = tmp_path / "orders"
     folder.mkdir()
-    (folder / "a.csv").write_text("id\n1\n")
-    note_files(context, source, new_files(context, source))
-    waiting = unread(context, source, after=None)
+    for name in ("a.csv", "c.csv"):
+        (folder / name).write_text(f"id\n{ord(name[0])}\n")
+
+    def noted() -> dict[str, str]:
+        note_files(context, source, new_files(context, source))
+        waiting = unread(context, source, after=None)
+        return {arrival.path: path for arrival, path in paths_now(context, source, waiting).items()}
+
+    assert noted() == {"a.csv": "a.csv", "c.csv": "c.csv"}
     (folder / "a.csv").rename(folder / "b.csv")
-    (found,) = new_files(context, source, unread=waiting)
-    assert found["is_arrival"], "the records of a.csv were not read"
-    (renamed,) = new_files(context, source)
-    assert not renamed["is_arrival"], "they were"
-    note_gone(context, source, ["a.csv"])
-    assert unread(context, source, after=None) == []
-    (found,) = new_files(context, source)
-    assert found["is_arrival"]
-    (folder / "b.csv").rename(folder / "a.csv")
-    note_files(context, source, new_files(context, source))
-    assert [arrival.path for arrival in unread(context, source, after=None)] == ["a.csv"]
+    assert noted() == {"a.csv": "b.csv", "c.csv": "c.csv"}
+    (folder / "c.csv").rename(tmp_path / "c.csv")
+    assert noted() == {"a.csv": "b.csv"}
+    (tmp_path / "c.csv").rename(folder / "d.csv")
+    assert noted() == {"a.csv": "b.csv", "d.csv": "d.csv"}
+    (folder / "d.csv").rename(folder / "c.csv")
+    assert noted() == {"a.csv": "b.csv", "d.csv": "c.csv", "c.csv": "c.csv"}, "a batch has a path once"
