@@ -67,6 +67,11 @@ def is_folder(of: RecordSettings) -> bool:
     return "/" in of.location
 
 
+def _named(of: RecordSettings) -> str:
+    """The table's name for Spark SQL; the name of a catalog may have hyphens."""
+    return ".".join(map(quoted, of.location.split(".")))
+
+
 def source_head(context: Context, source: RecordSource) -> SourceHead:
     """The current state of the Delta table that is the source.
 
@@ -85,9 +90,9 @@ def source_head(context: Context, source: RecordSource) -> SourceHead:
         found = None if table is None else (str(table.metadata().id), table.version())
         has_feed = table is not None and table.metadata().configuration.get("delta.enableChangeDataFeed") == "true"
     else:
-        head = named_head(lake.spark, settings.location)
+        head = named_head(lake.spark, _named(settings))
         found = None if head is None else (head.table_id, head.version)
-        row = lake.spark.sql(f"DESCRIBE DETAIL {settings.location}").select("properties").first() if head else None
+        row = lake.spark.sql(f"DESCRIBE DETAIL {_named(settings)}").select("properties").first() if head else None
         has_feed = row is not None and row["properties"].get("delta.enableChangeDataFeed") == "true"
     if found is None:
         raise ConfigurationError(
@@ -107,7 +112,7 @@ def commit_of(context: Context, source: RecordSource, version: int) -> str | Non
     settings, lake = source.settings, context.lake
     if is_folder(settings):
         return folder_commit_id(context.settings.path(settings.location), version)
-    return named_commit_id(lake.spark, settings.location, version)
+    return named_commit_id(lake.spark, _named(settings), version)
 
 
 class LostFeedError(Exception):
@@ -189,16 +194,15 @@ def feed(
 
 
 def _loaded(context: Context, source: RecordSource, reader: DataFrameReader) -> DataFrame:
-    location = source.settings.location
     if is_folder(source.settings):
-        return reader.load(str(context.settings.path(location)))
-    return reader.table(location)
+        return reader.load(str(context.settings.path(source.settings.location)))
+    return reader.table(_named(source.settings))
 
 
 def _committed_at(context: Context, source: RecordSource, version: int) -> int:
     """When the commit `version` was made, in microseconds since 1970."""
-    location = source.settings.location
-    name = f"delta.{quoted(str(context.settings.path(location)))}" if is_folder(source.settings) else location
+    of = source.settings
+    name = f"delta.{quoted(str(context.settings.path(of.location)))}" if is_folder(of) else _named(of)
     commits = context.lake.spark.sql(f"DESCRIBE HISTORY {name}").where(f"version = {version}")
     row = commits.selectExpr("unix_micros(timestamp)").first()
     return _micros(context) if row is None else int(row[0])

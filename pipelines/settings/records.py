@@ -25,7 +25,7 @@ from transformations.tables.text_values import Reading, pattern_fault
 
 SOURCE_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
-TABLE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){1,2}")
+TABLE_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){1,2}")
 # Column names that tables of records use themselves, and ends of names that a source's further tables have.
 RESERVED_COLUMNS = frozenset({"valid_from", "valid_to", "is_current", "failed_rules"})
 _RESERVED_ENDS = ("_quarantine", "_history", "_files")
@@ -207,7 +207,7 @@ class RecordSettings(_Part):
             )
         if self.format == "delta" and "/" not in self.location and not TABLE_NAME.fullmatch(self.location):
             raise ValueError(
-                "location of a Delta table is a folder with a / in it, or catalog.schema.table in plain letters"
+                "location of a Delta table is a folder with a / in it, or catalog.schema.table of letters, digits, _ and -"
             )
         if self.op is not None and self.op.column in {of.source or name for name, of in self.columns.items()}:
             raise ValueError(f"op.column {self.op.column!r} is among the columns; it is no part of the record")
