@@ -207,7 +207,7 @@ class RecordSettings(_Part):
             )
         if self.format == "delta" and "/" not in self.location and not TABLE_NAME.fullmatch(self.location):
             raise ValueError(
-                "location of a Delta table is a folder with a / in it, or catalog.schema.table of letters, digits, _ and -"
+                "location of a Delta table is a folder with a / in it, or catalog.schema.table in letters, digits, _, -"
             )
         if self.op is not None and self.op.column in {of.source or name for name, of in self.columns.items()}:
             raise ValueError(f"op.column {self.op.column!r} is among the columns; it is no part of the record")
