@@ -26,7 +26,7 @@ from pipelines.records.appending import (
 )
 from pipelines.records.delta_tables import LostFeedError, feed, is_another, is_read, source_head, whole
 from pipelines.records.files import Arrival, new_files, note_files, paths_now, unread
-from pipelines.records.positions import Position, position_of
+from pipelines.records.positions import Position, is_forgettable, position_of
 from pipelines.records.source import RecordSource, evolved, follow, source_subjects
 from pipelines.records.streams import has_lost_what_was_read, note_table, open_stream, paths_in_order, stream_id
 from transformations.errors import LakeloopError, RefusedError
@@ -53,9 +53,12 @@ def look(context: Context) -> Work | None:
     position = position_of(context, source, STAGE)
     if source.settings.format == "delta":
         table = source_head(context, source)
-        return None if is_read(position.read, table) else Work((Versions(None, table.version, table.table_id),))
-    arrived = new_files(context, source)
-    if not arrived and not unread(context, source, after=position.read):
+        if is_read(position.read, table) and not is_forgettable(context, source, STAGE):
+            return None
+        return Work((Versions(None, table.version, table.table_id),))
+    noted = unread(context, source, after=position.read)
+    arrived = new_files(context, source, unread=noted)
+    if not arrived and not noted and not is_forgettable(context, source, STAGE):
         return None
     head = context.lake.head(source.files)
     # Noting the new files will be one more commit.
@@ -82,11 +85,11 @@ def work(context: Context, due: Work) -> Counts:
             batches.wait_for(query)
             return batches.counts
         position = position_of(context, source, STAGE)
-        if position.read is None and position.said_at > 0:
+        if position.read is None and context.lake.ensure(source.bronze).version > 0:
             log.warning("%s %s: %s does not say how far it has read; reading all", COMMAND, source.name, source.bronze)
         if source.settings.format == "delta":
             return _ingest_table(context, source, position)
-        note_files(context, source, due.found)
+        note_files(context, source, due.found, after=position.read)
         noted = unread(context, source, after=position.read)
         return _ingest(context, source, position, partial(_next_files, context, source, noted))
 
@@ -95,7 +98,7 @@ def _next_files(context: Context, source: RecordSource, noted: Sequence[Arrival]
     """The next of the files that were noted."""
     left = [arrival for arrival in noted if position.read is None or arrival > Arrival(**position.read)]
     for begin in range(0, len(left), _MOST_FILES):
-        found = paths_now(context, source, left[begin : begin + _MOST_FILES])
+        found = paths_now(context, source, left[begin : begin + _MOST_FILES], unread=left)
         if found:
             last = max(found)
             # Of two files that are one now, the place of the later one counts.
@@ -140,12 +143,16 @@ def _ingest(
         reached = position.following(batch.read)
         counts.update(append(context, source, batch, txn=reached.txn(source), note=reached.note))
         before, position = position, position_of(context, source, STAGE)
-        # A batch of a process that was killed may have landed in the place of this one; it reads on from there.
-        if position == before or position.reading != reached.reading:
+        if position == before:
             raise RefusedError(
                 f"{COMMAND}: {source.bronze} was put back while {source.name} was read into it, or another process "
                 "reads it too. Run again: it goes on from what is there then."
             )
+        if position != reached:
+            # The batch of a process that was killed has landed in the place of this one. What is left may be other
+            # than was looked up: the next run looks again.
+            log.warning("%s %s: another process has read it too; the next run goes on", COMMAND, source.name)
+            break
     return counts
 
 

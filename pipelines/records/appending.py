@@ -10,6 +10,7 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 from pipelines.flow.stage import Context, Counts
+from pipelines.lakehouse.statements import is_conflict
 from pipelines.records.columns import admit, names_of, shown
 from pipelines.records.delta_tables import feed_part, settled
 from pipelines.records.files import note_gone
@@ -100,6 +101,8 @@ def append(context: Context, source: RecordSource, batch: Batch, *, txn: tuple[s
     except LakeloopError:
         raise
     except Exception as error:
+        if is_conflict(error):
+            raise
         broken = _poisonous(context, source, batch)
         if not broken or any(sign in str(error) for sign in _NO_FAULT_OF_FILES):
             raise

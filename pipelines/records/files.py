@@ -6,8 +6,8 @@ the same bytes is gone, and it was not modified after that file was last seen. I
 delivery of the same content, and arrives.
 
 Files are read in the order of their `Arrival`s, and the last one that was read is remembered; what is noted later is
-always behind it, whatever the clocks say. A file that is renamed before it is read is read under its new name; one that
-is gone by then is noted as gone, and its content arrives if it comes back under any name.
+always behind it, whatever the clocks say. A file that is gone when it is to be read is noted as gone, and its content
+arrives if it is there under any name.
 """
 
 from __future__ import annotations
@@ -48,8 +48,12 @@ class Arrival:
     path: str
 
 
-def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
+def new_files(context: Context, source: RecordSource, *, unread: Collection[Arrival] = ()) -> list[dict[str, Any]]:
     """The files that are new, or whose size or time has changed: rows of the files table, without technical columns.
+
+    Args:
+        unread: arrivals that were noted and not read yet. Where one of these files is gone, another one with its bytes
+            is no renaming: it arrives.
 
     Raises:
         ConfigurationError: the folder does not exist.
@@ -64,10 +68,12 @@ def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
     found = list(_listed(folder, source, own=context.settings.own_places))
     moved = [row for row in found if _state(row) != _state(known.get(row["path"]))]
     there = {row["path"] for row in found}
-    # Content hash of each file that is gone → when it was last seen. What was modified later is not a renaming of it.
+    waiting = {arrival.path for arrival in unread}
+    # Content hash of each file that was read and is gone → when it was last seen. What was modified later is not a
+    # renaming of it.
     gone: dict[str | None, datetime] = {}
     for path, row in known.items():
-        if path not in there:
+        if path not in there and path not in waiting:
             seen = gone.get(row["content_hash"], row["_ingested_at"])
             gone[row["content_hash"]] = max(seen, row["_ingested_at"])
     arrived = []
@@ -86,11 +92,17 @@ def new_files(context: Context, source: RecordSource) -> list[dict[str, Any]]:
     return arrived
 
 
-def note_files(context: Context, source: RecordSource, found: list[dict[str, Any]]) -> None:
-    """Append `found` to the source's files table in one commit, as later than everything that was noted before."""
+def note_files(
+    context: Context, source: RecordSource, found: list[dict[str, Any]], *, after: Mapping[str, Any] | None = None
+) -> None:
+    """Append `found` to the source's files table in one commit, as later than everything that was noted before.
+
+    Args:
+        after: the last arrival that was read; the table may have lost it.
+    """
     noted = context.lake.read_arrow(source.files, columns=["_ingested_at"])["_ingested_at"]
-    last = pc.max(noted).as_py()
-    now = context.now() if last is None else max(context.now(), last + _MICROSECOND)
+    read_at = _EPOCH + Arrival(**after).noted_at * _MICROSECOND if after else _EPOCH
+    now = max(context.now(), max(pc.max(noted).as_py() or _EPOCH, read_at) + _MICROSECOND)
     technical = {"_ingested_at": now, "_run_id": context.run_id}
     context.lake.append_arrow(source.files, [row | technical for row in found])
 
@@ -102,25 +114,45 @@ def note_gone(context: Context, source: RecordSource, paths: Collection[str]) ->
     note_files(context, source, [row | {"path": path} for path in sorted(paths)])
 
 
-def paths_now(context: Context, source: RecordSource, arrivals: Sequence[Arrival]) -> dict[Arrival, str]:
-    """Where the files lie now: those that were renamed under their new names. What is gone is noted, and left out."""
+def paths_now(
+    context: Context, source: RecordSource, arrivals: Sequence[Arrival], *, unread: Collection[Arrival]
+) -> dict[Arrival, str]:
+    """Where the contents that arrived lie now: those of files that were renamed, under their new names.
+
+    What is gone is noted, and left out, and so is what was written over: the next look notes what is there instead.
+
+    Args:
+        arrivals: some of `unread`.
+        unread: all arrivals that are to be read, each for itself.
+    """
     folder = context.settings.path(source.settings.location)
-    lost = [arrival for arrival in arrivals if not (folder / arrival.path).exists()]
-    moved: dict[str, str] = {}
-    if lost:
-        known = _known(context, source)
-        # A file that was renamed comes before one that arrived with the same content, which is read for itself.
-        there = sorted((row["is_arrival"], path) for path, row in known.items() if (folder / path).exists())
-        by_content = {known[path]["content_hash"]: path for _, path in reversed(there) if known[path]["content_hash"]}
-        found = {arrival.path: by_content.get(known[arrival.path]["content_hash"]) for arrival in lost}
-        moved = {path: now for path, now in found.items() if now is not None}
-        if gone := found.keys() - moved.keys():
-            note_gone(context, source, gone)
-    return {
-        arrival: moved.get(arrival.path, arrival.path)
-        for arrival in arrivals
-        if arrival not in lost or arrival.path in moved
-    }
+    if all(_modified_at(folder / arrival.path) == arrival.modified_at for arrival in arrivals):
+        return {arrival: arrival.path for arrival in arrivals}
+    known, waiting = _known(context, source), {arrival.path for arrival in unread}
+    others = {path: row["content_hash"] for path, row in known.items() if path not in waiting}
+    renamed = {content: path for path, content in others.items() if content and (folder / path).exists()}
+    found: dict[Arrival, str] = {}
+    gone = []
+    for arrival in arrivals:
+        file, content = folder / arrival.path, known[arrival.path]["content_hash"]
+        if not file.exists():
+            if content in renamed:
+                found[arrival] = renamed[content]
+            else:
+                gone.append(arrival.path)
+        elif _modified_at(file) == arrival.modified_at or _content_hash(file) == content:
+            found[arrival] = arrival.path
+    if gone:
+        note_gone(context, source, gone)
+    return found
+
+
+def _modified_at(file: Path) -> int | None:
+    """In microseconds since 1970; None if there is no such file."""
+    try:
+        return file.stat().st_mtime_ns // 1000
+    except OSError:
+        return None
 
 
 def unread(context: Context, source: RecordSource, *, after: Mapping[str, Any] | None) -> list[Arrival]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from pipelines.flow.stage import Context, Stage
@@ -21,6 +22,7 @@ from pipelines.lakehouse.tables import Head
 from pipelines.records.source import REWRITTEN, RecordSource
 
 _NOTE = "ingest-records"
+_REMEMBERED_FOR = timedelta(days=7)  # a log forgets after 30 by default
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Position:
         batch: the number of the last batch since then; 0: none was appended yet.
         read: what of the source was read last: a `files.Arrival` or a `delta_tables.TableRead`, as a mapping; None:
             nothing.
-        said_at: the version of bronze that says so.
+        said_at: the version of bronze whose commit says so; each process finds the same.
     """
 
     definition: str
@@ -76,24 +78,36 @@ class Position:
 
 def position_of(context: Context, source: RecordSource, stage: Stage) -> Position:
     """How far bronze has read the source, by its newest commit that says so."""
-    head = context.lake.head(source.bronze)
-    version, definition = head.version if head else 0, stage.definition(context)
-    start = Position(definition, version, 0, None, version)
+    head, definition = context.lake.head(source.bronze), stage.definition(context)
     if head is None:
-        return start
+        return Position(definition, 0, 0, None, 0)
     found = _said(context, source, stage.state(context), head=head)
-    return start if found is None or found.definition != definition else replace(found, said_at=version)
+    return found if found.definition == definition else replace(found.anew(), definition=definition)
 
 
-def _said(context: Context, source: RecordSource, state: State | None, *, head: Head) -> Position | None:
-    """What the newest commit says that says something; after a RESTORE, of those up to the restored version."""
+def is_forgettable(context: Context, source: RecordSource, stage: Stage) -> bool:
+    """Whether ops.stage_state must note anew how far the source was read, before bronze's log forgets what came since.
+
+    That is so of a source that has long been quiet while its bronze table was maintained.
+    """
+    state, head = stage.state(context), context.lake.head(source.bronze)
+    if state is None or head is None or context.now() - state.started_at < _REMEMBERED_FOR:
+        return False
+    return any(m.table == source.bronze and m.version != head.version for m in state.targets)
+
+
+def _said(context: Context, source: RecordSource, state: State | None, *, head: Head) -> Position:
+    """What the newest commit says that says something; after a RESTORE, of those up to the restored version.
+
+    If none does, nothing was read, with the version at which this was found; it is no later one if bronze goes on.
+    """
     lake, version, restored_at = context.lake, head.version, None
     known = _of_state(context, source, state, table_id=head.table_id)
     log = commits(lake, source.bronze, until=version)
     while known is None or known.said_at != version:
         commit = next(log, None)
         if commit is None:
-            return None
+            return _nothing_read(restored_at or max(version, 0))
         if (found := Position.of(commit.note, said_at=commit.version)) is not None:
             known = found
             break
@@ -101,11 +115,15 @@ def _said(context: Context, source: RecordSource, state: State | None, *, head: 
             version, restored_at = commit.restores, restored_at or commit.version
             log = commits(lake, source.bronze, until=version)
         elif commit.replaces and commit.note != REWRITTEN:
-            return None
+            return _nothing_read(restored_at or commit.version)
         else:
             version = commit.version - 1
     # Delta remembers the transactions of commits that were taken back, so their numbers must not be used again.
-    return known if restored_at is None else replace(known, reading=restored_at, batch=0)
+    return known if restored_at is None else replace(known, reading=restored_at, batch=0, said_at=restored_at)
+
+
+def _nothing_read(version: int) -> Position:
+    return Position("", version, 0, None, version)
 
 
 def _of_state(context: Context, source: RecordSource, state: State | None, *, table_id: str) -> Position | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from pipelines.bronze.ingest_records import STAGE
 from pipelines.conductor.run import new_context, record
 from pipelines.flow.stage import Context, Versions, Work
-from pipelines.records.positions import Position, position_of
+from pipelines.records.positions import Position, is_forgettable, position_of
 from pipelines.records.source import REWRITTEN, record_source
 from pipelines.settings.records import RecordSettings
 from pipelines.settings.sections import Settings
@@ -130,9 +132,24 @@ def test_rows_of_somebody_else_and_a_forgotten_log_are_not_what_was_read(context
 
 def test_two_processes_that_saw_the_same_table_take_the_same_transaction(context: Context):
     source = record_source(context.settings, "orders")
-    one, other = _position(context), _position(context)
+    one = _position(context)
+    _append(context)  # as a new column is, before the first batch
+    other = _position(context)
     mine = one.following({"n": 7})
     _append(context, mine.note)
     assert other.following({"n": 9}).txn(source) == mine.txn(source)
     assert other.anew().following({"n": 9}).txn(source) == mine.txn(source)
     assert _position(context).following({"n": 9}).txn(source) > mine.txn(source)
+
+
+def test_a_state_that_is_old_is_noted_anew_before_the_log_forgets(context: Context):
+    source = record_source(context.settings, "orders")
+    assert not is_forgettable(context, source, STAGE)
+    _append(context, _next(context, 7).note)
+    record(STAGE, context, Work((Versions(None, 1, "orders"),)), counts={}, started_at=context.now(), seconds=0.0)
+    context.states.reload()
+    later = replace(context, clock=lambda: datetime.now(timezone.utc) + timedelta(days=8))
+    assert not is_forgettable(later, source, STAGE), "bronze has not moved"
+    _append(context)
+    assert is_forgettable(later, source, STAGE)
+    assert not is_forgettable(context, source, STAGE), "it is not old"

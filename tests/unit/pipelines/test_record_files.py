@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.conductor.run import new_context
-from pipelines.records.files import new_files, note_files, paths_now, unread
+from pipelines.records.files import Arrival, new_files, note_files, paths_now, unread
 from pipelines.records.source import record_source
 from pipelines.settings.records import RecordSettings
 from pipelines.settings.sections import Settings
@@ -86,25 +86,51 @@ def test_what_is_noted_later_is_read_later_whatever_the_clock_says(tmp_path):
     assert [arrival.path for arrival in unread(context, source, after=None)] == ["z.csv", "b.csv", "late.csv", "a.csv"]
 
 
-def test_a_file_that_is_renamed_or_goes_before_it_is_read(tmp_path):
+def test_a_file_that_is_renamed_rewritten_or_goes_before_it_is_read(tmp_path):
     settings = Settings(root=tmp_path, records={"orders": RecordSettings(**ORDERS)})
     context, source = new_context(settings), record_source(settings, "orders")
     folder = tmp_path / "orders"
     folder.mkdir()
-    for name in ("a.csv", "c.csv"):
-        (folder / name).write_text(f"id\n{ord(name[0])}\n")
+    for name in "acx":
+        (folder / name).write_text(f"id\n{ord(name)}\n")
+        (folder / name).rename(folder / f"{name}.csv")
 
-    def noted() -> dict[str, str]:
-        note_files(context, source, new_files(context, source))
-        waiting = unread(context, source, after=None)
-        return {arrival.path: path for arrival, path in paths_now(context, source, waiting).items()}
+    def read_now(*, after: Any = None, noting: bool = True) -> dict[str, str]:
+        """Which files would be read now, if nothing was read since `after`."""
+        waiting = unread(context, source, after=after)
+        if noting:
+            note_files(context, source, new_files(context, source, unread=waiting))
+            waiting = unread(context, source, after=after)
+        found = paths_now(context, source, waiting, unread=waiting)
+        return {arrival.path[0]: path[0] for arrival, path in found.items()}
 
-    assert noted() == {"a.csv": "a.csv", "c.csv": "c.csv"}
+    assert read_now() == {"a": "a", "c": "c", "x": "x"}
     (folder / "a.csv").rename(folder / "b.csv")
-    assert noted() == {"a.csv": "b.csv", "c.csv": "c.csv"}
+    assert read_now() == {"b": "b", "c": "c", "x": "x"}, "it was not read as a.csv"
+    (folder / "a.csv").write_text("id\n1\n")
+    assert read_now() == {"a": "a", "b": "b", "c": "c", "x": "x"}, "neither the old content nor the new one is lost"
     (folder / "c.csv").rename(tmp_path / "c.csv")
-    assert noted() == {"a.csv": "b.csv"}
+    assert read_now() == {"a": "a", "b": "b", "x": "x"}
     (tmp_path / "c.csv").rename(folder / "d.csv")
-    assert noted() == {"a.csv": "b.csv", "d.csv": "d.csv"}
-    (folder / "d.csv").rename(folder / "c.csv")
-    assert noted() == {"a.csv": "b.csv", "d.csv": "c.csv", "c.csv": "c.csv"}, "a batch has a path once"
+    assert read_now() == {"a": "a", "b": "b", "d": "d", "x": "x"}
+    (folder / "x.csv").write_text("id\nnew\n")
+    assert read_now(noting=False) == {"a": "a", "b": "b", "d": "d"}, "what was noted is not what is there now"
+    assert read_now() == {"a": "a", "b": "b", "d": "d", "x": "x"}
+    os.utime(folder / "a.csv", (1, 1))
+    assert read_now(noting=False)["a"] == "a", "it was only touched"
+
+    # Read, then renamed, and all is read from the beginning.
+    last = asdict(max(unread(context, source, after=None)))
+    (folder / "b.csv").rename(folder / "e.csv")
+    assert read_now(after=last) == {}
+    assert read_now() == {"a": "a", "b": "e", "d": "d", "x": "x"}
+
+
+def test_what_is_noted_is_later_than_what_was_read_though_the_table_has_lost_it(tmp_path):
+    settings = Settings(root=tmp_path, records={"orders": RecordSettings(**ORDERS)})
+    context, source = new_context(settings), record_source(settings, "orders")
+    (tmp_path / "orders").mkdir()
+    (tmp_path / "orders/a.csv").write_text("id\n1\n")
+    read = asdict(Arrival(int(datetime(2999, 1, 1, tzinfo=timezone.utc).timestamp()) * 1_000_000, 0, "a.csv"))
+    note_files(context, source, new_files(context, source), after=read)
+    assert [arrival.path for arrival in unread(context, source, after=read)] == ["a.csv"]
