@@ -1,7 +1,7 @@
 """ingest-records: appends what has arrived from a source of records to bronze.records_NAME, exactly once.
 
-Every source is read as a stream with a checkpoint, and `append_batch` appends its batches: a run uses
-`Trigger.AvailableNow`, --continuous a stream without end; a caller may also pass a frame of its own. The commit of a
+Files that lakeloop lists and Delta tables are read in batches: the commit of a batch says how far the source was read
+(`records/positions.py`). Kafka, and files that Auto Loader finds, are Spark streams with a checkpoint: the commit of a
 batch contains its number and the id of the stream (`txnVersion`, `txnAppId`), so that a batch which was appended before
 a crash is not appended again.
 """
@@ -9,31 +9,27 @@ a crash is not appended again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
-from datetime import datetime, timedelta, timezone
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
-from pipelines.records.columns import admit, names_of, shown
-from pipelines.records.delta_tables import dated, feed_part, is_read, settle, settled, source_head
-from pipelines.records.files import new_files, note_files
-from pipelines.records.reader import Part, example, file_parts, message_part, unreadable
-from pipelines.records.source import RecordSource, evolved, follow, source_subjects
-from pipelines.records.streams import (
-    below,
-    checkpoint_of,
-    drop_checkpoint,
-    has_lost_what_was_read,
-    is_outdated,
-    note_tables,
-    open_stream,
-    stream_id,
-    uses_auto_loader,
+from pipelines.records.appending import (
+    Batch,
+    append,
+    batch_of_changes,
+    batch_of_files,
+    batch_of_messages,
+    fitted,
 )
-from pipelines.records.text_files import why_broken
-from transformations.errors import LakeloopError
-from transformations.tables.records import fit
+from pipelines.records.delta_tables import LostFeedError, feed, is_another, is_read, source_head, whole
+from pipelines.records.files import Arrival, new_files, note_files, paths_now, unread
+from pipelines.records.positions import Position, is_forgettable, position_of
+from pipelines.records.source import RecordSource, evolved, follow, source_subjects
+from pipelines.records.streams import has_lost_what_was_read, note_table, open_stream, paths_in_order, stream_id
+from transformations.errors import LakeloopError, RefusedError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -41,102 +37,130 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 COMMAND = "ingest-records"
-_NO_FAULT_OF_FILES = ("OutOfMemoryError", "No space left on device")
+_NOTHING = {"records": 0, "files": 0, "columns": 0}
+_MOST_FILES = 1_000  # of one batch
 
 
 def look(context: Context) -> Work | None:
     """Whether the source has records that were not read yet. Needs no JVM if the source is a folder.
 
-    New files are passed on in `found`. Kafka and Auto Loader can only be asked by reading them, so they are always due.
+    New files are passed on in `found`. A stream can only be asked by reading it, so it is always due.
     """
     source = context.about(RecordSource)
     location = source.settings.location
-    if source.settings.format == "kafka" or uses_auto_loader(source.settings):
+    if source.settings.is_stream:
         return Work((Versions(None, 0, location),))
+    position = position_of(context, source, STAGE)
     if source.settings.format == "delta":
-        table, bronze = source_head(context, source), context.lake.head(source.bronze)
-        is_same = bronze is not None and is_read(source, table, checkpoint=checkpoint_of(context, source))
-        if is_same and not has_lost_what_was_read(context, source):
+        table = source_head(context, source)
+        if is_read(position.read, table) and not is_forgettable(context, source, STAGE):
             return None
         return Work((Versions(None, table.version, table.table_id),))
-    arrived, head = new_files(context, source), context.lake.head(source.files)
+    noted = unread(context, source, after=position.read)
+    arrived = new_files(context, source, unread=noted)
+    if not arrived and not noted and not is_forgettable(context, source, STAGE):
+        return None
+    head = context.lake.head(source.files)
     # Noting the new files will be one more commit.
-    until = (head.version if head else 0) + bool(arrived)
-    if until == 0 or (_read_until(context, source) == until and not has_lost_what_was_read(context, source)):
-        return None
-    return Work((Versions(None, until, location),), found=arrived)
-
-
-def _read_until(context: Context, source: RecordSource) -> int | None:
-    """The version of the files table up to which the stage has read; None if it must read all, or has never run."""
-    state = STAGE.state(context)
-    if state is None or state.definition != STAGE.definition(context):
-        return None
-    heads = [context.lake.head(table) for table in (source.bronze, source.files)]
-    known = {mark.table_id for mark in state.targets}
-    if any(head is None or head.table_id not in known for head in heads):
-        return None
-    return next((mark.version for mark in state.sources if mark.table_id == source.settings.location), None)
+    return Work((Versions(None, (head.version if head else 0) + bool(arrived), location),), found=arrived)
 
 
 def work(context: Context, due: Work) -> Counts:
     """Append everything that has arrived. Counts: records, files, columns (added or widened).
 
+    If the run is to stop, it ends after the batch that it is at.
+
     Raises:
         ExpectationFailedError: the contract is frozen and something else arrived; nothing of that batch was written.
-        ConfigurationError: the folder or table does not exist; or it is a Delta table without a change feed.
+        ConfigurationError: the folder or table does not exist; or it is a Delta table without a change feed; or a
+            stream in a session of Spark Connect.
+        RefusedError: the table was put back meanwhile, or another process reads the source into it.
     """
     source = evolved(context.lake, context.about(RecordSource))
     follow(context.lake, source.bronze)
     with context.progress.step(COMMAND):
-        if due.found is not None:
-            _note(context, source, due.found)
-        return ingest(context, source)
-
-
-def discover(context: Context, source: RecordSource) -> int:
-    """Note the files that have arrived, if lakeloop lists the source's files itself. Returns how many were noted."""
-    if not source.settings.is_files or uses_auto_loader(source.settings):
-        return 0
-    return _note(context, source, new_files(context, source))
-
-
-def _note(context: Context, source: RecordSource, arrived: list[dict[str, Any]]) -> int:
-    context.lake.create(source.files)
-    note_files(context, source, arrived)
-    return len(arrived)
-
-
-def ingest(context: Context, source: RecordSource) -> Counts:
-    """Append what the source has now. Returns the counts of `work`.
-
-    If the next versions of a Delta source are gone, or it is another table now, all of it is read.
-    """
-    for attempt in (1, 2):
-        batches = Batches(context, source)
-        head = source_head(context, source) if source.settings.format == "delta" else None
-        try:
+        if source.settings.is_stream:
+            batches = Batches(context, source)
             query = start(context, source, batches, trigger={"availableNow": True})
-            query.awaitTermination()
-            if head is not None:
-                settle(checkpoint_of(context, source), head)
-            note_tables(context, source)
+            batches.wait_for(query)
             return batches.counts
-        except Exception as error:
-            if batches.failure is not None:
-                raise batches.failure from None
-            if attempt == 2 or not is_outdated(source, error):
-                raise
-            log.warning("ingest-records %s: what the stream would read next is gone; reading all anew", source.name)
-            drop_checkpoint(context, source)
-    raise AssertionError("unreachable")
+        position = position_of(context, source, STAGE)
+        if position.read is None and context.lake.ensure(source.bronze).version > 0:
+            log.warning("%s %s: %s does not say how far it has read; reading all", COMMAND, source.name, source.bronze)
+        if source.settings.format == "delta":
+            return _ingest_table(context, source, position)
+        note_files(context, source, due.found, after=position.read)
+        noted = unread(context, source, after=position.read)
+        return _ingest(context, source, position, partial(_next_files, context, source, noted))
+
+
+def _next_files(context: Context, source: RecordSource, noted: Sequence[Arrival], position: Position) -> Batch | None:
+    """The next of the files that were noted."""
+    left = [arrival for arrival in noted if position.read is None or arrival > Arrival(**position.read)]
+    for begin in range(0, len(left), _MOST_FILES):
+        found = paths_now(context, source, left[begin : begin + _MOST_FILES], unread=left)
+        if found:
+            last = max(found)
+            # Of two files that are one now, the place of the later one counts.
+            paths = list(dict.fromkeys(reversed(found.values())))[::-1]
+            return batch_of_files(context, paths, read=asdict(last))
+    return None
+
+
+def _ingest_table(context: Context, source: RecordSource, position: Position) -> Counts:
+    """Read a Delta table up to its version now.
+
+    All of it is read if it is another table now, or if commits that would be read next are gone.
+    """
+    head = source_head(context, source)
+
+    def next_commits(position: Position) -> Batch | None:
+        if position.read is None:
+            rows, read = whole(context, source, head, fit=partial(fitted, source))
+            return batch_of_changes(rows, may_go=False, read=asdict(read))
+        if is_read(position.read, head):
+            return None
+        changes, read, may_go = feed(context, source, position.read, head)
+        return batch_of_changes(changes, may_go=may_go, read=asdict(read))
+
+    if position.read is not None and is_another(context, source, position.read, head):
+        why = "has not the commit that was read last"
+    else:
+        try:
+            return _ingest(context, source, position, next_commits)
+        except LostFeedError:
+            why = "has no longer the commits that would be read next, or other columns"
+    log.warning("%s %s: %s %s; reading all anew", COMMAND, source.name, source.settings.location, why)
+    return _ingest(context, source, position.anew(), next_commits)
+
+
+def _ingest(
+    context: Context, source: RecordSource, position: Position, next_batch: Callable[[Position], Batch | None]
+) -> Counts:
+    """Append batch after batch, until there is none or the run is to stop. After each, bronze says what it has read."""
+    counts = Counter(_NOTHING)
+    while not context.is_stopping() and (batch := next_batch(position)) is not None:
+        reached = position.following(batch.read)
+        counts.update(append(context, source, batch, txn=reached.txn(source), note=reached.note))
+        before, position = position, position_of(context, source, STAGE)
+        if position == before:
+            raise RefusedError(
+                f"{COMMAND}: {source.bronze} was put back while {source.name} was read into it, or another process "
+                "reads it too. Run again: it goes on from what is there then."
+            )
+        if position != reached:
+            # The batch of a process that was killed has landed in the place of this one. What is left may be other
+            # than was looked up: the next run looks again.
+            log.warning("%s %s: another process has read it too; the next run goes on", COMMAND, source.name)
+            break
+    return counts
 
 
 def start(
     context: Context, source: RecordSource, batches: Callable[[Any, int], None], *, trigger: dict[str, Any]
 ) -> StreamingQuery:
     """Start the source's stream, which calls `batches` with each batch."""
-    frame, checkpoint = open_stream(context, source, fit=partial(_fitted, source))
+    frame, checkpoint = open_stream(context, source)
     writer = frame.writeStream.foreachBatch(batches).option("checkpointLocation", str(checkpoint))
     return writer.queryName(f"{COMMAND} {source.name}").trigger(**trigger).start()
 
@@ -152,7 +176,7 @@ class Batches:
     def __init__(self, context: Context, source: RecordSource) -> None:
         self._context, self._source = context, source
         self.failure: LakeloopError | None = None
-        self.counts = {"records": 0, "files": 0, "columns": 0}
+        self.counts = Counter(_NOTHING)
 
     def __call__(self, batch: DataFrame, batch_id: int) -> None:
         try:
@@ -162,189 +186,42 @@ class Batches:
                     "was read into it. Run again: the source is then read anew."
                 )
             txn = (stream_id(self._context, self._source), batch_id)
-            counts = append_batch(self._context, self._source, batch, txn=txn)
-            note_tables(self._context, self._source)
+            if self._source.settings.is_files:
+                found = batch_of_files(self._context, paths_in_order(self._context, self._source, batch))
+            else:
+                found = batch_of_messages(batch)
+            counts = append(self._context, self._source, found, txn=txn)
+            note_table(self._context, self._source)
         except LakeloopError as error:
             # The stream would raise an error of its own class instead.
             self.failure = error
             raise
-        for name, count in counts.items():
-            self.counts[name] += count
+        self.counts.update(counts)
 
+    def wait_for(self, query: StreamingQuery) -> None:
+        """Wait until the stream has ended.
 
-def append_batch(context: Context, source: RecordSource, batch: DataFrame, *, txn: tuple[str, int] | None) -> Counts:
-    """Append one batch to the source's bronze table in one commit.
-
-    Args:
-        batch: by the source's format: paths of files (`path`, and `_ingested_at` and `modified_at`, which order them),
-            rows of a change feed, or Kafka messages.
-        txn: the id of the stream and the number of the batch; the same `txn` is appended only once. None: always.
-
-    Returns:
-        Counts: records (unreadable ones too), files, columns (added or widened). Empty if a batch of files is empty.
-    """
-    lake = context.lake
-    source = evolved(lake, source)
-    may_go = False
-    if source.settings.format == "delta":
-        number, checkpoint = txn[1] if txn else None, checkpoint_of(context, source)
-        batch, may_go = dated(context, source, batch, batch=number, checkpoint=checkpoint, fit=partial(_fitted, source))
-    paths = _in_order(context, source, batch) if source.settings.is_files else []
-    if source.settings.is_files and not paths:
-        return {}
-    before = lake.ensure(source.bronze).version
-    try:
-        gained = _read_and_append(context, source, batch, paths=paths, txn=txn, may_go=may_go)
-    except LakeloopError:
-        raise
-    except Exception as error:
-        broken = _poisonous(context, source, batch, paths)
-        if not broken or any(sign in str(error) for sign in _NO_FAULT_OF_FILES):
-            raise
-        log.warning("ingest-records %s: set aside as unreadable: %s", source.name, broken)
-        gained = _read_and_append(context, source, batch, paths=paths, txn=txn, without=broken)
-    records = 0
-    head = lake.head(source.bronze)
-    if head is not None and head.version > before:
-        metrics = lake.history(source.bronze)[0]["metrics"]
-        records = int(metrics.get("numOutputRows", 0))
-    return {"records": records, "files": len(paths), "columns": gained}
-
-
-def _in_order(context: Context, source: RecordSource, batch: DataFrame) -> list[str]:
-    """The files of a batch, ordered by when they were noted, then by when they were modified, then by name."""
-    from pyspark.sql import functions as F
-
-    folder = str(context.settings.path(source.settings.location))
-    known = [c for c in ("_ingested_at", "modified_at") if c in batch.columns]
-    last: dict[str, tuple[int, ...]] = {}
-    # As numbers: Python's datetimes would be in this machine's time zone.
-    for row in batch.select("path", *[F.coalesce(F.unix_micros(c), F.lit(0)) for c in known]).collect():
-        path, order = below(folder, row[0]), tuple(row[1:])
-        last[path] = max(last.get(path, order), order)
-    return sorted(last, key=lambda path: (last[path], path))
-
-
-def _poisonous(context: Context, source: RecordSource, batch: DataFrame, paths: list[str]) -> dict[str, str]:
-    """The files that make a batch fail: path → reason. Reads each file whole.
-
-    Empty if a record of no file fails as well: then the files are not at fault.
-    """
-
-    def fault(read: Callable[[], list[Part]]) -> str | None:
+        Raises:
+            LakeloopError: the error that ended it.
+        """
         try:
-            for part in read():
-                _fitted(source, part).write.format("noop").mode("overwrite").save()
-        except Exception as error:
-            return why_broken(error)
-        return None
-
-    if not paths or fault(lambda: [example(context.lake.spark, names=names_of(source))]):
-        return {}
-    faults = {path: fault(partial(_parts, source, batch, context, paths=[path])) for path in paths}
-    return {path: why for path, why in faults.items() if why}
+            query.awaitTermination()
+        except Exception:
+            if self.failure is not None:
+                raise self.failure from None
+            raise
+        note_table(self._context, self._source)
 
 
-def _read_and_append(
-    context: Context,
-    source: RecordSource,
-    batch: DataFrame,
-    *,
-    paths: list[str],
-    txn: tuple[str, int] | None,
-    without: Mapping[str, str] | None = None,
-    may_go: bool = False,
-) -> int:
-    """Append a batch; files in `without` (path → reason) become unreadable rows. Returns how many columns changed."""
-    parts = _parts(source, batch, context, paths=paths, without=without or ())
-    admitted, gained = admit(context, source, parts)
-    parts = [*parts, *([unreadable(context.lake.spark, without)] if without else [])]
-    _append(context, admitted, parts, txn=txn, may_go=may_go)
-    return gained
+def _position(context: Context) -> str | None:
+    source = context.about(RecordSource)
+    return None if source.settings.is_stream else position_of(context, source, STAGE).note
 
 
-def _parts(
-    source: RecordSource, batch: DataFrame, context: Context, *, paths: list[str], without: Collection[str] = ()
-) -> list[Part]:
-    settings = source.settings
-    wants_types = source.contract.evolution != "quarantine"
-    names = names_of(source)
-    if settings.format == "delta":
-        return [feed_part(batch, name=settings.location)]
-    if settings.format == "kafka":
-        return [
-            message_part(
-                batch, names=names, key=[settings.columns[k].source or k for k in settings.key], wants_types=wants_types
-            )
-        ]
-    return file_parts(
-        context.lake.spark,
-        context.settings.path(settings.location),
-        paths,
-        source=settings,
-        names=names,
-        wants_types=wants_types,
-        most_mb=context.settings.ingest.max_file_mb,
-        without=without,
-    )
-
-
-def _append(
-    context: Context, source: RecordSource, parts: list[Part], *, txn: tuple[str, int] | None, may_go: bool = False
-) -> None:
-    from pyspark.sql import functions as F
-
-    lake = context.lake
-    fitted = [_fitted(source, part) for part in parts]
-    if not fitted:
-        return
-    if may_go:
-        fitted = [settled(context, source, rows, fit=partial(_fitted, source)) for rows in fitted]
-    rows = fitted[0]
-    for other in fitted[1:]:
-        rows = rows.unionByName(other)
-    now = _instant(context, source)
-    rows = rows.withColumns(
-        {
-            "_op": F.coalesce("_op", F.lit("upsert")),
-            "_changed_at": F.coalesce("_changed_at", F.lit(now)),
-            "_ingested_at": F.lit(now),
-            "_run_id": F.lit(context.run_id),
-        }
-    )
-    lake.append(source.bronze, rows, txn=txn)
-
-
-def _fitted(source: RecordSource, part: Part) -> DataFrame:
-    from pyspark.sql import functions as F
-
-    op, rows = source.settings.op, part.rows
-    names = {name.lower(): name for name in part.arriving}
-    if op is not None and part.arriving:
-        op_name = names.get(op.column.lower())
-        if op_name is None:
-            why = f"the column {op.column!r}, which says what is deleted, is missing"
-            rows = rows.withColumn("_unreadable", F.coalesce("_unreadable", F.lit(why)))
-        else:
-            deletes = F.col("_record").getField(op_name).cast("string").isin(*op.delete)
-            rows = rows.withColumn("_op", F.coalesce("_op", F.when(deletes, "delete")))
-    changes = source.contract.compare(shown(source, part)) if part.tells_columns else []
-    return fit(
-        rows,
-        columns=source.contract.columns,
-        arriving=part.arriving,
-        readings=source.settings.readings,
-        passed_over=[op.column] if op else [],
-        missing=[change.column for change in changes if change.kind == "missing"],
-        hint="; ".join(str(change) for change in changes if change.hint),
-    )
-
-
-def _instant(context: Context, source: RecordSource) -> datetime:
-    """The time now, but later than the last commit of the table: it orders arrivals, so it must never go back."""
-    last = max((commit["at"] for commit in context.lake.history(source.bronze)[:1]), default=None)
-    now = context.now()
-    return now if last is None else max(now, last.astimezone(timezone.utc) + timedelta(milliseconds=1))
+def _decided_by(context: Context) -> str:
+    """The key of a Delta table: which keys a commit ends depends on it."""
+    settings = context.about(RecordSource).settings
+    return " ".join(settings.key) if settings.format == "delta" else ""
 
 
 STAGE = Stage(
@@ -353,6 +230,8 @@ STAGE = Stage(
     look,
     work,
     targets=("bronze.records_*", "bronze.records_*_files"),
+    decided_by=_decided_by,
     subjects=source_subjects,
+    position=_position,
     records="it holds what arrived: the next lakeloop run goes on where it ended",
 )

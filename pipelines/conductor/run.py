@@ -221,7 +221,17 @@ def record(stage: Stage, context: Context, work: Work, *, counts: Counts, starte
     lake.look_at(targets)
     left = [mark for mark in (mark_now(lake, table) for table in targets) if mark is not None]
     context.states.put(
-        State(stage.command, subject, definition, tuple(sources), tuple(left), context.run_id, started_at, dict(counts))
+        State(
+            stage.command,
+            subject,
+            definition,
+            tuple(sources),
+            tuple(left),
+            stage.position(context),
+            context.run_id,
+            started_at,
+            dict(counts),
+        )
     )
 
 

@@ -43,7 +43,7 @@ def apply_changes(context: Context, table: str, changes: Rows, *, within: str = 
         return counts
     from pyspark.sql import functions as F
 
-    changes = context.frames.hold(changes)
+    changes = context.frames.hold(changes, is_repeatable=True)  # what is not is held before it is compared
     try:
         found = changes.groupBy("_op").agg(F.count("*").alias("rows"), text_bytes(changes).alias("bytes")).collect()
         counts.update({row["_op"]: row["rows"] for row in found})

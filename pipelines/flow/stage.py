@@ -57,6 +57,7 @@ class Context:
         anew: this is a rebuild, which may replace a table.
         maintain_now: maintain the tables although it is not due.
         subject: what the current stage runs for; None for a stage with one instance.
+        is_stopping: whether the run was told to stop: a stage then ends after the batch that it is at.
         clock: returns the time now, with its zone.
         frames: frames that the current stage holds; they are released when it ends.
         states: how far each stage has come, read once per run.
@@ -72,6 +73,7 @@ class Context:
     anew: bool = False
     maintain_now: bool = False
     subject: Subject | None = None
+    is_stopping: Callable[[], bool] = field(default=lambda: False)
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(timezone.utc))
     frames: HeldFrames = field(default_factory=HeldFrames)
     states: StageStates = field(init=False)
@@ -149,6 +151,7 @@ class Stage:
             again.
         decided_by: a text of the settings that decide its output; if it changes, everything is computed again.
         subjects: lists its instances, if there may be several.
+        position: how far it has read a source that is no table of the lakehouse, as a text for `State.position`.
         check: checks what must hold before any stage of a run begins, and raises an error if it does not.
         records: why its targets cannot be computed again, if they record what happened; else "".
         names: further names by which `rebuild` knows it.
@@ -163,6 +166,7 @@ class Stage:
     code_version: int = 1
     decided_by: Callable[[Context], str] = lambda context: ""
     subjects: Callable[[Context], Sequence[Subject]] | None = None
+    position: Callable[[Context], str | None] = lambda context: None
     check: Callable[[Context], None] | None = None
     records: str = ""
     names: tuple[str, ...] = ()

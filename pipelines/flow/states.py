@@ -40,6 +40,7 @@ class State:
         definition: what decided its output besides its sources (`Stage.definition`).
         sources: how far each source was read.
         targets: what each target was when the run ended.
+        position: how far it has read what is no table of the lakehouse, in a form of its own (`Stage.position`).
     """
 
     stage: str
@@ -47,6 +48,7 @@ class State:
     definition: str
     sources: tuple[TableMark, ...]
     targets: tuple[TableMark, ...]
+    position: str | None
     run_id: str
     started_at: datetime
     counts: Mapping[str, int]

@@ -64,7 +64,7 @@ def work(context: Context, due: Work) -> Counts:
         current = lake.read(target)
     else:
         feed = lake.read_changes(table.source, after=versions.since, until=versions.until)
-        reached = context.frames.hold(touched_steps(feed, table))
+        reached = context.frames.hold(touched_steps(feed, table), is_repeatable=True)
         bounds = _bounds(reached)
         if bounds is None:
             return {"insert": 0, "update": 0, "delete": 0, **left_out}

@@ -20,7 +20,6 @@ from pipelines.settings.sections import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
-    from pyspark.sql.streaming.readwriter import DataStreamReader
 
 # A stage holds so much in this process; more is the executors' work.
 _FEW_BYTES = 8 * 1024 * 1024
@@ -29,6 +28,8 @@ _SET = frozenset(
     "delta." + name
     for name in ("dataSkippingStatsColumns", "checkpointInterval", "enableChangeDataFeed", "enableDeletionVectors")
 )
+# Catalogs that keep no keys of tables: Spark's own, and the metastore that Databricks had before Unity Catalog.
+_WITHOUT_KEYS = ("spark_catalog", "hive_metastore")
 
 
 class CatalogLakehouse(Lakehouse):
@@ -111,6 +112,7 @@ class CatalogLakehouse(Lakehouse):
         commits = self._logs.commits(self.identifier(table), since=since) or []
         return [
             {"version": c.version, "at": c.at, "operation": c.operation, "metrics": c.metrics, "id": c.commit_id}
+            | {"note": c.note, "parameters": c.parameters}
             for c in commits
         ]
 
@@ -129,11 +131,13 @@ class CatalogLakehouse(Lakehouse):
         with self._committing(table, columns=True):
             super().add_columns(table, types)
 
-    def replace(self, table: str, rows: DataFrame) -> None:
+    def replace(self, table: str, rows: DataFrame, *, note: str = "") -> None:
         with self._committing(table, columns=True):
-            super().replace(table, rows)
+            super().replace(table, rows, note=note)
 
     def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
+        if self.settings.catalog in _WITHOUT_KEYS:
+            return
         columns = ", ".join([*map(quoted, entity), f"{quoted(time)} TIMESERIES"])
         name = quoted(f"{table.replace('.', '_')}_key")
         with self._committing(table):
@@ -222,9 +226,9 @@ class CatalogLakehouse(Lakehouse):
                 raise
             return False
         last = self._logs.commits(name, since=version + 1) or []
-        return [(commit.version, commit.user_metadata) for commit in last] == [(version + 1, mark)]
+        return [(commit.version, commit.note) for commit in last] == [(version + 1, mark)]
 
-    def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame:
+    def _load(self, reader: DataFrameReader, table: str) -> DataFrame:
         return reader.table(self.identifier(table))
 
     def _save(self, writer: DataFrameWriter, table: str) -> None:

@@ -25,14 +25,16 @@ _NO_TABLE = ("TABLE_OR_VIEW_NOT_FOUND", "SCHEMA_NOT_FOUND", "DELTA_MISSING_DELTA
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit of a table; `commit_id` tells it from another commit of the same version (see table_log.py)."""
+    """A commit of a table; `commit_id` tells it from another commit of the same version (see table_log.py),
+    `note` is what its writer left (Delta's userMetadata), and `parameters` are those of the operation."""
 
     version: int
     at: datetime
     operation: str
     metrics: dict[str, str]
     commit_id: str
-    user_metadata: str | None
+    note: str | None
+    parameters: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ class CatalogLogs:
                 return None
             raise
         columns = ["version", "unix_micros(timestamp) AS at", "operation", "operationMetrics", "userMetadata"]
+        columns += ["operationParameters"]
         return log.selectExpr(*columns, f"to_json(struct({_SAID})) AS said").withColumn("_table", F.lit(name))
 
 
@@ -160,6 +163,7 @@ def _commit(row: Any) -> Commit:
         dict(row["operationMetrics"] or {}),
         hashlib.sha256(row["said"].encode()).hexdigest()[:32],
         row["userMetadata"],
+        dict(row["operationParameters"] or {}),
     )
 
 

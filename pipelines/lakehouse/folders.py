@@ -28,7 +28,6 @@ from transformations.errors import ConfigurationError, DamagedTableError, Lakelo
 if TYPE_CHECKING:
     from deltalake import DeltaTable
     from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
-    from pyspark.sql.streaming.readwriter import DataStreamReader
 
 # In the name of a folder: delta-rs takes %20 for a blank, and panics where a brace stands.
 _UNREADABLE = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]^|\\\x00-\x1f\x7f]")
@@ -164,7 +163,7 @@ class FolderLakehouse(Lakehouse):
         arrow, delta = pa.Table.from_pylist(rows, schema=self.spec(table).schema), self._open(table)
         return delta is not None and delta.version() == version and delta_folder.replace(delta, arrow)
 
-    def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame:
+    def _load(self, reader: DataFrameReader, table: str) -> DataFrame:
         return reader.load(str(self.folder(table)))
 
     def _save(self, writer: DataFrameWriter, table: str) -> None:

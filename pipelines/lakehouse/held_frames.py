@@ -26,8 +26,8 @@ class HeldFrames:
     """Frames that a stage holds until it releases them.
 
     They are persisted. If the session has no cache, which its first refusal tells, the rows are held in this process
-    instead. They must not be computed anew for each reader: a parser that runs into its limit of time, or a model that
-    fails, gives other rows the second time.
+    instead. Frames that are no function of tables alone must not be computed anew for each reader: a parser that runs
+    into its limit of time, or a model that fails, gives other rows the second time.
     """
 
     def __init__(self) -> None:
@@ -37,14 +37,23 @@ class HeldFrames:
     def __len__(self) -> int:
         return len(self._held)
 
-    def hold(self, frame: DataFrame) -> DataFrame:
+    def hold(self, frame: DataFrame, *, is_repeatable: bool = False) -> DataFrame:
         """The same rows, computed once.
 
+        Args:
+            is_repeatable: computed again they are the same rows, so that this is done if there is no other way.
+
         Raises:
-            ConfigurationError: the session has no cache, and the rows are too large for this process.
+            ConfigurationError: the session has no cache, and the rows, which are not repeatable, are too large for this
+                process.
         """
         held = self._persisted(frame)
-        return frame_of(frame.sparkSession, _in_memory(frame)) if held is None else held
+        if held is not None:
+            return held
+        rows = _in_memory(frame)
+        if rows is None and not is_repeatable:
+            raise _too_large()
+        return frame if rows is None else frame_of(frame.sparkSession, rows)
 
     def few(self, frame: DataFrame, schema: pa.Schema) -> DataFrame | pa.Table:
         """The same rows, computed once, and in memory if they are few.
@@ -57,7 +66,10 @@ class HeldFrames:
         """
         held = self._persisted(frame)
         if held is None:
-            return typed(_in_memory(frame), schema)
+            rows = _in_memory(frame)
+            if rows is None:
+                raise _too_large()
+            return typed(rows, schema)
         few = few_in_memory(held, schema, rows=FEW_ROWS, size=FEW_BYTES)
         if few is None:
             return held
@@ -148,16 +160,17 @@ def _weight(texts: Sequence[str]) -> Column:
     return reduce(add, sizes, F.lit(0).cast("bigint"))
 
 
-def _in_memory(frame: DataFrame) -> pa.Table:
-    columns = frame.columns
-    found = _first(frame, columns=columns, texts=_texts(frame), rows=HELD_ROWS, size=FEW_BYTES)
-    if found is None:
-        raise ConfigurationError(
-            f"this Spark session has no cache, and a step has more rows than this process holds ({HELD_ROWS:,} rows, "
-            f"{FEW_BYTES >> 20} MB). Use a session that has one: on Databricks serverless compute from environment "
-            "version 5, or a cluster. Or deliver in smaller parts."
-        )
-    return found
+def _in_memory(frame: DataFrame) -> pa.Table | None:
+    """The rows in this process; None if they are too large."""
+    return _first(frame, columns=frame.columns, texts=_texts(frame), rows=HELD_ROWS, size=FEW_BYTES)
+
+
+def _too_large() -> ConfigurationError:
+    return ConfigurationError(
+        f"this Spark session has no cache, and a step has more rows than this process holds ({HELD_ROWS:,} rows, "
+        f"{FEW_BYTES >> 20} MB). Use a session that has one: on Databricks serverless compute from environment "
+        "version 5, or a cluster. Or deliver in smaller parts."
+    )
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,26 @@ from pipelines.lakehouse.tables import Lakehouse
 
 # Operations that put a table back to an older state, or drop lost files: a change feed does not tell which rows went.
 _TAKES_BACK = frozenset({"RESTORE", "FSCK"})
+# Operations after which a table has no row, or those of another table.
+_REPLACES = frozenset({"TRUNCATE", "CLONE"})
 # Operations that change no row.
 _UPKEEP = frozenset({"OPTIMIZE", "VACUUM START", "VACUUM END"})
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a commit says of itself: its operation, such as MERGE, and the note that its writer left.
+
+    Attributes:
+        restores: the version to which it put the table back; None: it did not, or named a time instead.
+        replaces: whether the rows that the table had before may be gone, all of them.
+    """
+
+    version: int
+    operation: str
+    note: str | None
+    restores: int | None
+    replaces: bool
 
 
 def commit_id(lake: Lakehouse, table: str, version: int) -> str | None:
@@ -65,17 +86,43 @@ def is_same_history(lake: Lakehouse, table: str, *, version: int, commit: str | 
 
 
 def operations(lake: Lakehouse, table: str, *, after: int, until: int) -> list[str]:
-    """The operations of the commits (after, until], such as MERGE or RESTORE, of those that the log still has."""
-    if after >= until:
-        return []
-    if (folder := lake.folder(table)) is None:
-        return [c["operation"] for c in lake.history(table, since=after + 1) if c["version"] <= until]
-    found = []
-    for version in range(after + 1, until + 1):
-        for line in (_entry(folder, version) or b"").splitlines():
-            if b'"commitInfo"' in line and "commitInfo" in (action := json.loads(line)):
-                found.append(str(action["commitInfo"].get("operation", "")))
-    return found
+    """The operations of the commits (after, until], such as MERGE or RESTORE, back to the first one that is lost."""
+    found = takewhile(lambda commit: commit.version > after, commits(lake, table, until=until))
+    return [commit.operation for commit in found]
+
+
+def commits(lake: Lakehouse, table: str, *, until: int) -> Iterator[Commit]:
+    """The commits from `until` back to the first one that the log no longer has, newest first; each is read when it
+    is asked for."""
+    folder = lake.folder(table)
+    for version in range(until, -1, -1):
+        found = _in_catalog(lake, table, version) if folder is None else _in_folder(folder, version)
+        if found is None:
+            return
+        yield found
+
+
+def _in_catalog(lake: Lakehouse, table: str, version: int) -> Commit | None:
+    # More of the log is read only if the version is not among those that are known.
+    found = next((c for c in lake.history(table, since=version) if c["version"] == version), None)
+    return None if found is None else _commit(version, found["operation"], found["note"], found["parameters"])
+
+
+def _in_folder(folder: Path, version: int) -> Commit | None:
+    entry = _entry(folder, version)
+    if entry is None:
+        return None
+    said = (json.loads(line) for line in entry.splitlines() if b'"commitInfo"' in line)
+    info: Mapping[str, Any] = next((action["commitInfo"] for action in said if "commitInfo" in action), {})
+    return _commit(version, info.get("operation"), info.get("userMetadata"), info.get("operationParameters"))
+
+
+def _commit(version: int, operation: str | None, note: str | None, parameters: Mapping[str, Any] | None) -> Commit:
+    done, said = operation or "", parameters or {}
+    restored = str(said.get("version")) if done == "RESTORE" else ""
+    restores = int(restored) if restored.isdecimal() and int(restored) < version else None
+    is_whole = str(said.get("mode")).lower() == "overwrite" or "REPLACE TABLE" in done
+    return Commit(version, done, note, restores, is_whole or done in _TAKES_BACK | _REPLACES)
 
 
 def _entry(folder: Path, version: int) -> bytes | None:

@@ -28,7 +28,6 @@ from transformations.errors import ConfigurationError, DamagedTableError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, DataFrameReader, DataFrameWriter, SparkSession
-    from pyspark.sql.streaming.readwriter import DataStreamReader
 
 # Commits between two checkpoints of a log: to open a table, its log is read from the last checkpoint on.
 _CHECKPOINT = "10"
@@ -172,7 +171,7 @@ class Lakehouse(ABC):
     @abstractmethod
     def history(self, table: str, *, since: int = 0) -> list[dict[str, Any]]:
         """The commits from version `since` on that the log still has, newest first: `version`, `at` (UTC), `operation`,
-        the engine's own `metrics`, and in a catalog `id` (see table_log.py)."""
+        the engine's own `metrics`, and in a catalog `id`, `note`, `parameters` (see table_log.py)."""
 
     @abstractmethod
     def properties(self, table: str) -> dict[str, str]:
@@ -192,7 +191,7 @@ class Lakehouse(ABC):
 
     @abstractmethod
     def add_time_key(self, table: str, *, entity: Sequence[str], time: str) -> None:
-        """Make `entity` and `time` the table's key in Unity Catalog: point-in-time look-ups there need it."""
+        """Make `entity` and `time` the table's key in Unity Catalog, where point-in-time look-ups need it."""
 
     def size(self, table: str) -> int:
         """The size of the table's current files in bytes."""
@@ -284,7 +283,7 @@ class Lakehouse(ABC):
     # -- frames ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _load(self, reader: DataFrameReader | DataStreamReader, table: str) -> DataFrame: ...
+    def _load(self, reader: DataFrameReader, table: str) -> DataFrame: ...
 
     @abstractmethod
     def _save(self, writer: DataFrameWriter, table: str) -> None: ...
@@ -306,10 +305,6 @@ class Lakehouse(ABC):
         """The rows of `read_keys` in memory, on the same terms."""
         return None
 
-    def read_stream(self, table: str) -> DataFrame:
-        """The rows of the table, and those that are appended later, as a stream."""
-        return self._load(self.spark.readStream.format("delta"), table)
-
     def frame(self, rows: pa.Table) -> DataFrame:
         """Rows in memory as a frame."""
         return frame_of(self.spark, rows)
@@ -330,21 +325,23 @@ class Lakehouse(ABC):
         """The feed of `read_changes` in memory, on the terms of `few_rows`."""
         return None
 
-    def append(self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None) -> None:
+    def append(self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None, note: str = "") -> None:
         """Append a frame that has the table's columns.
 
         Args:
             txn: a writer and its growing number; a second append with the same `txn` does nothing.
+            note: a text that the commit carries (see `table_log.commits`).
         """
         self.create(table)
         writer = rows.select(*map(_column, self.spec(table).columns)).write.format("delta").mode("append")
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
-        self._save(writer, table)
+        self._save(writer.option("userMetadata", note) if note else writer, table)
 
-    def replace(self, table: str, rows: DataFrame) -> None:
-        """Replace the rows and the columns of a table by those of a frame, in one commit."""
-        self._save(rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true"), table)
+    def replace(self, table: str, rows: DataFrame, *, note: str = "") -> None:
+        """Replace the rows and the columns of a table by those of a frame, in one commit, which carries `note`."""
+        writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+        self._save(writer.option("userMetadata", note) if note else writer, table)
 
     def merge(self, table: str, changes: DataFrame, *, rows: int | None = None, within: str = "TRUE") -> None:
         """Apply net changes: rows of the table with `_op` insert, update or delete, at most one per key.

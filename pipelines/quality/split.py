@@ -59,6 +59,7 @@ class Split:
         key: the column whose values name a few broken rows in an error.
         same: columns of the quarantine; if a row is equal in them, it is the same refusal as before.
         scope: the column of the quarantine by which the rows that were judged now are found.
+        is_repeatable: the rows are a function of tables alone, and may be computed again (`HeldFrames.hold`).
     """
 
     stage: str
@@ -68,6 +69,7 @@ class Split:
     key: str
     same: tuple[str, ...]
     scope: str
+    is_repeatable: bool = False
 
     def judge(self, context: Context, rows: Rows, *, rules: Sequence[Rule], versions: Versions) -> Judged:
         """Judge the rows that the stage is about to write into its table.
@@ -108,7 +110,8 @@ class Split:
             if isinstance(rows, pa.Table):
                 failed = judged.select("failed_rules").toArrow()["failed_rules"]
                 return _FewSides(rows, rules, failed.to_pylist())
-            return _Sides.of(context, judged, rules)
+            held = context.frames.hold(judged, is_repeatable=self.is_repeatable)
+            return _Sides.of(held, rules)
         except PySparkException as error:
             raise _unjudgeable(error, frame, rules=rules, table=self.target) from None
 
@@ -150,10 +153,9 @@ class _Sides:
     broken: Mapping[str, int]
 
     @classmethod
-    def of(cls, context: Context, judged: DataFrame, rules: Sequence[Rule]) -> _Sides:
+    def of(cls, judged: DataFrame, rules: Sequence[Rule]) -> _Sides:
         from pyspark.sql import functions as F
 
-        judged = context.frames.hold(judged)
         # One list of words for each row, not a column for each rule: a table of 5,000 columns has as many rules.
         words = F.concat(
             F.array(F.lit("*")), F.when(is_refused(rules), F.array(F.lit("!"))).otherwise(F.array()), "failed_rules"

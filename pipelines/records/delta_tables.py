@@ -6,23 +6,20 @@ Silver must equal the source table, and the change feed alone does not give that
   so a preimage counts as a delete of its key.
 - Two rows can have the same key, and one of them is deleted: the key still exists. So for each key that seems to end,
   the table itself is read.
-- A backup or another table can replace the table, with the same version numbers. So a `Position` beside the stream's
-  checkpoint identifies the last commit that was read by its content, and keeps the instant given to its changes.
+- A backup or another table can replace the table, with the same version numbers. So a `TableRead` identifies the last
+  commit that was read by its content, and keeps the instant given to its changes.
 """
 
 from __future__ import annotations
 
-import json
-import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pipelines.flow.stage import Context
 from pipelines.lakehouse.catalog_log import named_commit_id, named_head
 from pipelines.lakehouse.delta_folder import FEW_ROWS
-from pipelines.lakehouse.table_log import folder_commit_id
+from pipelines.lakehouse.table_log import folder_commit_id, is_lost_history
 from pipelines.records.reader import Part, TableRecord, quoted, typed_part
 from pipelines.records.source import RecordSource, are_there
 from pipelines.settings.records import RecordSettings
@@ -30,12 +27,14 @@ from transformations.errors import ConfigurationError
 from transformations.tables.canonical import values_hash
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, DataFrameReader
 
 _OF_THE_FEED = ("_change_type", "_commit_version", "_commit_timestamp", "_commit_micros")
 # `_offset` of a row orders what one commit says of a key: the row before it, the row after it, and a row that the table
 # still has although another row of the key was deleted.
 _BEFORE, _AFTER, _STILL = 0, 1, 2
+# Delta's errors if the table had other columns at the commits that are to be read.
+_OTHER_COLUMNS = ("DELTA_SCHEMA_CHANGED", "DELTA_CHANGE_DATA_FEED_INCOMPATIBLE")
 
 
 @dataclass(frozen=True)
@@ -48,50 +47,29 @@ class SourceHead:
 
 
 @dataclass(frozen=True)
-class Position:
-    """How far a stream has read its table.
+class TableRead:
+    """How far a table was read.
 
     Attributes:
-        version: the last version that was read, or that is being read; -1: none yet.
+        table_id: of the table.
+        version: the last version that was read.
         commit: the id of that version's commit; another commit of the same number has another id.
         micros: the instant given to its changes, in microseconds since 1970; a later commit always gets a later one.
-        batch: the number of the last batch.
-        before: `micros` as it was before that batch.
-        is_done: a run finished at this version.
-        looked_up: the version at which missing keys were looked for, before the whole table is read again.
-        key: the key columns with which it was read; which keys a commit ends depends on them.
     """
 
+    table_id: str
     version: int
     commit: str | None
     micros: int | None
-    batch: int = -1
-    before: int | None = None
-    is_done: bool = False
-    looked_up: int | None = None
-    key: list[str] = field(default_factory=list)
-
-    @staticmethod
-    def of(checkpoint: Path) -> Position | None:
-        try:
-            return Position(**json.loads((checkpoint / "position.json").read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
-            return None
-
-    def save(self, checkpoint: Path) -> None:
-        write_whole(checkpoint / "position.json", json.dumps(asdict(self)))
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a small file of a checkpoint, in one step: a crash leaves the old one or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f".{file.name}-{uuid.uuid4().hex}")
-    new.write_text(text, encoding="utf-8")
-    new.replace(file)
 
 
 def is_folder(of: RecordSettings) -> bool:
     return "/" in of.location
+
+
+def _named(of: RecordSettings) -> str:
+    """The table's name for Spark SQL; the name of a catalog may have hyphens."""
+    return ".".join(map(quoted, of.location.split(".")))
 
 
 def source_head(context: Context, source: RecordSource) -> SourceHead:
@@ -112,9 +90,9 @@ def source_head(context: Context, source: RecordSource) -> SourceHead:
         found = None if table is None else (str(table.metadata().id), table.version())
         has_feed = table is not None and table.metadata().configuration.get("delta.enableChangeDataFeed") == "true"
     else:
-        head = named_head(lake.spark, settings.location)
+        head = named_head(lake.spark, _named(settings))
         found = None if head is None else (head.table_id, head.version)
-        row = lake.spark.sql(f"DESCRIBE DETAIL {settings.location}").select("properties").first() if head else None
+        row = lake.spark.sql(f"DESCRIBE DETAIL {_named(settings)}").select("properties").first() if head else None
         has_feed = row is not None and row["properties"].get("delta.enableChangeDataFeed") == "true"
     if found is None:
         raise ConfigurationError(
@@ -134,121 +112,109 @@ def commit_of(context: Context, source: RecordSource, version: int) -> str | Non
     settings, lake = source.settings, context.lake
     if is_folder(settings):
         return folder_commit_id(context.settings.path(settings.location), version)
-    return named_commit_id(lake.spark, settings.location, version)
+    return named_commit_id(lake.spark, _named(settings), version)
 
 
-def is_read(source: RecordSource, head: SourceHead, *, checkpoint: Path) -> bool:
-    """Whether a run has read the table up to `head` with the same key, and finished."""
-    position = Position.of(checkpoint)
-    if position is not None and position.key != list(source.settings.key):
+class LostFeedError(Exception):
+    """The commits that would be read next are gone, or had other columns."""
+
+
+def is_read(read: Mapping[str, Any] | None, head: SourceHead) -> bool:
+    """Whether the table was read up to `head`."""
+    if read is None:
         return False
-    return (
-        position is not None
-        and position.is_done
-        and (position.version, position.commit)
-        == (
-            head.version,
-            head.commit,
-        )
-    )
+    last = TableRead(**read)
+    return (last.table_id, last.version, last.commit) == (head.table_id, head.version, head.commit)
 
 
-def is_another(context: Context, source: RecordSource, *, checkpoint: Path) -> bool:
-    """Whether the table must be read from the beginning.
-
-    That is so if the commit that was read last is not in it (for example, because a backup was restored) or is not
-    known, or if the table was read with another key.
-    """
-    position = Position.of(checkpoint)
-    if position is None or position.version < 0 or position.commit is None:
+def is_another(context: Context, source: RecordSource, read: Mapping[str, Any], head: SourceHead) -> bool:
+    """Whether the table at `head` is not the one that was read: it has not the commit that was read last."""
+    last = TableRead(**read)
+    if last.table_id != head.table_id or last.commit is None:
         return True
-    if position.key != list(source.settings.key):
-        return True
-    return commit_of(context, source, position.version) != position.commit
+    return commit_of(context, source, last.version) != last.commit
 
 
-def settle(checkpoint: Path, head: SourceHead) -> None:
-    """Note that a run, which began when the table was at `head`, has read all of it."""
-    position = Position.of(checkpoint)
-    if position is None or position.version < head.version:
-        micros = position.micros if position else None
-        batch, key = (position.batch, position.key) if position else (-1, [])
-        position = Position(head.version, head.commit, micros, before=micros, batch=batch, key=key)
-    replace(position, is_done=True).save(checkpoint)
+def whole(
+    context: Context, source: RecordSource, head: SourceHead, *, fit: Callable[[Part], DataFrame]
+) -> tuple[DataFrame, TableRead]:
+    """All rows of the table at `head`, as a feed with `_commit_micros`.
 
-
-def begin(context: Context, source: RecordSource, *, checkpoint: Path, fit: Callable[[Part], DataFrame]) -> None:
-    """Prepare for reading the whole table: in bronze, delete the keys of an earlier reading that it does not have.
-
-    What is read from now on gets later instants than everything before, whatever the commits' own times are.
-    """
-    from pyspark.sql import functions as F
-
-    head, key = source_head(context, source), list(source.settings.key)
-    last = context.lake.read(source.bronze).agg(F.max(F.unix_micros("_changed_at"))).first()
-    if last is None or last[0] is None:
-        Position(-1, None, None, key=key).save(checkpoint)
-        return
-    micros = max(_micros(context), last[0] + 1)
-    _end_what_is_gone(context, source, version=head.version, micros=micros, fit=fit)
-    Position(-1, None, micros, looked_up=head.version, key=key).save(checkpoint)
-
-
-def dated(
-    context: Context,
-    source: RecordSource,
-    feed: DataFrame,
-    *,
-    batch: int | None,
-    checkpoint: Path,
-    fit: Callable[[Part], DataFrame],
-) -> tuple[DataFrame, bool]:
-    """The batch `feed` with an instant for each commit (`_commit_micros`), and whether it has deletes or preimages.
-
-    The instants grow from commit to commit, even if the commits' own times do not (clocks, a copy of the log, another
-    table). The position is saved before the batch is read, so that a commit which was only half read is recognized if
-    it is another commit later.
+    The keys of an earlier reading that the table does not have are deleted in bronze first. What is read gets later
+    instants than everything before, whatever the commits' own times are.
 
     Args:
-        batch: its number in the stream; None: it is not of a stream, and no position is saved.
+        fit: gives the records of a part the contract's columns.
     """
     from pyspark.sql import functions as F
 
-    goes = F.bool_or(F.col("_change_type").isin("delete", "update_preimage"))
-    summaries = feed.groupBy("_commit_version").agg(F.max(F.unix_micros("_commit_timestamp")), goes).collect()
-    commits = {row[0]: row[1] for row in summaries}
-    may_go = any(row[2] for row in summaries)
-    position = (None if batch is None else Position.of(checkpoint)) or Position(-1, None, None)
-    if commits and position.looked_up is not None and position.micros is not None:
-        begun = min(commits)
-        if begun != position.looked_up:  # the table got further commits before the stream began
-            _end_what_is_gone(context, source, version=begun, micros=position.micros, fit=fit)
-    before = floor = position.before if position.batch == batch else position.micros
-    micros: dict[int, int] = {}
-    for version in sorted(commits):
-        if version == position.version and position.batch != batch and position.micros is not None:
-            micros[version] = position.micros  # the rest of a commit that was split between two batches
-        else:
-            micros[version] = commits[version] if floor is None else max(commits[version], floor + 1)
-        floor = micros[version]
-    if commits and batch is not None:
-        last = max(commits)
-        commit, key = commit_of(context, source, last), list(source.settings.key)
-        Position(last, commit, floor, batch, before, key=key).save(checkpoint)
-    moved = [(version, at) for version, at in micros.items() if at != commits[version]]
-    if not moved:
-        return feed.withColumn("_commit_micros", F.unix_micros("_commit_timestamp")), may_go
-    known = feed.sparkSession.createDataFrame(list(micros.items()), "_commit_version bigint, _commit_micros bigint")
-    return feed.join(F.broadcast(known), "_commit_version"), may_go
+    micros = _committed_at(context, source, head.version)
+    last = context.lake.read(source.bronze).agg(F.max(F.unix_micros("_changed_at"))).first()
+    if last is not None and last[0] is not None:
+        ended_at = max(_micros(context), last[0] + 1)
+        _end_what_is_gone(context, source, version=head.version, micros=ended_at, fit=fit)
+        micros = max(micros, ended_at + 1)
+    rows = _state(context, source, head.version).withColumn("_commit_micros", F.lit(micros))
+    return rows, TableRead(head.table_id, head.version, head.commit, micros)
 
 
-def feed_part(feed: DataFrame, *, name: str) -> Part:
-    """Rows of a change feed after `dated`, as records. A row as it was before an update gets the `_op` "before"."""
+def feed(
+    context: Context, source: RecordSource, read: Mapping[str, Any], head: SourceHead
+) -> tuple[DataFrame, TableRead, bool]:
+    """The changes since `read` up to `head`, with an instant for each commit (`_commit_micros`).
+
+    The instants grow from commit to commit, even if the commits' own times do not (clocks, a copy of the log, another
+    table). Returned too: whether there are deletes or preimages.
+
+    Raises:
+        LostFeedError: the table has no longer these commits, or had other columns at one of them.
+    """
     from pyspark.sql import functions as F
 
-    columns = [c for c in feed.columns if c not in _OF_THE_FEED]
-    kind, record = F.col("_change_type"), TableRecord(feed.select(*[F.col(quoted(c)) for c in columns]))
-    placed = feed.select(
+    last = TableRead(**read)
+    reader = context.lake.spark.read.format("delta").option("readChangeFeed", "true")
+    reader = reader.option("startingVersion", last.version + 1).option("endingVersion", head.version)
+    goes = F.bool_or(F.col("_change_type").isin("delete", "update_preimage"))
+    try:
+        changes = _loaded(context, source, reader)
+        commits = changes.groupBy("_commit_version").agg(F.max(F.unix_micros("_commit_timestamp")), goes).collect()
+    except Exception as error:
+        if is_lost_history(error) or any(sign in str(error) for sign in _OTHER_COLUMNS):
+            raise LostFeedError from error
+        raise
+    floor, micros = last.micros, {}
+    for version, at, _ in sorted(commits):
+        floor = micros[version] = at if floor is None else max(at, floor + 1)
+    reached = TableRead(head.table_id, head.version, head.commit, floor)
+    may_go = any(commit[2] for commit in commits)
+    if all(micros[version] == at for version, at, _ in commits):
+        return changes.withColumn("_commit_micros", F.unix_micros("_commit_timestamp")), reached, may_go
+    known = context.lake.spark.createDataFrame(list(micros.items()), "_commit_version bigint, _commit_micros bigint")
+    return changes.join(F.broadcast(known), "_commit_version"), reached, may_go
+
+
+def _loaded(context: Context, source: RecordSource, reader: DataFrameReader) -> DataFrame:
+    if is_folder(source.settings):
+        return reader.load(str(context.settings.path(source.settings.location)))
+    return reader.table(_named(source.settings))
+
+
+def _committed_at(context: Context, source: RecordSource, version: int) -> int:
+    """When the commit `version` was made, in microseconds since 1970."""
+    of = source.settings
+    name = f"delta.{quoted(str(context.settings.path(of.location)))}" if is_folder(of) else _named(of)
+    commits = context.lake.spark.sql(f"DESCRIBE HISTORY {name}").where(f"version = {version}")
+    row = commits.selectExpr("unix_micros(timestamp)").first()
+    return _micros(context) if row is None else int(row[0])
+
+
+def feed_part(changes: DataFrame, *, name: str) -> Part:
+    """Rows of `whole` or `feed` as records. A row as it was before an update gets the `_op` "before"."""
+    from pyspark.sql import functions as F
+
+    columns = [c for c in changes.columns if c not in _OF_THE_FEED]
+    kind, record = F.col("_change_type"), TableRecord(changes.select(*[F.col(quoted(c)) for c in columns]))
+    placed = changes.select(
         F.when(kind == "delete", "delete").when(kind == "update_preimage", "before").otherwise("upsert").alias("_op"),
         F.timestamp_micros("_commit_micros").alias("_changed_at"),
         F.lit(None).cast("string").alias("_source_file"),
@@ -282,7 +248,8 @@ def settled(context: Context, source: RecordSource, rows: DataFrame, *, fit: Cal
     rows = rows.withColumn("_op", F.when(is_upsert, "upsert").otherwise("delete"))
     place = F.struct("_source_version", "_offset")
     last = F.max_by(F.struct("_op", "_changed_at", "_source_version"), place).alias("_last")
-    ended = context.frames.hold(rows.where(has_key).groupBy(*key).agg(last).where("_last._op = 'delete'"))
+    ended = rows.where(has_key).groupBy(*key).agg(last).where("_last._op = 'delete'")
+    ended = context.frames.hold(ended, is_repeatable=True)
     found = ended.agg(F.count("*"), F.max("_last._source_version")).first()
     if found is None or found[0] == 0:
         return rows
@@ -299,22 +266,18 @@ def _state_part(context: Context, source: RecordSource, *, version: int) -> Part
     """All rows of the table at `version` as records."""
     from pyspark.sql import functions as F
 
-    settings, spark = source.settings, context.lake.spark
-    reader = spark.read.format("delta").option("versionAsOf", version)
-    rows = (
-        reader.load(str(context.settings.path(settings.location)))
-        if is_folder(settings)
-        else reader.table(settings.location)
+    rows = _state(context, source, version).withColumn("_commit_micros", F.lit(None).cast("bigint"))
+    return feed_part(rows, name=source.settings.location)
+
+
+def _state(context: Context, source: RecordSource, version: int) -> DataFrame:
+    """All rows of the table at `version`, as inserts of a feed."""
+    from pyspark.sql import functions as F
+
+    reader = context.lake.spark.read.format("delta").option("versionAsOf", version)
+    return _loaded(context, source, reader).withColumns(
+        {"_change_type": F.lit("insert"), "_commit_version": F.lit(version).cast("bigint")}
     )
-    feed = rows.withColumns(
-        {
-            "_change_type": F.lit("insert"),
-            "_commit_version": F.lit(version).cast("bigint"),
-            "_commit_timestamp": F.lit(None).cast("timestamp"),
-            "_commit_micros": F.lit(None).cast("bigint"),
-        }
-    )
-    return feed_part(feed, name=settings.location)
 
 
 def _end_what_is_gone(
@@ -351,7 +314,7 @@ def _end_what_is_gone(
     types = {f.name: f.dataType for f in from_arrow_schema(lake.spec(source.bronze).schema).fields}
     others = {c: arrival.get(c, F.lit(None).cast(type_name)) for c, type_name in types.items() if c not in columns}
     rows = deletes.unionByName(without).select(*columns, *[value.alias(c) for c, value in others.items()])
-    rows = context.frames.hold(rows)
+    rows = context.frames.hold(rows, is_repeatable=True)
     try:
         if not rows.isEmpty():
             lake.append(source.bronze, rows)

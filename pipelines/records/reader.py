@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,15 +78,18 @@ def file_parts(
     """The records of files.
 
     Args:
-        paths: relative to `folder`, in the order of their arrival. A file that is gone by now is an unreadable row.
+        paths: relative to `folder`, in the order of their arrival.
         names: the names that the source uses for the known columns.
         wants_types: look for new columns in JSON, and for their types.
         most_mb: the limit for a JSON file that is read in one piece; see `json_file_batches`.
         without: those of `paths` that are not read.
+
+    Raises:
+        FileNotFoundError: a file is gone. It may also be raised when the records are read.
     """
-    wanted = {path: number for number, path in enumerate(paths) if path not in without}
-    here = {path: number for path, number in wanted.items() if (folder / path).is_file()}
-    broken = {path: "the file was gone before it was read" for path in wanted if path not in here}
+    here = {path: number for number, path in enumerate(paths) if path not in without}
+    broken: dict[str, str] = {}
+    _check_there(folder, here)
     if source.format == "csv":
         parts = _csv_parts(spark, folder, here, options=source.options, broken=broken)
     elif source.format == "parquet":
@@ -101,6 +104,11 @@ def file_parts(
             texts = _listed(spark, here).mapInArrow(read, JSON_DDL)
             parts = [_json_part(texts, names=names, wants_types=wants_types, name="the records")]
     return [*parts, *([unreadable(spark, broken)] if broken else [])]
+
+
+def _check_there(folder: Path, paths: Iterable[str]) -> None:
+    if gone := [path for path in paths if not (folder / path).is_file()]:
+        raise FileNotFoundError(f"gone before it was read: {', '.join(gone)}")
 
 
 def unreadable(spark: SparkSession, broken: Mapping[str, str]) -> Part:
@@ -182,6 +190,8 @@ def _csv_parts(
     for path, number in paths.items():
         try:
             header = csv_header(folder / path, options=options)
+        except FileNotFoundError:
+            raise
         except (OSError, EOFError, zlib.error, ValueError) as error:
             broken[path] = why_broken(error)
             continue
@@ -233,6 +243,8 @@ def _parquet_parts(
         try:
             schema = parquet.read_schema(folder / path).remove_metadata()
             by_schema.setdefault(str(schema), (schema, {}))[1][path] = number
+        except FileNotFoundError:
+            raise
         except (pa.ArrowException, OSError) as error:
             broken[path] = why_broken(error)
     if any("[ns" in schema_text for schema_text in by_schema):
@@ -246,6 +258,7 @@ def _parquet_parts(
             placed = _placed(rows, folder, files, record.column)
             part = typed_part(placed, record, name=", ".join(list(files)[:3]))
         except PySparkException as error:
+            _check_there(folder, files)
             broken.update(dict.fromkeys(files, why_broken(error)))
             continue
         parts.append(part)

@@ -44,6 +44,8 @@ ARRIVAL = (
     ("_ingested_at", TIMESTAMP),
     ("_run_id", STRING),
 )
+# The note of a commit that rewrote the rows which a table had.
+REWRITTEN = "the same rows"
 _NOW = (("_changed_at", TIMESTAMP), ("_ingested_at", TIMESTAMP), ("_run_id", STRING))
 FILES = table_spec(
     "arrivals",
@@ -273,6 +275,6 @@ def write_anew(lake: Lakehouse, table: str, rows: DataFrame) -> None:
     kept = [c for c in was if c in rows.columns]
     if kept != was:  # the property must not name a column that is removed
         lake.set_properties(table, {statistics: ",".join(kept)})
-    lake.replace(table, rows)
+    lake.replace(table, rows, note=REWRITTEN)
     if wanted != kept:
         lake.set_properties(table, {statistics: ",".join(wanted)})

@@ -212,11 +212,15 @@ def _paths(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, str]]:
 
 
 def _or_broken(records: Callable[[Path], Iterator[Any]], folder: Path, path: str, nothing: Any) -> Iterator[Any]:
-    """The records of a file; if it cannot be read to its end, followed by a refused one that says why."""
+    """The records of a file; if it cannot be read to its end, followed by a refused one that says why.
+
+    Raises:
+        FileNotFoundError: the file is gone; nothing may be taken for read then.
+    """
     try:
         yield from records(folder / path)
     except FileNotFoundError:
-        yield f"{path}: the file was gone before it was read", nothing
+        raise
     except (OSError, EOFError, zlib.error, UnicodeError) as error:
         yield f"{path}: {why_broken(error)}", nothing
 

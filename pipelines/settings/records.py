@@ -25,7 +25,7 @@ from transformations.tables.text_values import Reading, pattern_fault
 
 SOURCE_NAME = r"^[a-z][a-z0-9_]{0,39}$"
 COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
-TABLE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){1,2}")
+TABLE_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){1,2}")
 # Column names that tables of records use themselves, and ends of names that a source's further tables have.
 RESERVED_COLUMNS = frozenset({"valid_from", "valid_to", "is_current", "failed_rules"})
 _RESERVED_ENDS = ("_quarantine", "_history", "_files")
@@ -35,7 +35,7 @@ OPTIONS: dict[str, frozenset[str]] = {
     "csv": frozenset({"sep", "quote", "escape", "nullValue", "multiLine", "encoding", *_TRIMS}),
     "json": frozenset({"multiLine", "encoding"}),
     "parquet": frozenset(),
-    "delta": frozenset({"maxFilesPerTrigger", "maxBytesPerTrigger"}),
+    "delta": frozenset(),
     "kafka": frozenset({"bootstrap.servers", "security.protocol", "startingOffsets", "maxOffsetsPerTrigger"}),
 }
 FILE_PATTERNS = {
@@ -137,13 +137,18 @@ class RecordSettings(_Part):
         (),
         description="file name patterns, in any case; none: *.csv, *.json, *.jsonl and *.ndjson (.gz too), *.parquet",
     )
-    discovery: Literal["auto", "listing", "auto_loader"] = Field(
-        "auto", description="how new files are found; auto: Auto Loader on Databricks, else a listing of the folder"
+    discovery: Literal["listing", "auto_loader"] = Field(
+        "listing", description="how new files are found: by listing the folder, or by Databricks' Auto Loader"
     )
 
     @property
     def is_files(self) -> bool:
         return self.format in FILE_PATTERNS
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether only a stream of Spark tells what is new: of a topic, or of files that Auto Loader finds."""
+        return self.format == "kafka" or (self.is_files and self.discovery == "auto_loader")
 
     @property
     def file_patterns(self) -> tuple[str, ...]:
@@ -202,7 +207,7 @@ class RecordSettings(_Part):
             )
         if self.format == "delta" and "/" not in self.location and not TABLE_NAME.fullmatch(self.location):
             raise ValueError(
-                "location of a Delta table is a folder with a / in it, or catalog.schema.table in plain letters"
+                "location of a Delta table is a folder with a / in it, or catalog.schema.table in letters, digits, _, -"
             )
         if self.op is not None and self.op.column in {of.source or name for name, of in self.columns.items()}:
             raise ValueError(f"op.column {self.op.column!r} is among the columns; it is no part of the record")

@@ -73,7 +73,8 @@ def work(context: Context, due: Work) -> Counts:
         if is_rebuilt:
             counts = _rebuild(context, source, changes)
             return {**counts, "set_aside": judged.refused_rows}
-        history_rows = context.frames.hold(_history_changes(context, source, changes, versions=versions))
+        found = _history_changes(context, source, changes, versions=versions)
+        history_rows = context.frames.hold(found, is_repeatable=True)
         intervals = apply_changes(context, source.history, history_rows)
         counts = _bring_now(context, source, changes, versions=versions)
         return {**counts, "intervals": sum(intervals.values()), "set_aside": judged.refused_rows}
@@ -88,6 +89,7 @@ def _split(source: RecordSource) -> Split:
         key="_record_id",
         same=("content_hash",),
         scope="record_id",
+        is_repeatable=True,
     )
 
 
@@ -259,7 +261,8 @@ def _rebuild(context: Context, source: RecordSource, changes: DataFrame) -> dict
         source.name,
     )
     rows = history(changes, key=key, order_by=source.order_by, compare=source.compared, then_by=source.then_by)
-    rows = context.frames.hold(rows.where(_is_needed(source)).withColumn("_run_id", F.lit(context.run_id)))
+    rows = rows.where(_is_needed(source)).withColumn("_run_id", F.lit(context.run_id))
+    rows = context.frames.hold(rows, is_repeatable=True)
     lake.create(source.history)
     write_anew(lake, source.history, rows.select(*lake.spec(source.history).columns))
     now = _last(rows, key=key).select(*lake.spec(source.silver).columns)

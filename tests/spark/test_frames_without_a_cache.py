@@ -53,6 +53,7 @@ def test_what_is_too_large_to_be_held_is_an_error(rows: Any, limit: str, monkeyp
     monkeypatch.setattr(held_frames, limit, 2)
     with pytest.raises(ConfigurationError, match="has no cache"):
         HeldFrames().hold(rows)
+    assert HeldFrames().hold(rows, is_repeatable=True).count() == 3
 
 
 _OF_ALL_KINDS = pa.schema(

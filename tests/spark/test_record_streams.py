@@ -7,6 +7,7 @@ import random
 import shutil
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -15,9 +16,10 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from pipelines.bronze import ingest_records
-from pipelines.bronze.ingest_records import append_batch
 from pipelines.conductor.continuous import ingest_until_stopped
 from pipelines.conductor.run import new_context
+from pipelines.records.appending import append, batch_of_files
+from pipelines.records.files import new_files, note_files
 from pipelines.records.source import declare, record_source
 from tests.support.recorded import ORDERS, history, now, put, refused, rows, run, settings_for, versions
 from transformations.errors import ConfigurationError
@@ -111,16 +113,16 @@ def test_any_cut_of_a_change_log_in_any_order_ends_as_one_batch_does_and_as_plai
 
 
 @pytest.mark.long
-def test_a_batch_that_was_appended_before_a_crash_is_not_appended_again(tmp_path, spark, monkeypatch):
+def test_a_batch_that_was_appended_before_a_crash_is_not_appended_again(tmp_path, spark, monkeypatch, caplog):
     settings = settings_for(tmp_path, orders=ORDERS)
     put(settings, "1.csv", _csv([("a", 1, 1, "x"), ("b", 1, 2, "y")]))
 
     def dies_after_the_append(*arguments: Any, **named: Any) -> Any:
-        append_batch(*arguments, **named)
-        raise OSError("killed between the append and the checkpoint")
+        append(*arguments, **named)
+        raise OSError("killed between the append and the record of the run")
 
     with monkeypatch.context() as broken:
-        broken.setattr(ingest_records, "append_batch", dies_after_the_append)
+        broken.setattr(ingest_records, "append", dies_after_the_append)
         with pytest.raises(Exception, match="killed between"):
             run(settings)
     assert len(rows(settings, "bronze.records_orders")) == 2
@@ -144,29 +146,69 @@ def test_a_batch_that_was_appended_before_a_crash_is_not_appended_again(tmp_path
     assert run(settings)["ingest-records"] == {"records": 1, "files": 1, "columns": 0}
     assert now(settings)["c"]["amount"] == 4
 
-    # A lost checkpoint: everything arrives a second time, and changes nothing.
-    silver = (now(settings), history(settings))
-    shutil.rmtree(settings.path("checkpoints"))
-    put(settings, "3.csv", _csv([("d", 1, 1, "d")]))
-    run(settings)
-    assert set(now(settings)) == set(silver[0]) | {"d"}
-    assert {k: v for k, v in now(settings).items() if k != "d"} == silver[0]
-    assert history(settings) >= silver[1]
-
-    # One batch of a caller's own, through the same function; the same one twice is one.
+    # A lost state: bronze itself says what was read.
     context = new_context(settings)
-    source = declare(context.lake, record_source(settings, "orders"))
-    batch = spark.createDataFrame([("2.csv",)], "path string")
-    assert append_batch(context, source, batch, txn=("mine", 0))["records"] == 1
-    assert append_batch(context, source, batch, txn=("mine", 0))["records"] == 0
-
-    # A file that goes between its discovery and its reading is a row that says so.
+    context.states.forget("ingest-records", ["orders"])
+    put(settings, "3.csv", _csv([("d", 1, 1, "d")]))
+    assert run(settings)["ingest-records"]["records"] == 1
+    # Bronze with rows of somebody: everything arrives a second time, and changes nothing.
+    silver = (now(settings), history(settings))
+    context.states.reload()
+    context.states.put(replace(context.states.get("ingest-records", "orders"), position=None))
+    bronze = DeltaTable(str(context.lake.folder("bronze.records_orders")))
+    write_deltalake(bronze, bronze.to_pyarrow_table(), mode="overwrite")
     put(settings, "4.csv", _csv([("e", 1, 1, "e")]))
-    noted = ingest_records.discover(context, source)
-    settings.path("orders/4.csv").unlink()
-    assert noted == 1
-    run(settings)
-    assert "gone before it was read" in refused(settings)[0]["reason"]
+    assert run(settings)["ingest-records"]["files"] == 5  # the one that was renamed, too
+    assert {k: v for k, v in now(settings).items() if k != "e"} == silver[0]
+    assert history(settings) > silver[1]
+
+    # A batch that another process appends meanwhile is one.
+    source = declare(context.lake, record_source(settings, "orders"))
+    batch = batch_of_files(context, ["2.csv"])
+    assert append(context, source, batch, txn=("mine", 0))["records"] == 1
+    assert append(context, source, batch, txn=("mine", 0))["records"] == 0
+
+    # A file that goes between its discovery and its reading is noted as gone; it arrives when it is there again.
+    put(settings, "5.csv", _csv([("f", 1, 1, "f")]))
+    put(settings, "6.csv", _csv([("g", 1, 1, "g")]))
+    note_files(context, source, new_files(context, source))
+    file = settings.path("orders/5.csv")
+    file.rename(tmp_path / "5.csv")
+    with caplog.at_level("WARNING"):
+        assert run(settings)["ingest-records"]["records"] == 1
+    assert any("gone before they were read: 5.csv" in message for message in caplog.messages)
+    assert run(settings) == {}
+    (tmp_path / "5.csv").rename(file.with_name("again.csv"))
+    assert run(settings)["ingest-records"]["records"] == 1
+    assert {"f", "g"} <= now(settings).keys()
+    assert not refused(settings)
+
+
+@pytest.mark.long
+def test_many_files_are_several_batches_and_a_crash_among_them_neither_loses_nor_doubles(tmp_path, spark, monkeypatch):
+    monkeypatch.setattr(ingest_records, "_MOST_FILES", 2)
+    settings = settings_for(tmp_path, orders=ORDERS)
+    for number in range(5):
+        put(settings, f"{number}.csv", _csv([(f"k{number}", 1, number, "x")]))
+    put(settings, "empty.csv", "")
+    batches: list[int] = []
+
+    def dies_after_the_second(*arguments: Any, **named: Any) -> Any:
+        append(*arguments, **named)
+        batches.append(len(rows(settings, "bronze.records_orders")))
+        if len(batches) == 2:
+            raise OSError("killed")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ingest_records, "append", dies_after_the_second)
+        with pytest.raises(OSError, match="killed"):
+            run(settings)
+    assert batches == [2, 4]
+    put(settings, "0.csv", _csv([("k0", 2, 9, "later")]))
+    assert run(settings)["ingest-records"] == {"records": 2, "files": 3, "columns": 0}
+    assert len(rows(settings, "bronze.records_orders")) == 6
+    assert {key: row["amount"] for key, row in now(settings).items()} == {"k0": 9, "k1": 1, "k2": 2, "k3": 3, "k4": 4}
+    assert run(settings) == {}
 
 
 @pytest.mark.long
@@ -308,7 +350,7 @@ def test_a_delta_table_by_its_change_feed_re_created_vacuumed_and_with_another_c
 
 
 @pytest.mark.longest
-def test_a_stream_without_end_takes_what_comes_and_stops_cleanly(tmp_path, spark):
+def test_sources_that_are_read_without_end_take_what_comes_and_stop_cleanly(tmp_path, spark):
     settings = settings_for(tmp_path, orders=ORDERS)
     put(settings, "1.csv", _csv([("a", 1, 1, "x")]))
     stop = threading.Event()
@@ -333,7 +375,7 @@ def test_a_stream_without_end_takes_what_comes_and_stops_cleanly(tmp_path, spark
         stop.set()
         thread.join(120)
     assert counts["orders"]["records"] == 2
-    # A run goes on where the stream ended, with the same checkpoint.
+    # A run goes on where it ended.
     put(settings, "3.csv", _csv([("c", 1, 3, "z")]))
     assert run(settings)["ingest-records"]["records"] == 1
     assert set(now(settings)) == {"a", "b", "c"}

@@ -148,9 +148,7 @@ def test_backups_and_other_tables_put_in_its_place(tmp_path, spark):
 @pytest.mark.parametrize("seed", [1])
 def test_any_history_of_a_table_ends_in_what_the_table_says(tmp_path, spark, seed):
     chance = random.Random(seed)
-    # A commit in two batches, and many in one.
-    options = {"maxFilesPerTrigger": chance.choice([1, 1000])}
-    settings = settings_for(tmp_path, people={**PEOPLE, "options": options})
+    settings = settings_for(tmp_path, people=PEOPLE)
     table = Table(spark, tmp_path / "people")
     table.create("('a', 0), ('b', 0), (NULL, 0)")
     copies: list[Path] = []

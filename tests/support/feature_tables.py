@@ -28,3 +28,15 @@ SHORT_LIVED = FeatureTable(
 )
 MISSPELT = FeatureTable("misspelt", "silver.trips", ("drivers",), (Aggregate("n", "count"),), "ended_at", "reported_at")
 NOT_A_TABLE = "trips"
+ORDERS = FeatureTable(
+    name="orders",
+    source="silver.records_orders",
+    entity=("customer",),
+    event_at="updated_at",
+    known_at="updated_at",
+    every=24 * HOUR,
+    aggregates=(
+        Aggregate("orders_2d", "count", over=48 * HOUR),
+        Aggregate("amount_2d", "sum", "amount", over=48 * HOUR),
+    ),
+)

@@ -29,6 +29,7 @@ TABLES: dict[str, TableSpec] = {
         ("definition", STRING),
         ("sources", _MARKS),
         ("targets", _MARKS),
+        ("position", STRING),
         ("run_id", STRING),
         ("started_at", TIMESTAMP),
         ("counts", pa.map_(STRING, LONG)),

@@ -14,7 +14,13 @@ from pipelines.flow.stage import Context
 from pipelines.settings.records import RecordSettings
 from pipelines.settings.sections import Settings
 
-ORDERS = {"format": "csv", "location": "orders", "key": ["id"], "columns": {"id": "bigint"}}
+ORDERS = {
+    "format": "kafka",
+    "location": "orders",
+    "key": ["id"],
+    "columns": {"id": "bigint"},
+    "options": {"bootstrap.servers": "127.0.0.1:1"},
+}
 
 
 @pytest.mark.parametrize("stage", ["ingest-records", "refine-records"])

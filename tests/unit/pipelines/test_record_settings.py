@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.records.streams import auto_loader_options, uses_auto_loader
+from pipelines.records.streams import auto_loader_options
 from pipelines.settings.load import load_settings
 from pipelines.settings.records import RecordSettings
 from pipelines.settings.sections import Settings
@@ -96,15 +96,12 @@ def test_two_sources_never_have_a_table_in_common():
         load_settings(overrides=[f"records.orders_history={yaml.safe_dump(ORDERS, default_flow_style=True)}"])
 
 
-def test_auto_loader_finds_files_on_databricks_and_a_listing_elsewhere(monkeypatch: pytest.MonkeyPatch):
+def test_auto_loader_finds_files_where_the_settings_say_so_as_a_listing_does():
     source = RecordSettings(**ORDERS)
-    monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
-    assert not uses_auto_loader(source)
-    assert uses_auto_loader(source.model_copy(update={"discovery": "auto_loader"}))
-    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "17.3")
-    assert uses_auto_loader(source)
-    assert not uses_auto_loader(source.model_copy(update={"discovery": "listing"}))
-    assert not uses_auto_loader(RecordSettings(**{**ORDERS, "format": "delta", "location": "./table"}))
+    assert not source.is_stream
+    assert source.model_copy(update={"discovery": "auto_loader"}).is_stream
+    table = {**ORDERS, "format": "delta", "location": "./table", "discovery": "auto_loader"}
+    assert not RecordSettings(**table).is_stream
     assert auto_loader_options(source) == {
         "cloudFiles.format": "binaryFile",
         "cloudFiles.includeExistingFiles": "true",
