@@ -121,8 +121,9 @@ class SegmentedStore(ABC):
     def manifest(self) -> Manifest | None:
         self._import()
         while True:
-            state = self._folder.states().committed
-            lost = self._folder.lost(state) if state else None
+            state, last = self._folder.states().committed, _SERVED.get(self._key)
+            is_loaded = last is not None and last.state == state  # searches go on without the files
+            lost = None if state is None or is_loaded else self._folder.lost(state)
             if lost is None:
                 return _manifest(state)
             if self._folder.states().committed == state:  # else a commit has removed it meanwhile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from pyarrow import parquet
 
 from pipelines.bronze import ingest_records
 from pipelines.conductor.continuous import ingest_until_stopped
@@ -182,6 +184,40 @@ def test_a_batch_that_was_appended_before_a_crash_is_not_appended_again(tmp_path
     assert run(settings)["ingest-records"]["records"] == 1
     assert {"f", "g"} <= now(settings).keys()
     assert not refused(settings)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_a_file_that_goes_while_its_batch_is_read_is_not_taken_for_read(tmp_path, spark, monkeypatch, format):
+    of = {"location": "orders", "key": ["k"], "order_by": ["n"], "columns": {"k": "string", "n": "bigint"}}
+    settings = settings_for(tmp_path, orders={**of, "format": format})
+    folder = settings.path("orders")
+
+    def write(name: str, number: int) -> None:
+        row = {"k": name, "n": number}
+        if format == "parquet":
+            parquet.write_table(pa.Table.from_pylist([row]), folder / name)
+        else:
+            (folder / name).write_text(json.dumps(row) if format == "json" else f"k,n\n{name},{number}\n")
+
+    names = [f"{letter}.{format}" for letter in "abc"]
+    for number, name in enumerate(names):
+        write(name, number)
+    found = ingest_records.paths_now
+
+    def goes_after_the_look(*arguments: Any, **named: Any) -> Any:
+        there = found(*arguments, **named)
+        (folder / names[1]).rename(tmp_path / "away")
+        return there
+
+    with monkeypatch.context() as late:
+        late.setattr(ingest_records, "paths_now", goes_after_the_look)
+        run(settings)
+    assert {row["k"] for row in rows(settings, "bronze.records_orders") if row["k"]} == {names[0], names[2]}
+    (tmp_path / "away").rename(folder / f"other.{format}")
+    run(settings)
+    assert sorted(row["k"] for row in rows(settings, "bronze.records_orders") if row["k"]) == names
+    assert run(settings) == {}
 
 
 @pytest.mark.long
