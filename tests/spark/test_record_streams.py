@@ -187,7 +187,10 @@ def test_a_batch_that_was_appended_before_a_crash_is_not_appended_again(tmp_path
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("format", ["csv", *(pytest.param(of, marks=pytest.mark.longest) for of in ("json", "parquet"))])
+@pytest.mark.parametrize(
+    "format",
+    ["csv", pytest.param("json", marks=pytest.mark.longest), pytest.param("parquet", marks=pytest.mark.longest)],
+)
 def test_a_file_that_goes_while_its_batch_is_read_is_not_taken_for_read(tmp_path, spark, monkeypatch, format):
     of = {"location": "orders", "key": ["k"], "order_by": ["n"], "columns": {"k": "string", "n": "bigint"}}
     settings = settings_for(tmp_path, orders={**of, "format": format})
