@@ -146,6 +146,13 @@ def where_in(rows: Rows, column: str, values: Collection[Any]) -> Rows:
     return rows.where(rows[column].isin(list(values)))
 
 
+def where_not_in(rows: Rows, column: str, values: Collection[Any]) -> Rows:
+    """The rows whose `column`, which is never null, has none of a few values."""
+    if isinstance(rows, pa.Table):
+        return rows.filter(pc.invert(pc.is_in(rows[column], pa.array(list(values), rows.schema.field(column).type))))
+    return rows.where(~rows[column].isin(list(values))) if values else rows
+
+
 def where_null(rows: Rows, column: str) -> Rows:
     """The rows whose `column` is null."""
     return rows.filter(pc.is_null(rows[column])) if isinstance(rows, pa.Table) else rows.where(f"{column} IS NULL")

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.documents.delivery import delivery_of
 from pipelines.documents.landing import document_id
+from pipelines.flow.changed_rows import differences
+from pipelines.flow.rows import Rows, as_frame, selected, to_pylist, where_in, where_not_in, with_values
 from pipelines.flow.stage import Context
 from pipelines.models.embedders import model_named
 from pipelines.quality.dead_letters import open_letters
 from pipelines.silver.chunk_documents import COMPARE, cut
 from pipelines.vector_index.audit import audit, belongs, distance
-from pipelines.vector_index.audit_in_memory import SAME_VECTOR
+from pipelines.vector_index.audit_in_memory import SAME_VECTOR, served_differences, wrong_vectors
 from pipelines.vector_index.owner import is_foreign
 from pipelines.vector_index.state import IndexState, served, states
 from pipelines.vector_index.sync import lacking
 from transformations.index.fingerprint import row_hash
-from transformations.tables.changes import net_changes
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Verification:
 def verify(context: Context) -> Verification:
     """Compare files, documents, chunks, gold.chunk_index and its indexes, each with the one before (see `Difference`).
 
-    Needs Spark.
+    Few rows are compared in this process, many on Spark.
     """
     lake = context.lake
     documents = lake.read_arrow("silver.documents", columns=["document_id", "path", "content_hash"])
@@ -101,66 +106,82 @@ def verify(context: Context) -> Verification:
 
 def _cut(context: Context) -> Iterator[Difference]:
     """Check that silver.chunks has the chunks that the documents give when they are cut again, except refused ones."""
-    from pyspark.sql import functions as F
-
     lake = context.lake
     if lake.head("silver.documents") is None or lake.head("silver.chunks") is None:
         return
     refused = lake.read_arrow("silver.chunks_quarantine", columns=["chunk_id", "replayed_at"])
     ids = refused.filter(pc.is_null(refused["replayed_at"]))["chunk_id"].to_pylist()
-    desired = cut(context, lake.read("silver.documents"))
-    desired = desired.where(~F.col("chunk_id").isin(ids)) if ids else desired
-    changes = net_changes(lake.read("silver.chunks"), desired, key="chunk_id", compare=COMPARE)
+    desired = where_not_in(cut(context, _rows(context, "silver.documents")), "chunk_id", ids)
+    changes = differences(context, _rows(context, "silver.chunks"), desired, key="chunk_id", compare=COMPARE)
     kinds = {"insert": "missing", "update": "stale", "delete": "ghost"}
-    for row in changes.select("chunk_id", "_op").collect():
+    for row in to_pylist(selected(changes, ["chunk_id", "_op"])):
         yield Difference("silver.chunks", kinds[row["_op"]], row["chunk_id"])
+
+
+def _rows(context: Context, table: str) -> Rows:
+    few = context.lake.few_rows(table)
+    return context.lake.read(table) if few is None else few
 
 
 def _served(context: Context, state: IndexState) -> Iterator[Difference]:
     """Check that gold.chunk_index has each chunk unchanged and once, except those with an open dead letter."""
-    from pyspark.sql import functions as F
-
     lake = context.lake
     lake.create("gold.chunk_index")
     refused = [row["chunk_id"] for row in open_letters(lake, stage="embed-chunks", model=state.model)]
-    chunks = lake.read("silver.chunks").withColumn("model", F.lit(state.model))
-    chunks = chunks.where(~F.col("chunk_id").isin(refused)) if refused else chunks
-    rows = lake.read("gold.chunk_index").where(F.col("model") == state.model)
+    chunks = where_not_in(with_values(_rows(context, "silver.chunks"), model=state.model), "chunk_id", refused)
+    rows = where_in(_rows(context, "gold.chunk_index"), "model", [state.model])
+    if isinstance(chunks, pa.Table) and isinstance(rows, pa.Table):
+        found = served_differences(chunks, rows)
+    else:
+        found = _served_on_spark(as_frame(context, chunks), as_frame(context, rows))
+    for kind, chunk_id in found:
+        yield Difference("chunks", kind, chunk_id)
+
+
+def _served_on_spark(chunks: DataFrame, rows: DataFrame) -> list[tuple[str, str]]:
+    """`served_differences` of frames."""
+    from pyspark.sql import functions as F
+
     expected = chunks.select("chunk_id", row_hash().alias("expected"))
-    found_row = F.struct(F.col("row_hash"), row_hash().alias("said"), F.col("text_hash"), F.col("vector"))
-    found = rows.groupBy("chunk_id").agg(F.first(found_row).alias("found"), F.count("*").alias("copies"))
+    hashes = F.struct(F.col("row_hash"), row_hash().alias("computed"))
+    found = rows.groupBy("chunk_id").agg(F.first(hashes).alias("found"), F.count("*").alias("copies"))
     kind = (
         F.when(F.col("found").isNull(), "missing")
         .when(F.col("expected").isNull(), "ghost")
         .when(F.col("copies") > 1, "duplicate")
-        .when(F.col("found.row_hash") != F.col("expected"), "stale")
-        .when(F.col("found.said") != F.col("expected"), "stale")
+        .when(~F.col("found.row_hash").eqNullSafe(F.col("expected")), "stale")
+        .when(F.col("found.computed") != F.col("expected"), "stale")
     )
-    for row in expected.join(found, "chunk_id", "full_outer").select("chunk_id", kind.alias("kind")).collect():
-        if row["kind"] is not None:
-            yield Difference("chunks", row["kind"], row["chunk_id"])
+    both = expected.join(found, "chunk_id", "full_outer").select(kind.alias("kind"), "chunk_id")
+    return [(row["kind"], row["chunk_id"]) for row in both.where("kind IS NOT NULL").collect()]
 
 
 def _vectors(context: Context, state: IndexState) -> Iterator[Difference]:
     """Check that each vector is that of the row's text in the cache; texts that the cache does not have are skipped."""
+    if context.lake.head("gold.embeddings") is None:
+        return
+    rows = where_in(_rows(context, "gold.chunk_index"), "model", [state.model])
+    cached = _rows(context, "gold.embeddings")
+    model = model_named(state.model_name)
+    for column in ("name", "revision", "instruction", "dimension"):
+        cached = where_in(cached, "model" if column == "name" else column, [getattr(model, column)])
+    if isinstance(rows, pa.Table) and isinstance(cached, pa.Table):
+        wrong = wrong_vectors(rows, cached)
+    else:
+        wrong = _wrong_on_spark(as_frame(context, rows), as_frame(context, cached))
+    for chunk_id in wrong:
+        yield Difference("chunks", "wrong_vector", chunk_id, "the cache has another vector for its text")
+
+
+def _wrong_on_spark(rows: DataFrame, cached: DataFrame) -> list[str]:
+    """`wrong_vectors` of frames."""
     from pyspark.sql import functions as F
 
-    lake = context.lake
-    if lake.head("gold.embeddings") is None:
-        return
-    model = model_named(state.model_name)
-    cached = lake.read("gold.embeddings").where(
-        (F.col("model") == model.name)
-        & (F.col("revision") == model.revision)
-        & (F.col("instruction") == model.instruction)
-        & (F.col("dimension") == model.dimension)
-    )
-    rows = lake.read("gold.chunk_index").where(F.col("model") == state.model).select("chunk_id", "text_hash", "vector")
-    pairs = rows.join(cached.select("text_hash", F.col("vector").alias("cached")), "text_hash")
-    # A text that two runs embedded is in the cache twice; the vector must be one of the two.
-    apart = pairs.groupBy("chunk_id").agg(F.min(distance("vector", "cached")).alias("apart"))
-    for row in apart.where(F.col("apart") > SAME_VECTOR).select("chunk_id").collect():
-        yield Difference("chunks", "wrong_vector", row["chunk_id"], "the cache has another vector for its text")
+    cached = cached.select("text_hash", F.col("vector").alias("cached"))
+    pairs = rows.select("chunk_id", "text_hash", "vector").join(cached, "text_hash")
+    apart = F.coalesce(distance("vector", "cached"), F.lit(float("inf")))
+    nearest = pairs.groupBy("chunk_id").agg(F.min(apart).alias("apart"))
+    return [row["chunk_id"] for row in nearest.where(F.col("apart") > SAME_VECTOR).select("chunk_id").collect()]
 
 
 def _index(context: Context, state: IndexState) -> Iterator[Difference]:

@@ -1,4 +1,7 @@
-"""Compares few rows that an index should have with those that it has: audit.py's comparison without Spark."""
+"""Compares few rows that an index, or its table, should have with those that it has: without Spark.
+
+audit.py and verify.py compare many rows, with the same result.
+"""
 
 from __future__ import annotations
 
@@ -67,6 +70,37 @@ def compare_in_memory(wanted: pa.Table, held: Iterable[pa.Table]) -> Comparison 
         right = "?"
     differences = [(kind, chunk_id) for chunk_id, kind in kinds.items() if kind is not None]
     return Comparison(sum(copies.values()), differences, right, len(expected))
+
+
+def served_differences(chunks: pa.Table, rows: pa.Table) -> list[tuple[str, str]]:
+    """(kind, chunk_id) of what differs between chunks, with the column `model`, and the rows of gold.chunk_index that
+    are made of them, each once: missing, ghost, duplicate or stale."""
+    expected = {row["chunk_id"]: row_hash_of(row) for row in chunks.select(ROW_FIELDS).to_pylist()}
+    copies = Counter(rows["chunk_id"].to_pylist())
+    found = [("missing", chunk_id) for chunk_id in expected if chunk_id not in copies]
+    for row in rows.select([*ROW_FIELDS, "row_hash"]).to_pylist():
+        chunk_id = row["chunk_id"]
+        if chunk_id not in expected:
+            found.append(("ghost", chunk_id))
+        elif copies[chunk_id] > 1:
+            found.append(("duplicate", chunk_id))
+        elif not expected[chunk_id] == row["row_hash"] == row_hash_of(row):
+            found.append(("stale", chunk_id))
+    return [*dict.fromkeys(found)]
+
+
+def wrong_vectors(rows: pa.Table, cached: pa.Table) -> list[str]:
+    """The chunk_ids whose vector is none of those that the cache has for their text; a text that the cache does not
+    have is passed over, and one that two runs embedded is there twice."""
+    vectors: dict[str, list[NDArray[np.float32]]] = {}
+    for row in _rows(cached.select(["text_hash", "vector"])):
+        vectors.setdefault(row["text_hash"], []).append(row["vector"])
+    is_right: dict[str, bool] = {}
+    for row in _rows(rows.select(["chunk_id", "text_hash", "vector"])):
+        if row["text_hash"] in vectors:
+            is_same = any(_are_same(row["vector"], vector) for vector in vectors[row["text_hash"]])
+            is_right[row["chunk_id"]] = is_right.get(row["chunk_id"], False) or is_same
+    return [chunk_id for chunk_id, right in is_right.items() if not right]
 
 
 def _kind(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from pipelines.machine.models_wheel import write_models_wheel
 from tests.stores.databricks_double import TOKEN, AiSearchDouble
+from tests.support.clients import CLIENTS, DEVELOPMENT, python_with
 from tests.support.connect import ConnectServer, connect_server
 from tests.support.job_runner import JobRunner, table
+from tests.support.wheel import build
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,14 +35,29 @@ DataFrame.persist = DataFrame.cache = refuse
 """
 
 
+# What a task runs with, and what its session refuses; the first is in CI.
+WAYS = {
+    "development, without a cache": (DEVELOPMENT, NO_CACHE),
+    "development, with one": (DEVELOPMENT, ""),
+    **{f"{client}, without a cache": (client, NO_CACHE) for client in CLIENTS},
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A Python with a Spark client, where it finds the wheels of the job's environment, and what it calls."""
+
+    python: Path
+    path: str
+    workspace: str
+    server: ConnectServer
+
+
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Where Python finds the wheels of the job's environment: this clone, and the installed wheel of models."""
-    folder = tmp_path_factory.mktemp("models")
-    wheel = write_models_wheel(folder)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target"]
-    subprocess.run([*command, str(folder / "site"), str(wheel)], check=True)
-    return os.pathsep.join([str(ROOT), str(folder / "site")])
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What a deployment uploads: lakeloop, and its embedding model."""
+    folder = tmp_path_factory.mktemp("wheels")
+    return [build(folder), write_models_wheel(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -54,29 +70,36 @@ def workspace() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, path: str, workspace: str) -> Iterator[ConnectServer]:
-    """Its Python workers have an empty HOME, and so no models in a cache."""
-    folder = tmp_path_factory.mktemp("server")
+def site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, wheels: list[Path], workspace: str
+) -> Iterator[Site]:
+    """The server's Python workers have an empty HOME, and so no models in a cache."""
+    folder, python = tmp_path_factory.mktemp("server"), python_with(request.param)
     (folder / "home").mkdir()
-    own = {"HOME": str(folder / "home"), "LAKELOOP_CACHE": "", "PYTHONPATH": path}
+    install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", folder / "site"]
+    subprocess.run([*install, *wheels], check=True)
+    path = str(folder / "site")
+    own = {"HOME": str(folder / "home"), "LAKELOOP_CACHE": "", "PYTHONPATH": path, "PYSPARK_PYTHON": str(python)}
     with connect_server(folder, **own, DATABRICKS_HOST=workspace, DATABRICKS_TOKEN=TOKEN) as server:
-        yield server
+        yield Site(python, path, workspace, server)
 
 
 @pytest.mark.parametrize(
-    "prelude", [NO_CACHE, pytest.param("", marks=pytest.mark.longest)], ids=["without a cache", "with one"]
+    ("site", "prelude"),
+    [pytest.param(*WAYS[name], id=name, marks=pytest.mark.longest if of else ()) for of, name in enumerate(WAYS)],
+    indirect=["site"],
 )
-def test_two_deliveries_through_every_task(
-    server: ConnectServer, workspace: str, path: str, tmp_path: Path, prelude: str
-):
+def test_two_deliveries_through_every_task(site: Site, tmp_path: Path, prelude: str):
     runner = JobRunner(
         ROOT,
         "dev",
         tmp_path,
-        session={"SPARK_REMOTE": server.remote, "PYSPARK_PYTHON": sys.executable},
-        environment={"PYTHONPATH": path, "DATABRICKS_HOST": workspace, "DATABRICKS_TOKEN": TOKEN},
+        session={"SPARK_REMOTE": site.server.remote, "PYSPARK_PYTHON": str(site.python)},
+        environment={"PYTHONPATH": site.path, "DATABRICKS_HOST": site.workspace, "DATABRICKS_TOKEN": TOKEN},
+        python=site.python,
         prelude=prelude,
     )
+    server = site.server
     for schema in runner.schemas:
         server.python(f"spark.sql('CREATE SCHEMA `{schema}`')")
     try:

@@ -223,11 +223,13 @@ def _text(chance: random.Random) -> str:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("seed", "near_duplicates"),
-    [(1, "mark"), *(pytest.param(seed, "serve_one", marks=pytest.mark.longest) for seed in (2, 3))],
+    ("seed", "edits", "near_duplicates"),
+    [(1, 2, "mark"), *(pytest.param(seed, 4, "serve_one", marks=pytest.mark.longest) for seed in (2, 3))],
 )
-def test_a_workspace_is_the_same_whichever_way_its_rows_go(tmp_path: Path, spark: Any, seed: int, near_duplicates: str):
-    """A first load, four edits, and everything compared once more, which changes nothing."""
+def test_a_workspace_is_the_same_whichever_way_its_rows_go(
+    tmp_path: Path, spark: Any, seed: int, edits: int, near_duplicates: str
+):
+    """A first load, some edits, and everything compared once more, which changes nothing."""
 
     def run(root: Path, *, plans: bool) -> Settings:
         settings = Settings(
@@ -242,7 +244,7 @@ def test_a_workspace_is_the_same_whichever_way_its_rows_go(tmp_path: Path, spark
         for number in range(6):
             (root / "landing" / f"{number}.md").write_text(_text(chance), encoding="utf-8")
         run_stages(new_context(settings), stages=DOCUMENT_STAGES)
-        for _ in range(4):
+        for _ in range(edits):
             _edit(chance, root / "landing")
             planned = plan(new_context(settings)) if plans else None
             outcome = run_stages(new_context(settings), stages=DOCUMENT_STAGES)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.conductor.run import run_stage
+from pipelines.conductor.run import new_context, run_stage
 from pipelines.conductor.stages import stage_named
 from pipelines.flow.stage import Counts, everything
 from pipelines.monitoring import monitor
+from pipelines.settings.sections import Settings
 
 DAY = datetime(2026, 3, 1, 8, tzinfo=timezone.utc)
 LOG, LABELS = monitor.LOG, monitor.LABELS
@@ -59,9 +62,31 @@ def run(context):
 
 @pytest.fixture
 def logged(lake):
+    _log(lake)
+    return lake
+
+
+def _log(lake) -> None:
     lake.append_arrow("gold.chunk_index", [chunk("x", "A", "Use"), chunk("y", "A", "Other")])
     lake.append_arrow(LABELS, [gold(0), gold(1)])
     lake.append_arrow(LOG, [call(0), call(1), call(2, day=1)])
+
+
+@pytest.fixture(scope="module")
+def monitored_once(tmp_path_factory, spark) -> Path:
+    """A workspace that is logged, and monitored: which takes the longest of all that is done here."""
+    root = tmp_path_factory.mktemp("monitored")
+    (root / "landing").mkdir()
+    context = new_context(Settings(root=root))
+    _log(context.lake)
+    run_stage(STAGE, context, monitor.look(context))
+    return root
+
+
+@pytest.fixture
+def monitored(monitored_once, lake, tmp_path):
+    """A copy of it."""
+    shutil.copytree(monitored_once, tmp_path, dirs_exist_ok=True)
     return lake
 
 
@@ -85,34 +110,31 @@ def test_monitor_fills_the_three_tables_and_is_then_not_due(logged, run):
 
 
 @pytest.mark.long
-def test_monitor_over_everything_again_writes_nothing(logged, run, context):
-    run()
-    versions = {t: logged.head(t) for t in (monitor.PROFILE, monitor.QUALITY, monitor.RETRIEVAL)}
+def test_monitor_over_everything_again_writes_nothing(monitored, context):
+    versions = {t: monitored.head(t) for t in (monitor.PROFILE, monitor.QUALITY, monitor.RETRIEVAL)}
     counts = monitor.work(context, everything(STAGE, context))
     assert (counts["profile_rows"], counts["quality_rows"], counts["retrieval_rows"]) == (0, 0, 0)
-    assert {t: logged.head(t) for t in versions} == versions
+    assert {t: monitored.head(t) for t in versions} == versions
 
 
 @pytest.mark.long
-def test_monitor_computes_only_the_days_that_grew(logged, run):
-    run()
-    before = value(logged, monitor.QUALITY, "latency_ms_mean", day=1)
-    logged.append_arrow(LOG, [call(4, day=1)])
+def test_monitor_computes_only_the_days_that_grew(monitored, run):
+    before = value(monitored, monitor.QUALITY, "latency_ms_mean", day=1)
+    monitored.append_arrow(LOG, [call(4, day=1)])
     assert run()["windows"] == 1
-    assert value(logged, monitor.QUALITY, "latency_ms_mean", day=1) == before
-    assert value(logged, monitor.QUALITY, "latency_ms_mean", day=2) == (103.0, 2)
+    assert value(monitored, monitor.QUALITY, "latency_ms_mean", day=1) == before
+    assert value(monitored, monitor.QUALITY, "latency_ms_mean", day=2) == (103.0, 2)
 
 
 @pytest.mark.long
-def test_monitor_scores_a_day_again_when_its_labels_arrive(logged, run):
-    run()
-    assert value(logged, monitor.RETRIEVAL, "hit_at_1", day=2) is None
-    logged.append_arrow(LABELS, [gold(2, heading="Other")])
+def test_monitor_scores_a_day_again_when_its_labels_arrive(monitored, run):
+    assert value(monitored, monitor.RETRIEVAL, "hit_at_1", day=2) is None
+    monitored.append_arrow(LABELS, [gold(2, heading="Other")])
     counts = run()
     assert counts["windows"] == 1
     assert counts["quality_rows"] == 0
-    assert value(logged, monitor.RETRIEVAL, "hit_at_1", day=2) == (1.0, 1)
-    table_rows = [r for r in logged.read_arrow(monitor.PROFILE).to_pylist() if r["column_name"] == ":table"]
+    assert value(monitored, monitor.RETRIEVAL, "hit_at_1", day=2) == (1.0, 1)
+    table_rows = [r for r in monitored.read_arrow(monitor.PROFILE).to_pylist() if r["column_name"] == ":table"]
     assert [r["label_coverage"] for r in table_rows] == [1.0, 1.0]
     assert run() is None
 
@@ -125,13 +147,14 @@ def test_monitor_scores_chunks_that_the_index_has_dropped_since(logged, run, spa
 
 
 @pytest.mark.long
-def test_monitor_takes_a_row_away_when_what_it_was_about_is_gone(logged, run, context, spark):
-    run()
-    spark.sql(f"UPDATE {logged.identifier(monitor.QUALITY)} SET metric_name = 'old' WHERE metric_name = 'failed_ratio'")
+def test_monitor_takes_a_row_away_when_what_it_was_about_is_gone(monitored, context, spark):
+    spark.sql(
+        f"UPDATE {monitored.identifier(monitor.QUALITY)} SET metric_name = 'old' WHERE metric_name = 'failed_ratio'"
+    )
     counts = monitor.work(context, everything(STAGE, context))
     assert counts["quality_rows"] == 4
-    assert value(logged, monitor.QUALITY, "old", day=1) is None
-    assert value(logged, monitor.QUALITY, "failed_ratio", day=1) == (0.0, 2)
+    assert value(monitored, monitor.QUALITY, "old", day=1) is None
+    assert value(monitored, monitor.QUALITY, "failed_ratio", day=1) == (0.0, 2)
 
 
 @pytest.mark.long

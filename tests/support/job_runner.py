@@ -83,6 +83,7 @@ class JobRunner:
         folder: holds volumes, tasks' folders and homes.
         session: environment variables that give a task its Spark session.
         environment: further variables, for all tasks.
+        python: what runs a task, with a Spark client.
         prelude: Python to be run in the task's process before the entry point, a fault; it may count in `calls`.
     """
 
@@ -91,6 +92,7 @@ class JobRunner:
     folder: Path
     session: Mapping[str, str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    python: Path = Path(sys.executable)
     prelude: str = ""
 
     def __post_init__(self) -> None:
@@ -165,7 +167,7 @@ class JobRunner:
         program += f"sys.argv[1:] = {list(words)!r}\nsys.exit(entry.load()())"
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         done = subprocess.run(
-            [sys.executable, "-c", program],
+            [self.python, "-c", program],
             cwd=empty,
             env={**kept, "HOME": str(home), **self.session, **self.environment},
             capture_output=True,
