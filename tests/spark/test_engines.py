@@ -157,6 +157,7 @@ def test_a_text_finds_and_deletes_the_rows_that_hold_it_and_no_other(lake: Lakeh
     assert lake.read_arrow(table, columns=["text"])["text"].to_pylist() == [None] * texts.count(None)
 
 
+@pytest.mark.long
 def test_files_that_are_put_together_hold_the_same_values_for_both_engines(lake: Lakehouse):
     """Files of both in one table, rows gone by a deletion vector; by no statistics is a row passed over."""
     from pyspark.sql import functions as F

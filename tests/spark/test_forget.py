@@ -101,6 +101,7 @@ def test_a_plan_names_the_limits_that_would_stop_the_run(tmp_path: Path, spark):
     assert "9 of 9 documents are gone" in first
 
 
+@pytest.mark.long
 def test_every_place_that_ever_held_a_document_is_cleared_or_named_in_the_receipt(tmp_path: Path, spark):
     first = settings_for(tmp_path, uri="first-place")
     _texts(first)

@@ -146,6 +146,7 @@ def test_vacuumed_history_and_a_table_made_anew_cost_hashes_and_no_embedding(bui
     assert is_equal(built)
 
 
+@pytest.mark.long
 def test_a_table_rewritten_with_equal_content_is_no_write_to_the_index(built: Settings):
     version = lance_of(built).version
     before = counted()

@@ -16,6 +16,7 @@ from pipelines.flow.stage import Counts, everything
 from pipelines.monitoring import monitor
 from pipelines.settings.sections import Settings
 
+pytestmark = pytest.mark.long
 DAY = datetime(2026, 3, 1, 8, tzinfo=timezone.utc)
 LOG, LABELS = monitor.LOG, monitor.LABELS
 STAGE = stage_named("monitor")
@@ -73,20 +74,19 @@ def _log(lake) -> None:
 
 
 @pytest.fixture(scope="module")
-def monitored_once(tmp_path_factory, spark) -> Path:
-    """A workspace that is logged, and monitored: which takes the longest of all that is done here."""
+def monitored_once(tmp_path_factory, spark) -> tuple[Path, Counts]:
+    """A workspace that is logged, and monitored, with the counts: this takes the longest of all that is done here."""
     root = tmp_path_factory.mktemp("monitored")
     (root / "landing").mkdir()
     context = new_context(Settings(root=root))
     _log(context.lake)
-    run_stage(STAGE, context, monitor.look(context))
-    return root
+    return root, run_stage(STAGE, context, monitor.look(context)).counts
 
 
 @pytest.fixture
 def monitored(monitored_once, lake, tmp_path):
     """A copy of it."""
-    shutil.copytree(monitored_once, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(monitored_once[0], tmp_path, dirs_exist_ok=True)
     return lake
 
 
@@ -97,19 +97,18 @@ def value(lake, table: str, metric: str, *, day: int) -> Any:
     return (found[0]["value"], found[0]["n"]) if found else None
 
 
-def test_monitor_fills_the_three_tables_and_is_then_not_due(logged, run):
-    counts = run()
-    columns = len(logged.spec(LOG).columns) + 1
+def test_monitor_fills_the_three_tables_and_is_then_not_due(monitored_once, monitored, run):
+    _, counts = monitored_once
+    columns = len(monitored.spec(LOG).columns) + 1
     assert counts["windows"] == 2
     assert counts["profile_rows"] == 2 * columns
-    assert value(logged, monitor.QUALITY, "grounded_ratio", day=1) == (0.5, 2)
-    assert value(logged, monitor.RETRIEVAL, "hit_at_5", day=1) == (1.0, 2)
-    assert value(logged, monitor.RETRIEVAL, "mrr", day=1) == (0.5, 2)
-    assert value(logged, monitor.RETRIEVAL, "label_coverage", day=2) == (0.0, 1)
+    assert value(monitored, monitor.QUALITY, "grounded_ratio", day=1) == (0.5, 2)
+    assert value(monitored, monitor.RETRIEVAL, "hit_at_5", day=1) == (1.0, 2)
+    assert value(monitored, monitor.RETRIEVAL, "mrr", day=1) == (0.5, 2)
+    assert value(monitored, monitor.RETRIEVAL, "label_coverage", day=2) == (0.0, 1)
     assert run() is None
 
 
-@pytest.mark.long
 def test_monitor_over_everything_again_writes_nothing(monitored, context):
     versions = {t: monitored.head(t) for t in (monitor.PROFILE, monitor.QUALITY, monitor.RETRIEVAL)}
     counts = monitor.work(context, everything(STAGE, context))
@@ -117,7 +116,6 @@ def test_monitor_over_everything_again_writes_nothing(monitored, context):
     assert {t: monitored.head(t) for t in versions} == versions
 
 
-@pytest.mark.long
 def test_monitor_computes_only_the_days_that_grew(monitored, run):
     before = value(monitored, monitor.QUALITY, "latency_ms_mean", day=1)
     monitored.append_arrow(LOG, [call(4, day=1)])
@@ -126,7 +124,6 @@ def test_monitor_computes_only_the_days_that_grew(monitored, run):
     assert value(monitored, monitor.QUALITY, "latency_ms_mean", day=2) == (103.0, 2)
 
 
-@pytest.mark.long
 def test_monitor_scores_a_day_again_when_its_labels_arrive(monitored, run):
     assert value(monitored, monitor.RETRIEVAL, "hit_at_1", day=2) is None
     monitored.append_arrow(LABELS, [gold(2, heading="Other")])
@@ -139,14 +136,12 @@ def test_monitor_scores_a_day_again_when_its_labels_arrive(monitored, run):
     assert run() is None
 
 
-@pytest.mark.long
 def test_monitor_scores_chunks_that_the_index_has_dropped_since(logged, run, spark):
     spark.sql(f"DELETE FROM {logged.identifier('gold.chunk_index')} WHERE chunk_id = 'x'")
     run()
     assert value(logged, monitor.RETRIEVAL, "mrr", day=1) == (0.5, 2)
 
 
-@pytest.mark.long
 def test_monitor_takes_a_row_away_when_what_it_was_about_is_gone(monitored, context, spark):
     spark.sql(
         f"UPDATE {monitored.identifier(monitor.QUALITY)} SET metric_name = 'old' WHERE metric_name = 'failed_ratio'"
@@ -157,7 +152,6 @@ def test_monitor_takes_a_row_away_when_what_it_was_about_is_gone(monitored, cont
     assert value(monitored, monitor.QUALITY, "failed_ratio", day=1) == (0.0, 2)
 
 
-@pytest.mark.long
 def test_monitor_without_labels_or_an_index_still_profiles(lake, run):
     lake.append_arrow(LOG, [call(0)])
     assert run()["windows"] == 1

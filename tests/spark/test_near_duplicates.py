@@ -27,6 +27,7 @@ def _found(clustered: Any) -> dict[str, str]:
     return found
 
 
+@pytest.mark.long
 def test_clusters_are_those_of_a_search_over_all_pairs_and_short_and_missing_texts_are_told_apart(spark):
     texts = corpus(random.Random(11), families=120) | SHORT
     documents = _frame(spark, texts)

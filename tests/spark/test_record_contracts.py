@@ -101,6 +101,7 @@ def test_every_kind_of_change_in_parquet_under_evolve_and_quarantine(tmp_path, s
     assert run(repaired) == {}
 
 
+@pytest.mark.long
 def test_a_frozen_contract_stops_the_stage_and_nothing_is_written(tmp_path, spark):
     columns = {"order_id": "string", "updated_at": "timestamp", "amount": "int"}
     settings = settings_for(tmp_path, orders={**ORDERS, "columns": columns, "op": None, "evolution": "freeze"})

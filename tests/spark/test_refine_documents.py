@@ -55,6 +55,7 @@ def last_arrival(settings: Settings) -> datetime:
     return pc.max(arrivals["_ingested_at"]).as_py()
 
 
+@pytest.mark.long
 def test_every_past_state_is_in_the_history_and_a_rebuild_gives_the_same(workspace: Settings, spark):
     """Edits, deletes, a come-back, a rename, an edition that is refused, and a late arrival."""
     folder: dict[str, str] = {}

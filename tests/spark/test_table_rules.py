@@ -50,6 +50,7 @@ RULES: dict[str, tuple[TableRule, bool, int, float | None]] = {
 }
 
 
+@pytest.mark.long
 def test_each_rule_of_a_table_measures_what_it_says_and_all_places_agree(spark, tmp_path: Path):
     gx = pytest.importorskip("great_expectations")
     from pipelines.quality.data_docs import broken, open_context
