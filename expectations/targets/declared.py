@@ -53,12 +53,15 @@ def kept(dp: Any, rows: DataFrame, *, rules: Sequence[Rule], table: str) -> Data
     """The rows for the declared `table`; a stream stays a stream.
 
     If the platform has expectations, these are all rows: its decorators drop rows and count them. If not, they are the
-    valid side of our split, and a row that breaks a rule of level fail stops the update, as on the platform.
+    `valid` side of our split.
     """
+    return rows if has_expectations(dp) else valid(rows, rules=rules, table=table)
+
+
+def valid(rows: DataFrame, *, rules: Sequence[Rule], table: str) -> DataFrame:
+    """The rows that no rule refuses; a row that breaks a rule of level fail stops the update."""
     from pyspark.sql import functions as F
 
-    if has_expectations(dp):
-        return rows
     keeps = all_hold([rule for rule in rules if rule.level == "quarantine"])
     for rule in rules:
         if rule.level == "fail":
