@@ -73,4 +73,6 @@ def valid(rows: DataFrame, *, rules: Sequence[Rule], table: str) -> DataFrame:
 def refused(rows: DataFrame, *, rules: Sequence[Rule]) -> DataFrame:
     """The rows that a platform's `expect_all_or_drop` drops, with `failed_rules`: the platform does not store them."""
     keeps = all_hold([rule for rule in rules if rule.level == "quarantine"])
-    return rows.where(~keeps).withColumn("failed_rules", failed_rules(rules))
+    # Not by withColumn: for that, a Connect server resolves `rows` at once, by a table that an earlier run made, and no
+    # longer knows that this dataset waits for another one.
+    return rows.where(~keeps).select("*", failed_rules(rules).alias("failed_rules"))

@@ -71,10 +71,12 @@ def _of_table(table: str, names: list[str]) -> list[str]:
     return [name for name in TABLES[table].columns if name in names]
 
 
-@F.udf(returnType=ArrayType(_CHUNK))
 def _cut(document: Any) -> list[dict[str, Any]]:
     batch = pa.RecordBatch.from_pylist([document.asDict()], schema=_CUT_FROM)
     return [chunk for made in _CHUNKS_OF(iter([batch])) for chunk in made.to_pylist()]
+
+
+_CHUNKS = F.udf(lambda document: _cut(document), ArrayType(_CHUNK))  # Spark warns of type hints that it does not know
 
 
 @dp.table(name=PARSED, comment="One arrival of one file, parsed; `reason` where it could not be")
@@ -96,10 +98,10 @@ def documents_refused() -> DataFrame:
 @dp.table(name=CUT, comment="The chunks of valid arrivals, with the names of the rules that each breaks")
 def chunks_cut() -> DataFrame:
     rows = spark.readStream.table(VALID)
-    rows = rows.select("_ingested_at", "content_hash", F.explode(_cut(F.struct(*_CUT_FROM.names))).alias("_chunk"))
+    rows = rows.select("_ingested_at", "content_hash", F.explode(_CHUNKS(F.struct(*_CUT_FROM.names))).alias("_chunk"))
     columns = [f"CAST(_chunk.`{c.name}` AS {c.dataType.simpleString()}) AS `{c.name}`" for c in _CHUNK.fields]
     rows = rows.selectExpr("_ingested_at", "content_hash", *columns)
-    return rows.withColumn("failed_rules", failed_rules(_CHUNK_RULES))
+    return rows.select("*", failed_rules(_CHUNK_RULES).alias("failed_rules"))
 
 
 @dp.materialized_view(name="documents", comment="The documents as they are now, as in silver.documents")

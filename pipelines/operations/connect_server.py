@@ -25,7 +25,7 @@ from pipelines.settings.sections import Settings
 from transformations.errors import LakeloopError
 
 _END_SECONDS = 30
-_TOKEN = "SPARK_CONNECT_AUTHENTICATE_TOKEN"
+_TOKEN = "SPARK_CONNECT_AUTHENTICATE_TOKEN"  # noqa: S105 - the name of the variable
 _SERVING = {
     "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
     "spark.connect.grpc.binding.address": "127.0.0.1",
@@ -100,7 +100,7 @@ def _started(process: subprocess.Popen[bytes], wanted: _Wanted) -> int:
         pickle.dump(wanted, process.stdin)
         process.stdin.flush()
     try:
-        reply = pickle.load(process.stdout)
+        reply = pickle.load(process.stdout)  # noqa: S301 - from the process that was started here
     except EOFError:
         raise LakeloopError(
             f"the Spark Connect server ended before it could be called (exit code {process.wait(_END_SECONDS)}). "
@@ -142,7 +142,7 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 def main() -> None:
     """Serve what standard input says until it ends, and reply with the port, or with what went wrong."""
-    wanted: _Wanted = pickle.load(sys.stdin.buffer)
+    wanted: _Wanted = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     with wanted.lock.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:

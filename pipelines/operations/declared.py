@@ -115,11 +115,12 @@ def update_declared(
     with only_writer(settings):
         folder = _folder(settings)
         before, made, now = _rows(context), _Made.noted(folder / "made.json"), _now(context)
-        anew = _anew(folder, before, [*asked, *made.anew], made.definitions, now.definitions)
+        anew = _anew(settings, before, [*asked, *made.anew], made.definitions, now.definitions)
         if not asked and made == now and not anew and set(known) <= set(before):
             return Update(before, dict.fromkeys(before, 0), False, time.monotonic() - start)
         _Made(now.definitions, made.read, anew).note(folder / "made.json")
-        _run(context, folder, file=file, overrides=overrides, there=before, full_refresh=anew)
+        rest = [name for name in known if name not in anew]
+        _run(context, folder, file=file, overrides=overrides, there=before, datasets=(anew, rest))
         now.note(folder / "made.json")
         after = _rows(context)
     added = {name: rows - before.get(name, 0) for name, rows in after.items()}
@@ -137,7 +138,7 @@ def check_declared(settings: Settings, *, file: Path | None, overrides: Sequence
     context = new_context(settings)
     with only_writer(settings):
         _now(context)
-        _run(context, _folder(settings), file=file, overrides=overrides, there=_rows(context), full_refresh=None)
+        _run(context, _folder(settings), file=file, overrides=overrides, there=_rows(context), datasets=None)
     return time.monotonic() - start
 
 
@@ -188,7 +189,7 @@ def _now(context: Context) -> _Made:
 
 
 def _anew(
-    folder: Path, there: Mapping[str, int], asked: Sequence[str], was: Mapping[str, str], now: Mapping[str, str]
+    settings: Settings, there: Mapping[str, int], asked: Sequence[str], was: Mapping[str, str], now: Mapping[str, str]
 ) -> list[str]:
     """The datasets to compute anew: those that are asked for, those that other settings made, and those of which the
     table or the checkpoint is gone; each with its readers.
@@ -198,9 +199,9 @@ def _anew(
         wanted.add("documents_parsed")
     if was and was["chunks"] != now["chunks"]:
         wanted.add("chunks_cut")
+    checkpoints = _folder(settings) / "_checkpoints" / "spark_catalog" / f"{settings.schema_prefix}{SCHEMA}"
     for name in _READERS:
-        has_checkpoint = (folder / "_checkpoints" / name).is_dir()
-        if has_checkpoint != (name in there):
+        if (checkpoints / name).is_dir() != (name in there):
             wanted.add(name)
     return sorted({reader for name in wanted for reader in _READERS.get(name, (name,))})
 
@@ -212,9 +213,9 @@ def _run(
     file: Path,
     overrides: Sequence[str],
     there: Collection[str],
-    full_refresh: Sequence[str] | None,
+    datasets: tuple[Sequence[str], Sequence[str]] | None,
 ) -> None:
-    """Run the pipeline; with None for `full_refresh`, only check it."""
+    """Run the pipeline for the datasets to compute anew, and the others; None: only check it."""
     settings, lake = context.settings, context.lake
     assert isinstance(lake, FolderLakehouse)
     spec = specification(settings, folder, file=file, overrides=overrides)
@@ -226,8 +227,8 @@ def _run(
         statements=catalog_of(lake, [*tables, *(f"{SCHEMA}.{name}" for name in there)]),
         lock=folder / ".server.lock",
     )
-    with context.progress.step(f"pipelines {'dry-run' if full_refresh is None else 'run'}") as step, server:
-        run_pipeline(spec, step, full_refresh=full_refresh)
+    with context.progress.step(f"pipelines {'run' if datasets else 'dry-run'}") as step, server:
+        run_pipeline(spec, step, datasets=datasets)
 
 
 def _rows(context: Context) -> dict[str, int]:

@@ -63,11 +63,11 @@ def catalog_of(lake: FolderLakehouse, tables: Sequence[str]) -> list[str]:
     return statements
 
 
-def run_pipeline(spec: Path, step: Step, *, full_refresh: Sequence[str] | None) -> None:
+def run_pipeline(spec: Path, step: Step, *, datasets: tuple[Sequence[str], Sequence[str]] | None) -> None:
     """Have `spark-pipelines` run the pipeline in this process, by the server that SPARK_REMOTE names.
 
     Args:
-        full_refresh: the datasets to compute anew; None: a dry run.
+        datasets: those to compute anew, and the others; None: a dry run.
 
     Raises:
         ExpectationFailedError: a row breaks a rule of level fail.
@@ -80,9 +80,11 @@ def run_pipeline(spec: Path, step: Step, *, full_refresh: Sequence[str] | None) 
 
     connected(os.environ["SPARK_REMOTE"], {})
     events = _Events(step)
+    anew, others = datasets or ([], [])
     try:
         with redirect_stdout(events):
-            spark_pipelines.run(spec, full_refresh or [], False, [], full_refresh is None)
+            # Where some are to be computed anew, it leaves out every other one that is not named.
+            spark_pipelines.run(spec, anew, False, others if anew else [], datasets is None)
     except PySparkException as error:
         raise _failure(error, events.failed) from None
 
