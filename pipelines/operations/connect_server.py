@@ -17,12 +17,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines.flow.workers import command, import_path
 from pipelines.lakehouse.session import start_session
 from pipelines.settings.sections import Settings
-from transformations.errors import LakeloopError
+from transformations.errors import LakeloopError, MissingDependencyError
 
 _END_SECONDS = 30
 _TOKEN = "SPARK_CONNECT_AUTHENTICATE_TOKEN"  # noqa: S105 - the name of the variable
@@ -66,9 +67,11 @@ def connect_server(
         lock: a file of the workspace; a server that a killed process left behind is waited for by it.
 
     Raises:
-        ConfigurationError: Java or Delta's jars are missing.
+        ConfigurationError: Java, Delta's jars or a library of Spark Connect are missing.
         LakeloopError: the server ended before it could be called.
     """
+    if missing := [name for name in ("grpc_status", "zstandard") if find_spec(name) is None]:
+        raise MissingDependencyError.for_extra(missing[0], "spark")
     token = secrets.token_hex(32)
     environment = {name: value for name, value in os.environ.items() if name != "SPARK_REMOTE"}
     process = subprocess.Popen(
@@ -82,7 +85,7 @@ def connect_server(
         port = _started(process, _Wanted(settings, master, conf, statements, lock))
         # The client sends a token to "localhost" alone without TLS; a proxy is not asked for this machine.
         calls = {"SPARK_REMOTE": f"sc://localhost:{port}", _TOKEN: token, "no_grpc_proxy": "localhost"}
-        with _variables(calls):
+        with _variables({**calls, "SPARK_CONNECT_MODE_ENABLED": "1"}):
             yield
     finally:
         _end(process)

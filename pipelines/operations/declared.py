@@ -11,11 +11,12 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.conductor.run import new_context
 from pipelines.flow.lock import only_writer
 from pipelines.flow.stage import Context
+from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.folders import FolderLakehouse
 from pipelines.operations.connect_server import connect_server
 from pipelines.operations.spark_pipelines import NO_RETRIES, SCHEMA, catalog_of, run_pipeline, specification
@@ -23,6 +24,9 @@ from pipelines.settings.pipeline import declarable
 from pipelines.settings.sections import Settings
 from pipelines.silver import chunk_documents, refine_documents, refine_records
 from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO, EXIT_SET_ASIDE, ConfigurationError
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 # Datasets that only grow, each with those that read it as a stream: they are computed anew together.
 _READERS = {
@@ -123,6 +127,7 @@ def update_declared(
         _run(context, folder, file=file, overrides=overrides, there=before, datasets=(anew, rest))
         now.note(folder / "made.json")
         after = _rows(context)
+        _clean(context, after)
     added = {name: rows - before.get(name, 0) for name, rows in after.items()}
     return Update(after, added, True, time.monotonic() - start)
 
@@ -233,8 +238,17 @@ def _run(
 
 def _rows(context: Context) -> dict[str, int]:
     """The datasets that are there: name → rows."""
-    from deltalake import DeltaTable
+    names = [t.removeprefix(f"{SCHEMA}.") for t in context.lake.existing() if t.startswith(f"{SCHEMA}.")]
+    return {name: table.count() for name in names if (table := _table(context, name)) is not None}
 
-    lake = context.lake
-    tables = [table for table in lake.existing() if table.startswith(f"{SCHEMA}.")]
-    return {table.removeprefix(f"{SCHEMA}."): DeltaTable(str(lake.folder(table))).count() for table in tables}
+
+def _clean(context: Context, names: Collection[str]) -> None:
+    """Remove files that only older versions have: a view is written whole at each run."""
+    for name in names:
+        if (table := _table(context, name)) is not None:
+            delta_folder.vacuum(table, hours=24 * context.settings.maintenance.keep_days)
+
+
+def _table(context: Context, name: str) -> DeltaTable | None:
+    folder = context.lake.folder(f"{SCHEMA}.{name}")
+    return None if folder is None else delta_folder.open_folder(folder)
