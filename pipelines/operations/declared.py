@@ -60,7 +60,7 @@ class Update:
 
 
 @dataclass
-class _Made:
+class Made:
     """What the datasets were made of.
 
     Attributes:
@@ -74,7 +74,7 @@ class _Made:
     anew: list[str] = field(default_factory=list)
 
     @classmethod
-    def noted(cls, file: Path) -> _Made:
+    def noted(cls, file: Path) -> Made:
         try:
             return cls(**json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -118,11 +118,11 @@ def update_declared(
     context = new_context(settings)
     with only_writer(settings):
         folder = _folder(settings)
-        before, made, now = _rows(context), _Made.noted(folder / "made.json"), _now(context)
-        anew = _anew(settings, before, [*asked, *made.anew], made.definitions, now.definitions)
+        before, made, now = _rows(context), Made.noted(folder / "made.json"), _now(context)
+        anew = _anew(settings, before, asked=asked, made=made, now=now)
         if not asked and made == now and not anew and set(known) <= set(before):
             return Update(before, dict.fromkeys(before, 0), False, time.monotonic() - start)
-        _Made(now.definitions, made.read, anew).note(folder / "made.json")
+        Made(now.definitions, made.read, anew).note(folder / "made.json")
         rest = [name for name in known if name not in anew]
         _run(context, folder, file=file, overrides=overrides, there=before, datasets=(anew, rest))
         now.note(folder / "made.json")
@@ -181,7 +181,7 @@ def _folder(settings: Settings) -> Path:
     return folder
 
 
-def _now(context: Context) -> _Made:
+def _now(context: Context) -> Made:
     """What datasets would be made of now. Tables of arrivals that do not exist yet are made, empty."""
     documents = f"{refine_documents.STAGE.definition(context)} {context.settings.parse.model_dump_json()}"
     definitions = {"documents": documents, "chunks": chunk_documents.STAGE.definition(context)}
@@ -190,24 +190,24 @@ def _now(context: Context) -> _Made:
         (source,) = refine_records.STAGE.sources_of(each)
         definitions[source] = refine_records.STAGE.definition(each)
         heads[source] = context.lake.ensure(source)
-    return _Made(definitions, {table: [head.table_id, head.version] for table, head in heads.items()})
+    return Made(definitions, {table: [head.table_id, head.version] for table, head in heads.items()})
 
 
-def _anew(
-    settings: Settings, there: Mapping[str, int], asked: Sequence[str], was: Mapping[str, str], now: Mapping[str, str]
-) -> list[str]:
-    """The datasets to compute anew: those that are asked for, those that other settings made, and those of which the
-    table or the checkpoint is gone; each with its readers.
+def _anew(settings: Settings, there: Collection[str], *, asked: Sequence[str], made: Made, now: Made) -> list[str]:
+    """The datasets to compute anew, each with its readers: those that are asked for or were not finished, those that
+    other settings or another table of arrivals made, and those of which the table or the checkpoint is gone.
     """
-    wanted = set(asked)
-    if was and was["documents"] != now["documents"]:
+    wanted = {*asked, *made.anew}
+    if made.definitions.get("documents", now.definitions["documents"]) != now.definitions["documents"]:
         wanted.add("documents_parsed")
-    if was and was["chunks"] != now["chunks"]:
+    if made.definitions.get("chunks", now.definitions["chunks"]) != now.definitions["chunks"]:
         wanted.add("chunks_cut")
+    table_id, version = now.read["bronze.documents"]
+    was_id, was_version = made.read.get("bronze.documents", (table_id, version))
+    if was_id != table_id or was_version > version:
+        wanted.add("documents_parsed")
     checkpoints = _folder(settings) / "_checkpoints" / "spark_catalog" / f"{settings.schema_prefix}{SCHEMA}"
-    for name in _READERS:
-        if (checkpoints / name).is_dir() != (name in there):
-            wanted.add(name)
+    wanted |= {name for name in _READERS if (checkpoints / name).is_dir() != (name in there)}
     return sorted({reader for name in wanted for reader in _READERS.get(name, (name,))})
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from pipelines.cli.main import main
 from pipelines.flow.lock import only_writer
-from pipelines.operations.declared import Update
+from pipelines.operations.declared import Made, Update, _anew
 from pipelines.settings.load import load_settings
 from pipelines.settings.pipeline import arrivals_of, pipeline_configuration, pipeline_settings
 
@@ -89,3 +89,37 @@ def test_exit_codes(set_aside, is_new, code, detailed):
     update = Update(rows, {"documents": 1, "documents_quarantine": 0}, is_new, 1.0)
     assert (update.exit_code(), update.exit_code(detailed=True)) == (code, detailed)
     assert update.to_json()["datasets"]["documents"] == {"rows": 2, "added": 1}
+
+
+GROWING = ["documents_parsed", "documents_valid", "documents_refused", "chunks_cut"]
+NOW = Made({"documents": "1", "chunks": "1"}, {"bronze.documents": ["id", 5]})
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "gone", "anew"),
+    [
+        (NOW, [], "", []),
+        (Made(NOW.definitions, {"bronze.documents": ["id", 4]}), [], "", []),
+        (Made(), [], "", []),
+        (Made({"documents": "0", "chunks": "1"}, NOW.read), [], "", GROWING),
+        (Made({"documents": "1", "chunks": "0"}, NOW.read), [], "", ["chunks_cut"]),
+        (Made(NOW.definitions, {"bronze.documents": ["another", 4]}), [], "", GROWING),
+        (Made(NOW.definitions, {"bronze.documents": ["id", 6]}), [], "", GROWING),
+        (Made(NOW.definitions, NOW.read, anew=["documents_refused"]), [], "", ["documents_refused"]),
+        (NOW, ["documents_valid", "records_orders"], "", ["documents_valid", "chunks_cut", "records_orders"]),
+        (NOW, [], "documents_valid", ["documents_valid", "chunks_cut"]),
+    ],
+)
+def test_what_is_computed_anew_and_with_it_what_reads_it(made, asked, gone, anew, workspace):
+    for name in GROWING:
+        (workspace / "checkpoints/declared/_checkpoints/spark_catalog/a_declared" / name).mkdir(parents=True)
+    there = [name for name in GROWING if name != gone]
+    settings = load_settings(workspace / "lakeloop.yml")
+    assert _anew(settings, there, asked=asked, made=made, now=NOW) == sorted(anew)
+
+
+def test_what_datasets_were_made_of_is_read_as_it_was_noted(tmp_path):
+    NOW.note(tmp_path / "made.json")
+    assert Made.noted(tmp_path / "made.json") == NOW
+    (tmp_path / "made.json").write_text("{torn")
+    assert Made.noted(tmp_path / "made.json") == Made()
