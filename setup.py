@@ -9,7 +9,8 @@ PACKAGES = ("lakeloop", "transformations", "expectations", "pipelines")
 # The core runs where Spark is already present (Databricks, a cluster). Each extra is one role of a machine;
 # `local` is all of them: what a laptop needs.
 EXTRAS = {
-    "spark": ["pyspark==4.2.0", "pandas>=2.2,<3"],
+    # The last two are for Spark Connect, by which `lakeloop pipelines` and sc://… run.
+    "spark": ["pyspark==4.2.0", "pandas>=2.2,<3", "grpcio-status>=1.67", "zstandard>=0.22"],
     "documents": [
         "docutils>=0.21",
         "markdown-it-py>=3.0",

@@ -31,6 +31,7 @@ from pipelines.cli.options import (
     settings_of,
     watch_commands,
 )
+from pipelines.cli.pipelines import add_pipeline_commands
 from pipelines.cli.quality import add_quality_commands
 from pipelines.cli.records import add_record_commands
 from pipelines.cli.trace import add_trace_commands
@@ -245,6 +246,7 @@ for _command, _text in _STAGE_HELP.items():
 add_index_commands(app)
 add_record_commands(app)
 add_quality_commands(app)
+add_pipeline_commands(app)
 add_trace_commands(app)
 
 

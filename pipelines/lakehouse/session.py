@@ -115,7 +115,7 @@ def get_spark(settings: Settings) -> SparkSession:
     wanted = settings.spark.conf.get("spark.master", settings.spark.master)
     remote = os.environ.get("SPARK_REMOTE") or (wanted if wanted.startswith("sc://") else "")
     if not remote:
-        return _start(settings, wanted)
+        return start_session(settings, wanted)
     _warn_of_other_master("SPARK_REMOTE", remote, instead_of=wanted)
     from pipelines.lakehouse.remote import connected
 
@@ -222,7 +222,12 @@ def write_as_delta_rs_reads(spark: SparkSession, *, needed: bool) -> SparkSessio
     return spark
 
 
-def _start(settings: Settings, master: str) -> SparkSession:
+def start_session(settings: Settings, master: str, *, added: Mapping[str, str] | None = None) -> SparkSession:
+    """A new session for `master`, with the `configuration` of the settings and what is `added` to it.
+
+    Raises:
+        ConfigurationError: Java or Delta's jars are missing.
+    """
     from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
@@ -237,7 +242,7 @@ def _start(settings: Settings, master: str) -> SparkSession:
     output.parent.mkdir(parents=True, exist_ok=True)
     log4j = output.with_name("log4j2.properties")
     log4j.write_text(LOG4J, encoding="utf-8")
-    chosen = configuration(settings, master, log4j=log4j)
+    chosen = {**configuration(settings, master, log4j=log4j), **(added or {})}
     conf = SparkConf(loadDefaults=False)
     for key, value in chosen.items():
         conf.set(key, value)

@@ -48,7 +48,7 @@ def merge(table: str, changes: DataFrame, *, spec: TableSpec, within: str) -> No
 def delete(spark: SparkSession, table: str, where: Mapping[str, Sequence[str]]) -> None:
     """Delete the rows in which each column has one of its texts."""
     # Not by parameters: Delta leaves those of a DELETE unbound.
-    parts = [f"{quoted(column)} IN ({', '.join(map(_text, values))})" for column, values in where.items()]
+    parts = [f"{quoted(column)} IN ({', '.join(map(text, values))})" for column, values in where.items()]
     spark.sql(f"DELETE FROM {table} WHERE {' AND '.join(parts)}")
 
 
@@ -60,10 +60,10 @@ def is_conflict(error: Exception) -> bool:
 
 def pairs(properties: Mapping[str, str]) -> str:
     """Properties as a list in SQL."""
-    return ", ".join(f"{_text(key)} = {_text(value)}" for key, value in properties.items())
+    return ", ".join(f"{text(key)} = {text(value)}" for key, value in properties.items())
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
     """A quoted text of Spark SQL. Spark would replace ${NAME} by a setting before it reads the statement."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'").replace("$", "\\u0024") + "'"
 

@@ -173,12 +173,17 @@ def evolved(lake: Lakehouse, source: RecordSource) -> RecordSource:
     too; otherwise the columns are only those that lakeloop.yml names.
     """
     lake.create(source.bronze)
+    return declare(lake, evolved_by(source, lake.read(source.bronze)))
+
+
+def evolved_by(source: RecordSource, arrivals: DataFrame) -> RecordSource:
+    """The source with its contract extended by the columns of its bronze table, as `evolved` says."""
     passed_over = {name for name, _ in ARRIVAL}
-    has = {c: type_name for c, type_name in spark_columns(lake.read(source.bronze)).items() if c not in passed_over}
+    has = {c: type_name for c, type_name in spark_columns(arrivals).items() if c not in passed_over}
     if source.contract.evolution != "evolve":
         declared = {name.lower() for name in source.contract.columns}
         has = {c: type_name for c, type_name in has.items() if c.lower() in declared}
-    return declare(lake, replace(source, contract=source.contract.widened(has)))
+    return replace(source, contract=source.contract.widened(has))
 
 
 def spark_columns(rows: DataFrame) -> dict[str, str]:

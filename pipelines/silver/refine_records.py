@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.flow.changed_rows import apply_changes
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 COMMAND = "refine-records"
 _PLACE = frozenset(name for name, _ in ARRIVAL)
+# The columns of bronze that say which of two arrivals is the later one.
+ORDER = ("_ingested_at", "_source_version", "_offset")
 
 
 def look(context: Context) -> Work | None:
@@ -58,18 +61,14 @@ def work(context: Context, due: Work) -> Counts:
     if not is_rebuilt:
         for table in (source.silver, source.history):
             follow(lake, table)
-    columns = source.contract.columns
     with context.progress.step(COMMAND):
         arrivals = _arrivals(context, source, versions)
-        is_text = source.settings.format in ("csv", "json", "kafka")
-        readings, earlier = source.settings.readings, _earlier(context, source, arrivals)
-        rows = recovered(arrivals, columns=columns, readings=readings, is_text=is_text, earlier=earlier)
-        rows, gone = _without_ended(_identified(rows, source), source)
+        rows, gone = records_of(source, arrivals, earlier=_earlier(context, source, arrivals))
         judged = _split(source).judge(context, rows, rules=source.contract.rules, versions=versions)
         ids = judged.valid.select("_record_id").union(judged.refused.select("_record_id")).union(gone)
         ids = ids.withColumnRenamed("_record_id", "record_id")
         _set_aside(context, source, judged.refused, scope=ids, count=judged.refused_rows, versions=versions)
-        changes = _changes(source, judged.valid)
+        changes = changes_of(source, judged.valid)
         if is_rebuilt:
             counts = _rebuild(context, source, changes)
             return {**counts, "set_aside": judged.refused_rows}
@@ -100,6 +99,25 @@ def _arrivals(context: Context, source: RecordSource, versions: Versions) -> Dat
         return lake.read(source.bronze, version=versions.until)
     feed = lake.read_changes(source.bronze, after=versions.since, until=versions.until)
     return feed.where("_change_type = 'insert'").drop("_change_type", "_commit_version", "_commit_timestamp")
+
+
+def records_of(
+    source: RecordSource, arrivals: DataFrame, *, earlier: Mapping[str, Sequence[str]] | None = None
+) -> tuple[DataFrame, DataFrame]:
+    """Arrivals read under the contract, with `_record_id`, before any rule has judged them; see `_without_ended`.
+
+    Args:
+        earlier: for a column that was renamed, the columns of bronze that hold its values under earlier names.
+    """
+    is_text = source.settings.format in ("csv", "json", "kafka")
+    rows = recovered(
+        arrivals,
+        columns=source.contract.columns,
+        readings=source.settings.readings,
+        is_text=is_text,
+        earlier=earlier,
+    )
+    return _without_ended(_identified(rows, source), source)
 
 
 def _identified(rows: DataFrame, source: RecordSource) -> DataFrame:
@@ -141,7 +159,12 @@ def _without_ended(rows: DataFrame, source: RecordSource) -> tuple[DataFrame, Da
 def _set_aside(
     context: Context, source: RecordSource, refused: DataFrame, *, scope: DataFrame, count: int, versions: Versions
 ) -> None:
-    """Write the refused rows to the quarantine, of each `_record_id` the last one."""
+    rows = last_refused(source, refused)
+    _split(source).set_aside(context, rows, count=count, scope=scope, versions=versions)
+
+
+def last_refused(source: RecordSource, refused: DataFrame) -> DataFrame:
+    """The rows of the quarantine for refused records, of each `_record_id` the last one."""
     from pyspark.sql import functions as F
 
     rescued = "_rescued"
@@ -153,7 +176,7 @@ def _set_aside(
         F.concat(F.lit("missing: "), F.get_json_object(rescued, "$.missing")),
     )
     recorded = [*source.contract.columns, "_op", "_rescued"]
-    place = [c for c in context.lake.spec(source.quarantine).columns if c in _PLACE]
+    place = [c for c in source.specs()[source.quarantine].columns if c in _PLACE]
     rows = refused.select(
         F.col("_record_id").alias("record_id"),
         F.to_json(F.struct(*recorded), {"timestampFormat": INSTANT_AS_JSON}).alias("record"),
@@ -163,12 +186,11 @@ def _set_aside(
         said_hash(refused, [*recorded, "failed_rules"]).alias("content_hash"),
         *place,
     )
-    rank = F.struct("_ingested_at", "_source_version", "_offset", "content_hash")
-    last = rows.groupBy("record_id").agg(F.max_by(F.struct(*rows.columns), rank).alias("_row")).select("_row.*")
-    _split(source).set_aside(context, last, count=count, scope=scope, versions=versions)
+    rank = F.struct(*ORDER, "content_hash")
+    return rows.groupBy("record_id").agg(F.max_by(F.struct(*rows.columns), rank).alias("_row")).select("_row.*")
 
 
-def _changes(source: RecordSource, valid: DataFrame) -> DataFrame:
+def changes_of(source: RecordSource, valid: DataFrame) -> DataFrame:
     """Valid rows as changes for the history: the columns of the history except the intervals, and `_op`."""
     from pyspark.sql import functions as F
 
@@ -192,11 +214,11 @@ def _history_changes(context: Context, source: RecordSource, changes: DataFrame,
         before = of_keys(lake.read(source.history), changes, key=key)
         found = history_changes(before, changes, key=key, order_by=order_by, compare=compare, then_by=then_by)
     found = found.select(*lake.spec(source.history).columns, "_op")
-    found = found.where((F.col("_op") != "insert") | _is_needed(source))
+    found = found.where((F.col("_op") != "insert") | is_needed(source))
     return found.withColumn("_run_id", F.lit(context.run_id))
 
 
-def _is_needed(source: RecordSource) -> Column:
+def is_needed(source: RecordSource) -> Column:
     """True for a row of the history that the table must keep.
 
     Without `order_by`, records are ordered by their arrival, and none can arrive late. Then the mark of a record that
@@ -261,16 +283,16 @@ def _rebuild(context: Context, source: RecordSource, changes: DataFrame) -> dict
         source.name,
     )
     rows = history(changes, key=key, order_by=source.order_by, compare=source.compared, then_by=source.then_by)
-    rows = rows.where(_is_needed(source)).withColumn("_run_id", F.lit(context.run_id))
+    rows = rows.where(is_needed(source)).withColumn("_run_id", F.lit(context.run_id))
     rows = context.frames.hold(rows, is_repeatable=True)
     lake.create(source.history)
     write_anew(lake, source.history, rows.select(*lake.spec(source.history).columns))
-    now = _last(rows, key=key).select(*lake.spec(source.silver).columns)
+    now = last_of(rows, key=key).select(*lake.spec(source.silver).columns)
     write_anew(lake, source.silver, now)
     return {"insert": now.count(), "update": 0, "delete": 0, "intervals": rows.count()}
 
 
-def _last(rows: DataFrame, *, key: list[str]) -> DataFrame:
+def last_of(rows: DataFrame, *, key: list[str]) -> DataFrame:
     """The last row of each key in a history, without keys whose last row is a delete."""
     from pyspark.sql import functions as F
 
@@ -290,7 +312,7 @@ def _bring_now(context: Context, source: RecordSource, changes: DataFrame, *, ve
     else:
         was = of_keys(lake.read(source.silver), changes, key=key)
         now = of_keys(lake.read(source.history), changes, key=key)
-    desired = _last(now, key=key).select(*columns)
+    desired = last_of(now, key=key).select(*columns)
     same = [c for c in source.contract.columns if c not in key]
     return apply_changes(context, source.silver, net_changes(was, desired, key=key, compare=same or key))
 

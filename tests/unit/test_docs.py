@@ -25,7 +25,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ("lakeloop", "transformations", "expectations", "pipelines")
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
-OPTIONS = {name: {o for p in command.params for o in (*p.opts, "--help")} for name, command in COMMANDS.items()}
+# The commands of a group, such as `pipelines run`; none for a command by itself.
+PARTS = {name: getattr(command, "commands", {}) for name, command in COMMANDS.items()}
+OPTIONS = {
+    name: {o for one in (command, *PARTS[name].values()) for p in one.params for o in (*p.opts, "--help")}
+    for name, command in COMMANDS.items()
+}
 # The rows of docs/tables.md: table → its grain, its key and who writes it.
 ROWS_OF_TABLES = {
     name: (grain, key, writers.strip())
@@ -94,6 +99,8 @@ def _unknown_calls(code: str) -> Iterator[str]:
         if command not in COMMANDS:
             yield f"lakeloop {command}"
             continue
+        if PARTS[command] and (part := re.match(r" ([a-z-]+)", rest)) and part[1] not in PARTS[command]:
+            yield f"lakeloop {command} {part[1]}"
         for option in re.findall(r"(?<= )-[a-z-]+", rest):
             if option not in OPTIONS[command]:
                 yield f"lakeloop {command} {option}"
@@ -182,6 +189,7 @@ def test_every_name_on_a_page_is_there(page: Path) -> None:
         ("call `make dinner`", "make dinner"),
         ("```bash\nmake crash KILLS=3   # many\n```", "make crash KILLS"),
         ("call `lakeloop fly`", "lakeloop fly"),
+        ("call `lakeloop pipelines fly`", "lakeloop pipelines fly"),
         ("```bash\nbin/in-venv lakeloop run --unless monitor\n```", "lakeloop run --unless"),
         ("as in `lakeloop run --until fly`", "lakeloop run --until fly"),
         ("with `--always`", "--always"),

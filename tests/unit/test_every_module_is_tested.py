@@ -52,6 +52,9 @@ THROUGH = {
     "pipelines.vector_index.spark_source": "test_index_promises",
     # Commands: each is run from its words to its exit code.
     "pipelines.cli.index": "test_index_commands",
+    "pipelines.cli.pipelines": "test_declared",
+    "pipelines.operations.connect_server": "test_declared_pipelines",
+    "pipelines.operations.spark_pipelines": "test_declared_pipelines",
     "pipelines.operations.also_due": "test_plan",
     # Stores: the contract's tests find each by its name in the table of stores.
     "pipelines.stores.annoy": "test_contract",

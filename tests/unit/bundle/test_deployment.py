@@ -42,7 +42,7 @@ def uploaded(tmp_path: Path) -> Path:
 def test_what_is_uploaded_can_be_installed_as_the_declared_pipeline_does(uploaded: Path) -> None:
     tops = {path.name for path in uploaded.iterdir() if path.is_dir()}
     assert tops == {"lakeloop", "transformations", "expectations", "pipelines", "resources", "conf"}
-    (library,) = deployed("prod")["pipelines"]["documents_declared"]["libraries"]
+    (library,) = deployed("prod")["pipelines"]["declared"]["libraries"]
     assert list((uploaded / "resources").glob(library["glob"]["include"].replace("**", "*.py")))
     program = "from setuptools.build_meta import prepare_metadata_for_build_editable as p; print(p('.'))"
     done = subprocess.run([sys.executable, "-c", program], cwd=uploaded, capture_output=True, text=True)
@@ -71,7 +71,7 @@ def test_the_file_of_settings_is_one_of_the_bundle_and_every_task_reads_it(targe
     assert load_settings(file).records == {}
     for task in job["tasks"]:
         assert "--config={{job.parameters.config}}" in task["python_wheel_task"]["parameters"], task["task_key"]
-    assert resources["pipelines"]["documents_declared"]["configuration"]["lakeloop.settings"] == config
+    assert resources["pipelines"]["declared"]["configuration"]["lakeloop.settings"] == config
 
 
 @pytest.mark.parametrize("catalog", ["main", "my-own-catalog"])
@@ -117,8 +117,8 @@ def settings_of(task: Mapping[str, Any], given: Mapping[str, str]) -> Settings:
 def test_names_of_tables_are_quoted_in_sql() -> None:
     lake = open_lakehouse(Settings(catalog="my-own", schema_prefix="a_"), spark=lambda: pytest.fail("no session"))
     assert lake.identifier("silver.documents") == "`my-own`.`a_silver`.`documents`"
-    configuration = deployed("staging", catalog="my-own")["pipelines"]["documents_declared"]["configuration"]
-    assert configuration["lakeloop.bronze_documents"] == "`my-own`.`lakeloop_bronze`.documents"
+    configuration = deployed("staging", catalog="my-own")["pipelines"]["declared"]["configuration"]
+    assert configuration["lakeloop.bronze"] == "`my-own`.`lakeloop_bronze`"
 
 
 @pytest.mark.parametrize("target", SHARED)
@@ -126,7 +126,7 @@ def test_whoever_reads_reads_what_is_meant_for_reading_and_nothing_else(target: 
     granted = dict(grants(deployed(target, readers_group="readers"), "readers"))
     may_read = {"USE_SCHEMA", "SELECT"}
     assert granted == {
-        **{f"schemas.{name}": may_read for name in ("silver", "gold", "monitoring")},
+        **{f"schemas.{name}": may_read for name in ("silver", "declared", "gold", "monitoring")},
         "schemas.inference": {"USE_SCHEMA"},
         "volumes.reports": {"READ_VOLUME"},
         "registered_models.answering": {"EXECUTE"},

@@ -67,7 +67,7 @@ FAULTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "unknown extra in a pipeline": (
         in_pipeline(environment={"dependencies": ["--editable ${workspace.file_path}[paper]"]}),
-        "pipelines.documents_declared: environment.dependencies.0",
+        "pipelines.declared: environment.dependencies.0",
         "lakeloop has no extra 'paper'",
     ),
     "unknown extra of a library": (

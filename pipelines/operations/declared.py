@@ -1,0 +1,254 @@
+"""The declared datasets of pipelines/declarative, brought up to date (or only checked) on this machine.
+
+They are Delta folders in a schema of their own, `declared`, beside the tables of the stages, which have the same names.
+What they were made of is noted beside their checkpoints, so that a run with nothing new starts no Spark.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.conductor.run import new_context
+from pipelines.flow.lock import only_writer
+from pipelines.flow.stage import Context
+from pipelines.lakehouse import delta_folder
+from pipelines.lakehouse.folders import FolderLakehouse
+from pipelines.operations.connect_server import connect_server
+from pipelines.operations.spark_pipelines import NO_RETRIES, SCHEMA, catalog_of, run_pipeline, specification
+from pipelines.settings.pipeline import declarable
+from pipelines.settings.sections import Settings
+from pipelines.silver import chunk_documents, refine_documents, refine_records
+from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO, EXIT_SET_ASIDE, ConfigurationError
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+# Datasets that only grow, each with those that read it as a stream: they are computed anew together.
+_READERS = {
+    "documents_parsed": ("documents_parsed", "documents_valid", "documents_refused", "chunks_cut"),
+    "documents_valid": ("documents_valid", "chunks_cut"),
+    "documents_refused": ("documents_refused",),
+    "chunks_cut": ("chunks_cut",),
+}
+_VIEWS = ("documents", "documents_quarantine", "chunks", "chunks_quarantine")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a run did to the datasets: name → rows now, and how many more than before. `is_new`: something was done."""
+
+    rows: Mapping[str, int]
+    added: Mapping[str, int]
+    is_new: bool
+    seconds: float
+
+    def exit_code(self, *, detailed: bool = False) -> int:
+        """0: done, or nothing new (3 if `detailed`); 6: done, and rows are set aside."""
+        if not self.is_new:
+            return EXIT_NOTHING_TO_DO if detailed else EXIT_DONE
+        is_set_aside = any(rows for name, rows in self.rows.items() if name.endswith("_quarantine"))
+        return EXIT_SET_ASIDE if is_set_aside else EXIT_DONE
+
+    def to_json(self) -> dict[str, object]:
+        datasets = {name: {"rows": rows, "added": self.added[name]} for name, rows in self.rows.items()}
+        return {"changed": self.is_new, "datasets": datasets, "seconds": round(self.seconds, 1)}
+
+
+@dataclass
+class Made:
+    """What the datasets were made of.
+
+    Attributes:
+        definitions: the settings and the code that decide them, by what they are of.
+        read: the arrivals that they hold: table → its id and version.
+        anew: the datasets that a run was told to compute anew, and has not finished.
+    """
+
+    definitions: dict[str, str] = field(default_factory=dict)
+    read: dict[str, list[Any]] = field(default_factory=dict)
+    anew: list[str] = field(default_factory=list)
+
+    @classmethod
+    def noted(cls, file: Path) -> Made:
+        try:
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return cls()
+
+    def note(self, file: Path) -> None:
+        draft = file.with_suffix(".draft")
+        draft.write_text(json.dumps(vars(self), indent=1), encoding="utf-8")
+        draft.replace(file)
+
+
+def update_declared(
+    settings: Settings,
+    *,
+    file: Path | None,
+    overrides: Sequence[str] = (),
+    full_refresh: Collection[str] = (),
+    full_refresh_all: bool = False,
+) -> Update:
+    """Bring the declared datasets up to date with the arrivals in bronze. Needs no Spark if nothing has moved.
+
+    Args:
+        settings: those of `file` and `overrides`.
+        file: the lakeloop.yml, which the definitions read for themselves.
+        full_refresh: datasets that are emptied and computed from all arrivals, with those that read them.
+        full_refresh_all: all of them.
+
+    Raises:
+        ConfigurationError: a dataset is unknown, or the settings are none for which datasets are made here.
+        ExpectationFailedError: a row breaks a rule of level fail.
+        RefusedError: another process is writing to this workspace.
+        LakeloopError: the pipeline failed otherwise.
+    """
+    start = time.monotonic()
+    file = _checked(settings, file)
+    known = [*_READERS, *_VIEWS, *(f"records_{n}{end}" for n in settings.records for end in ("", "_quarantine"))]
+    for name in full_refresh:
+        if name not in known:
+            raise ConfigurationError.unknown_name("dataset", name, known)
+    asked = known if full_refresh_all else [*full_refresh]
+    context = new_context(settings)
+    with only_writer(settings):
+        folder = _folder(settings)
+        before, made, now = _rows(context), Made.noted(folder / "made.json"), _now(context)
+        anew = _anew(settings, before, asked=asked, made=made, now=now)
+        if not asked and made == now and not anew and set(known) <= set(before):
+            return Update(before, dict.fromkeys(before, 0), False, time.monotonic() - start)
+        Made(now.definitions, made.read, anew).note(folder / "made.json")
+        rest = [name for name in known if name not in anew]
+        _run(context, folder, file=file, overrides=overrides, there=before, datasets=(anew, rest))
+        now.note(folder / "made.json")
+        after = _rows(context)
+        _clean(context, after)
+    added = {name: rows - before.get(name, 0) for name, rows in after.items()}
+    return Update(after, added, True, time.monotonic() - start)
+
+
+def check_declared(settings: Settings, *, file: Path | None, overrides: Sequence[str] = ()) -> float:
+    """Check the definitions, and how the datasets depend on each other; none is written. Returns the seconds it took.
+
+    Raises:
+        Exception: as `update_declared`.
+    """
+    start = time.monotonic()
+    file = _checked(settings, file)
+    context = new_context(settings)
+    with only_writer(settings):
+        _now(context)
+        _run(context, _folder(settings), file=file, overrides=overrides, there=_rows(context), datasets=None)
+    return time.monotonic() - start
+
+
+def _checked(settings: Settings, file: Path | None) -> Path:
+    """The file of the settings.
+
+    Raises:
+        ConfigurationError: there is none, or they are settings for which datasets are not made on this machine.
+    """
+    if file is None:
+        raise ConfigurationError(
+            "declared pipelines read their settings from a file, and there is no lakeloop.yml here: lakeloop init"
+        )
+    if settings.catalog is not None:
+        raise ConfigurationError(
+            f"the tables are in the catalog {settings.catalog}, whose platform runs declared pipelines itself: deploy "
+            "the bundle, and start its pipeline (docs/deploy.md). Here they run over folders: leave catalog out."
+        )
+    if _master(settings).startswith("sc://"):
+        raise ConfigurationError(
+            f"spark.master is {_master(settings)}, and declared pipelines start a Connect server of their own. Name "
+            "the master of that: --set 'spark.master=local[2]'"
+        )
+    declarable(settings)
+    return file
+
+
+def _master(settings: Settings) -> str:
+    return settings.spark.conf.get("spark.master", settings.spark.master)
+
+
+def _folder(settings: Settings) -> Path:
+    folder = settings.path(settings.checkpoints) / SCHEMA
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _now(context: Context) -> Made:
+    """What datasets would be made of now. Tables of arrivals that do not exist yet are made, empty."""
+    documents = f"{refine_documents.STAGE.definition(context)} {context.settings.parse.model_dump_json()}"
+    definitions = {"documents": documents, "chunks": chunk_documents.STAGE.definition(context)}
+    heads = {"bronze.documents": context.lake.ensure("bronze.documents")}
+    for each in refine_records.STAGE.contexts(context):
+        (source,) = refine_records.STAGE.sources_of(each)
+        definitions[source] = refine_records.STAGE.definition(each)
+        heads[source] = context.lake.ensure(source)
+    return Made(definitions, {table: [head.table_id, head.version] for table, head in heads.items()})
+
+
+def _anew(settings: Settings, there: Collection[str], *, asked: Sequence[str], made: Made, now: Made) -> list[str]:
+    """The datasets to compute anew, each with its readers: those that are asked for or were not finished, those that
+    other settings or another table of arrivals made, and those of which the table or the checkpoint is gone.
+    """
+    wanted = {*asked, *made.anew}
+    if made.definitions.get("documents", now.definitions["documents"]) != now.definitions["documents"]:
+        wanted.add("documents_parsed")
+    if made.definitions.get("chunks", now.definitions["chunks"]) != now.definitions["chunks"]:
+        wanted.add("chunks_cut")
+    table_id, version = now.read["bronze.documents"]
+    was_id, was_version = made.read.get("bronze.documents", (table_id, version))
+    if was_id != table_id or was_version > version:
+        wanted.add("documents_parsed")
+    checkpoints = _folder(settings) / "_checkpoints" / "spark_catalog" / f"{settings.schema_prefix}{SCHEMA}"
+    wanted |= {name for name in _READERS if (checkpoints / name).is_dir() != (name in there)}
+    return sorted({reader for name in wanted for reader in _READERS.get(name, (name,))})
+
+
+def _run(
+    context: Context,
+    folder: Path,
+    *,
+    file: Path,
+    overrides: Sequence[str],
+    there: Collection[str],
+    datasets: tuple[Sequence[str], Sequence[str]] | None,
+) -> None:
+    """Run the pipeline for the datasets to compute anew, and the others; None: only check it."""
+    settings, lake = context.settings, context.lake
+    assert isinstance(lake, FolderLakehouse)
+    spec = specification(settings, folder, file=file, overrides=overrides)
+    tables = ["bronze.documents", *(f"bronze.records_{name}" for name in settings.records)]
+    server = connect_server(
+        settings,
+        master=_master(settings),
+        conf={} if NO_RETRIES in settings.spark.conf else {NO_RETRIES: "0"},
+        statements=catalog_of(lake, [*tables, *(f"{SCHEMA}.{name}" for name in there)]),
+        lock=folder / ".server.lock",
+    )
+    with context.progress.step(f"pipelines {'run' if datasets else 'dry-run'}") as step, server:
+        run_pipeline(spec, step, datasets=datasets)
+
+
+def _rows(context: Context) -> dict[str, int]:
+    """The datasets that are there: name → rows."""
+    names = [t.removeprefix(f"{SCHEMA}.") for t in context.lake.existing() if t.startswith(f"{SCHEMA}.")]
+    return {name: table.count() for name in names if (table := _table(context, name)) is not None}
+
+
+def _clean(context: Context, names: Collection[str]) -> None:
+    """Remove files that only older versions have: a view is written whole at each run."""
+    for name in names:
+        if (table := _table(context, name)) is not None:
+            delta_folder.vacuum(table, hours=24 * context.settings.maintenance.keep_days)
+
+
+def _table(context: Context, name: str) -> DeltaTable | None:
+    folder = context.lake.folder(f"{SCHEMA}.{name}")
+    return None if folder is None else delta_folder.open_folder(folder)

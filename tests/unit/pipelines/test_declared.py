@@ -1,0 +1,125 @@
+"""`lakeloop pipelines` without Spark: what it refuses, what it tells `spark-pipelines`, and what it says afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.cli.main import main
+from pipelines.flow.lock import only_writer
+from pipelines.operations.declared import Made, Update, _anew
+from pipelines.settings.load import load_settings
+from pipelines.settings.pipeline import arrivals_of, pipeline_configuration, pipeline_settings
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "landing").mkdir()
+    (tmp_path / "lakeloop.yml").write_text("schema_prefix: a_\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def code_of(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["pipelines", *words])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--set", "catalog=main"], "deploy the bundle, and start its pipeline"),
+        (["--set", "spark.master=sc://127.0.0.1:1"], "start a Connect server of their own"),
+        (["--set", "refine.near_duplicates=serve_one"], "do not know which documents are near-duplicates"),
+    ],
+)
+def test_settings_for_which_it_cannot_run_are_refused_before_spark_starts(words, says, workspace, capsys):
+    for command in ("run", "dry-run"):
+        assert code_of(command, *words) == 5
+        assert says in capsys.readouterr().err
+    assert not (workspace / "lakehouse").exists()
+
+
+def test_without_a_file_of_settings_it_says_how_to_write_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert code_of("run") == 5
+    assert "lakeloop init" in capsys.readouterr().err
+
+
+def test_a_second_writer_is_refused(workspace, capsys):
+    with only_writer(load_settings(workspace / "lakeloop.yml")):
+        assert code_of("run") == 7
+    assert "another lakeloop run" in capsys.readouterr().err
+
+
+def test_a_dataset_that_is_none_is_refused_by_its_name(workspace, capsys):
+    assert code_of("run", "--full-refresh", "document") == 5
+    assert "unknown dataset 'document'. Did you mean 'documents'" in capsys.readouterr().err
+
+
+def test_the_definitions_read_the_settings_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "lakeloop.yml"
+    file.write_text("refine: {languages: [en]}\nchunks: {max_tokens: 128}\nindex: {secret: '${A_SECRET}'}\n")
+    monkeypatch.setenv("A_SECRET", "not for a file")
+    monkeypatch.setenv("LAKELOOP__PARSE__TIMEOUT_SECONDS", "7")
+    overrides = ["chunks.max_tokens=64", "ingest.source=mine"]
+    configuration = pipeline_configuration(file, overrides=overrides, bronze="`a_bronze`")
+    assert "not for a file" not in json.dumps(configuration)
+    assert all(isinstance(value, str) for value in yaml.safe_load(yaml.safe_dump(configuration)).values())
+    assert pipeline_settings(configuration) == load_settings(file, overrides=overrides)
+    assert pipeline_settings(configuration).parse.timeout_seconds == 7
+    assert arrivals_of(configuration, "documents") == "`a_bronze`.documents"
+
+
+def test_without_a_configuration_all_is_at_its_default():
+    assert pipeline_settings({}).refine.languages == ()
+    assert arrivals_of({}, "records_orders") == "bronze.records_orders"
+
+
+@pytest.mark.parametrize(
+    ("set_aside", "is_new", "code", "detailed"), [(0, False, 0, 3), (0, True, 0, 0), (1, True, 6, 6), (1, False, 0, 3)]
+)
+def test_exit_codes(set_aside, is_new, code, detailed):
+    rows = {"documents": 2, "documents_quarantine": set_aside}
+    update = Update(rows, {"documents": 1, "documents_quarantine": 0}, is_new, 1.0)
+    assert (update.exit_code(), update.exit_code(detailed=True)) == (code, detailed)
+    assert update.to_json()["datasets"]["documents"] == {"rows": 2, "added": 1}
+
+
+GROWING = ["documents_parsed", "documents_valid", "documents_refused", "chunks_cut"]
+NOW = Made({"documents": "1", "chunks": "1"}, {"bronze.documents": ["id", 5]})
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "gone", "anew"),
+    [
+        (NOW, [], "", []),
+        (Made(NOW.definitions, {"bronze.documents": ["id", 4]}), [], "", []),
+        (Made(), [], "", []),
+        (Made({"documents": "0", "chunks": "1"}, NOW.read), [], "", GROWING),
+        (Made({"documents": "1", "chunks": "0"}, NOW.read), [], "", ["chunks_cut"]),
+        (Made(NOW.definitions, {"bronze.documents": ["another", 4]}), [], "", GROWING),
+        (Made(NOW.definitions, {"bronze.documents": ["id", 6]}), [], "", GROWING),
+        (Made(NOW.definitions, NOW.read, anew=["documents_refused"]), [], "", ["documents_refused"]),
+        (NOW, ["documents_valid", "records_orders"], "", ["documents_valid", "chunks_cut", "records_orders"]),
+        (NOW, [], "documents_valid", ["documents_valid", "chunks_cut"]),
+    ],
+)
+def test_what_is_computed_anew_and_with_it_what_reads_it(made, asked, gone, anew, workspace):
+    for name in GROWING:
+        (workspace / "checkpoints/declared/_checkpoints/spark_catalog/a_declared" / name).mkdir(parents=True)
+    there = [name for name in GROWING if name != gone]
+    settings = load_settings(workspace / "lakeloop.yml")
+    assert _anew(settings, there, asked=asked, made=made, now=NOW) == sorted(anew)
+
+
+def test_what_datasets_were_made_of_is_read_as_it_was_noted(tmp_path):
+    NOW.note(tmp_path / "made.json")
+    assert Made.noted(tmp_path / "made.json") == NOW
+    (tmp_path / "made.json").write_text("{torn")
+    assert Made.noted(tmp_path / "made.json") == Made()
