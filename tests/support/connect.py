@@ -1,4 +1,4 @@
-"""A folder in; a Spark Connect server with Delta, which runs declared pipelines, out."""
+"""A folder in; a Spark Connect server with Delta, out."""
 
 from __future__ import annotations
 
@@ -54,10 +54,6 @@ class ConnectServer:
         """Run a program that has `spark`, a session of this server. Returns what it prints."""
         session = f"SparkSession.builder.remote('{self.remote}').getOrCreate()"
         return self._run([sys.executable, "-c", f"from pyspark.sql import SparkSession\nspark = {session}\n{program}"])
-
-    def pipelines(self, *arguments: str) -> str:
-        """Run `spark-pipelines`. Returns what it says."""
-        return self._run([str(_BIN / "spark-pipelines"), "--remote", self.remote, *arguments])
 
     def _run(self, command: list[str]) -> str:
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=300)
