@@ -117,7 +117,8 @@ def add_moto() -> None:
     folder = VENV / "moto"
     run([sys.executable, "-I", "-m", "venv", "--without-pip", str(folder)])
     install = [str(PYTHON), "-m", "pip", "--python", str(folder / "bin" / "python"), *pip_command()[3:]]
-    run([*install, "--require-hashes", "--no-deps", "-r", str(REQUIREMENTS / "moto.lock")])
+    # It has hundreds of modules, of which one service is used.
+    run([*install, "--no-compile", "--require-hashes", "--no-deps", "-r", str(REQUIREMENTS / "moto.lock")])
 
 
 def ensure_java() -> None:
