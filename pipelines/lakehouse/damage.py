@@ -21,7 +21,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from pipelines.lakehouse import delta_folder
-from pipelines.lakehouse.open_folder import open_folder
+from pipelines.lakehouse.open_folder import OpenFolder, open_folder
 from pipelines.storage.object_path import AnyPath, ObjectPath, explained, scan, spark_name
 from transformations.errors import DamagedTableError, LakeloopError
 
@@ -49,16 +49,19 @@ _MADE_OF = {
 }
 
 
-def damaged(table: str, folder: AnyPath, *, deeply: bool = True) -> DamagedTableError | None:
+def damaged(
+    table: str, folder: AnyPath, *, deeply: bool = True, opened: OpenFolder | None = None
+) -> DamagedTableError | None:
     """What is wrong with a table, as an error that names it; None if nothing is found.
 
     Args:
         deeply: the files are read too; else only their names and sizes are compared with the log.
+        opened: the folder, if it was opened already: a log that has not changed is then not read again.
     """
     found = list(_broken_log(folder, deeply=deeply))
     lost: int | None = None
     if not found:
-        found, lost = _broken_files(folder, deeply=deeply)
+        found, lost = _broken_files(folder, deeply=deeply, opened=opened)
     if not found:
         return None
     shown = "; ".join(found[:_SHOWN]) + (f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
@@ -172,10 +175,10 @@ def _broken_commit(path: AnyPath) -> str | None:
     return None
 
 
-def _broken_files(folder: AnyPath, *, deeply: bool) -> tuple[list[str], int | None]:
+def _broken_files(folder: AnyPath, *, deeply: bool, opened: OpenFolder | None = None) -> tuple[list[str], int | None]:
     """What is wrong with files of the newest version, and how many rows those files held; None if that is unknown."""
     try:
-        delta = open_folder(folder)
+        delta = (opened or OpenFolder(folder)).now()
         if delta is None:
             return [], 0
         added = pa.table(delta.get_add_actions(flatten=True))

@@ -233,7 +233,11 @@ class FolderLakehouse(Lakehouse):
 
     def damage(self, of: Sequence[str], *, deeply: bool = True, named_in: str = "") -> DamagedTableError | None:
         named = [t for t in self.tables() if is_named(self.folder(t), named_in)]
-        return next((found for t in [*of, *named] if (found := damaged(t, self.folder(t), deeply=deeply))), None)
+        for table in [*of, *named]:
+            opened = None if deeply else self._opened.get(table)
+            if found := damaged(table, self.folder(table), deeply=deeply, opened=opened):
+                return found
+        return None
 
     def mend(self, table: str) -> str | None:
         return mend(self.folder(table)) if self.damage([table]) is not None else None

@@ -20,6 +20,8 @@ from pipelines.documents import landing
 from pipelines.flow.lock import only_writer
 from pipelines.flow.outcome import Outcome
 from pipelines.flow.stage import Stage
+from pipelines.lakehouse.delta_folder import replace
+from pipelines.lakehouse.open_folder import open_folder
 from pipelines.settings.sections import Settings
 from pipelines.storage.object_path import ObjectPath, StorageError
 from pipelines.vector_index.state import served
@@ -211,6 +213,20 @@ def test_a_lock_that_its_holder_left_is_taken_over(left_by: str, settings: Setti
     lock.write_bytes(said[left_by].encode())
     with only_writer(settings):
         assert json.loads(lock.read_bytes())["process"] == mine["process"]
+
+
+@pytest.mark.long
+def test_of_two_commits_of_one_version_one_is_refused(settings: Settings):
+    lake = new_context(settings).lake
+    lake.create("ops.index_state")
+    folder, empty = lake.folder("ops.index_state"), lake.spec("ops.index_state").schema.empty_table()
+    assert folder is not None
+    first, second = open_folder(folder), open_folder(folder)
+    assert first is not None
+    assert second is not None
+    assert replace(first, empty)
+    assert not replace(second, empty), "S3's If-None-Match"
+    assert [commit["version"] for commit in lake.history("ops.index_state")] == [1, 0]
 
 
 @pytest.mark.long
