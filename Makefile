@@ -10,7 +10,7 @@ export PYTHON
 UV = bin/in-venv uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(ARGS)
 
-STORES = $(addprefix --extra ,pii chroma milvus faiss scann pgvector databricks langchain llamaindex)
+STORES = $(addprefix --extra ,pii chroma milvus faiss scann pgvector databricks object-storage langchain llamaindex)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,7 @@ lock: ## compile requirements/*.lock anew (ARGS="--upgrade" for newer versions; 
 	@$(UV) --extra local setup.py requirements/build.in -c requirements/build.lock -o requirements/local.lock
 	@$(UV) --extra local $(STORES) setup.py requirements/build.in requirements/dev.in -c requirements/local.lock -o requirements/dev.lock
 	@$(UV) requirements/annoy.in -o requirements/annoy.lock
+	@$(UV) requirements/moto.in -o requirements/moto.lock
 
 clean: ## remove what was built here: .venv, build and dist; the cache of jars and models stays
 	@rm -rf .venv build dist lakeloop.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis spark-warehouse

@@ -33,8 +33,8 @@ EXTRAS = {
 }
 EXTRAS["local"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
 
-# What only some want: personal data found in texts, each further store, each library whose retriever we are. Annoy
-# comes as source: it wants a compiler.
+# What only some want: personal data found in texts, each further store, tables in a bucket, each library whose
+# retriever we are. Annoy comes as source: it wants a compiler.
 EXTRAS |= {
     "pii": ["presidio-analyzer>=2.2.360"],
     "chroma": ["chromadb>=1.5"],
@@ -44,6 +44,7 @@ EXTRAS |= {
     "scann": ["scann>=1.4.2; sys_platform == 'linux'"],
     "pgvector": ["psycopg[binary]>=3.2", "pgvector>=0.4"],
     "databricks": ["databricks-ai-search>=0.81"],
+    "object-storage": ["obstore>=0.10"],
     "langchain": ["langchain-core>=1.0"],
     "llamaindex": ["llama-index-core>=0.14"],
 }

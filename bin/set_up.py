@@ -46,6 +46,7 @@ def key(level: str) -> str:
     files = [
         REQUIREMENTS / "build.lock",
         REQUIREMENTS / "annoy.lock",
+        REQUIREMENTS / "moto.lock",
         REQUIREMENTS / f"{level}.lock",
         ROOT / "setup.py",
         ROOT / "pyproject.toml",
@@ -96,6 +97,7 @@ def install(level: str, wanted: dict[str, str]) -> None:
     pip("--no-deps", "--no-build-isolation", "--no-index", "--editable", str(ROOT))
     if level == "dev":
         add_annoy()
+        add_moto()
     # dev.lock holds everything of local.lock in the same versions.
     levels = ("local", "dev") if level == "dev" else ("local",)
     STAMP.write_text(json.dumps({name: wanted[name] for name in levels}))
@@ -108,6 +110,15 @@ def add_annoy() -> None:
         return
     lock = str(REQUIREMENTS / "annoy.lock")
     run([*pip_command(), "--require-hashes", "--no-deps", "--no-build-isolation", "-r", lock], check=False)
+
+
+def add_moto() -> None:
+    """A server of S3's API for the tests, in an environment of its own: its packages do not fit the others."""
+    folder = VENV / "moto"
+    run([sys.executable, "-I", "-m", "venv", "--without-pip", str(folder)])
+    install = [str(PYTHON), "-m", "pip", "--python", str(folder / "bin" / "python"), *pip_command()[3:]]
+    # It has hundreds of modules, of which one service is used.
+    run([*install, "--no-compile", "--require-hashes", "--no-deps", "-r", str(REQUIREMENTS / "moto.lock")])
 
 
 def ensure_java() -> None:

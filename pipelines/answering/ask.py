@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -339,13 +340,13 @@ def new_call(
 
 
 def _check_writable(lake: Lakehouse) -> None:
-    """Check, before a model is asked, that the log can be written; in a catalog nothing is checked.
+    """Check, before a model is asked, that the log can be written; only a folder of this machine says so.
 
     Raises:
         ConfigurationError: its folder cannot be written.
     """
     folder = lake.folder(INFERENCE_LOG)
-    if folder is None:
+    if not isinstance(folder, Path):
         return
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if not os.access(there, os.W_OK | os.X_OK):

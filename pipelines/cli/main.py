@@ -26,6 +26,7 @@ from pipelines.cli.options import (
     Json,
     Set,
     log_to,
+    place_of,
     run_commands,
     say,
     settings_of,
@@ -38,6 +39,7 @@ from pipelines.cli.trace import add_trace_commands
 from pipelines.settings.layers import FILE_NAME, trust
 from pipelines.settings.redaction import safe
 from pipelines.settings.template import settings_template
+from pipelines.storage.object_path import is_address
 from transformations.errors import EXIT_INTERRUPTED, ConfigurationError, LakeloopError
 
 log = logging.getLogger("pipelines.cli.main")  # also when run as python -m pipelines.cli.main
@@ -88,11 +90,12 @@ def init(
         raise ConfigurationError(f"{path} is there already; nothing was written. Edit it, or remove it first.")
     text = settings_template()
     if landing is not None:
-        text = text.replace("\nlanding: landing\n", f"\nlanding: {json.dumps(str(landing.absolute()))}\n")
+        text = text.replace("\nlanding: landing\n", f"\nlanding: {json.dumps(place_of(landing))}\n")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        (landing or folder / "landing").mkdir(parents=True, exist_ok=True)
+        if landing is None or not is_address(str(landing)):
+            (landing or folder / "landing").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {error.strerror}. Choose a folder of your own.") from None
     with suppress(ConfigurationError):  # if it cannot be trusted, folders below must name the file with --config
@@ -119,14 +122,19 @@ def setup(
         Path | None,
         typer.Option(metavar="FOLDER", help="Also write the embedding model as a wheel, for machines that fetch none."),
     ] = None,
+    object_storage: Annotated[
+        bool, typer.Option("--object-storage", help="Also the jars with which Spark reads and writes S3.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Fetch Delta's jars and the models into the cache, once, each checked by its hash."""
-    from pipelines.machine.assets import ensure_assets
+    from pipelines.machine.assets import ensure_assets, s3_jars
     from pipelines.machine.cache import cache_dir
     from pipelines.machine.models_wheel import write_models_wheel
 
     fetched = ensure_assets()
+    if object_storage:
+        s3_jars()
     text = f"fetched {', '.join(fetched)}" if fetched else f"everything is in {cache_dir()}"
     written = write_models_wheel(wheel) if wheel else None
     facts = {"fetched": fetched, "cache": str(cache_dir()), "wheel": written and str(written)}

@@ -17,6 +17,7 @@ from pipelines.settings.layers import FILE_NAME
 from pipelines.settings.load import load_settings
 from pipelines.settings.redaction import SafeFormatter, redacted, safe
 from pipelines.settings.sections import Settings
+from pipelines.storage.object_path import is_address
 from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO
 
 _NAMED_FILES = 3
@@ -50,8 +51,13 @@ def settings_of(config: Path | None, overrides: list[str] | None, landing: Path 
 
 
 def _settings_of(config: Path | None, overrides: list[str] | None, landing: Path | None) -> Settings:
-    extra = [f"landing={json.dumps(str(landing.absolute()))}"] if landing else []
+    extra = [f"landing={json.dumps(place_of(landing))}"] if landing else []
     return load_settings(config, overrides=[*(overrides or []), *extra])
+
+
+def place_of(landing: Path) -> str:
+    """What --from names: an address as it is (of which a path keeps one slash), or a folder as an absolute path."""
+    return str(landing) if is_address(str(landing)) else str(landing.absolute())
 
 
 def log_to(settings: Settings) -> None:

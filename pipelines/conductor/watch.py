@@ -94,9 +94,10 @@ def watch(
 
 
 def watched_folders(settings: Settings) -> list[Path]:
-    """The landing folder of documents, and the folders of record files."""
+    """The landing folder of documents, and the folders of record files. A bucket is not watched, but looked at."""
     of_files = [source.location for source in settings.records.values() if source.format in ("csv", "json", "parquet")]
-    return sorted({settings.landing_path, *map(settings.path, of_files)})
+    landing = settings.landing_path
+    return sorted({*([landing] if isinstance(landing, Path) else []), *map(settings.path, of_files)})
 
 
 def _with_settings(context: Context, settings: Callable[[], Settings] | None) -> Context | None:

@@ -77,7 +77,7 @@ def run_demo(
     with PeakMemory() as memory:
         deliveries = []
         for version, source in zip(versions, sources, strict=True):
-            deliver(source, settings.landing_path)
+            deliver(source, settings.path(settings.landing))
             outcome = run_stages(new_context(settings, progress=progress, force=True), stages=DOCUMENT_STAGES)
             with progress.step("verify"):
                 deliveries.append(_delivery(version, outcome, settings))

@@ -8,11 +8,11 @@ of a run depends on the largest file and the number of workers, not on the numbe
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.storage.object_path import AnyPath, readable
 from transformations.errors import LakeloopError
 
 # The columns that identify an arrival.
@@ -30,7 +30,7 @@ def of_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[Row, bytes | No
             yield row, content[place].as_py()
 
 
-def of_files(batches: Iterable[pa.RecordBatch], files: Sequence[str]) -> Iterator[tuple[Row, bytes | None]]:
+def of_files(batches: Iterable[pa.RecordBatch], files: Sequence[AnyPath]) -> Iterator[tuple[Row, bytes | None]]:
     """Each row of the batches with its bytes, which are read from Parquet files of bronze.documents.
 
     A row that was set aside on arrival (`_rescued`) has None. A row that none of the files has was forgotten since it
@@ -51,13 +51,13 @@ def of_files(batches: Iterable[pa.RecordBatch], files: Sequence[str]) -> Iterato
             yield from _found(file, wanted)
 
 
-def _found(file: str, wanted: dict[tuple[Any, ...], Row]) -> Iterator[tuple[Row, bytes]]:
+def _found(file: AnyPath, wanted: dict[tuple[Any, ...], Row]) -> Iterator[tuple[Row, bytes]]:
     """The wanted rows that one file has, with their bytes; they are removed from `wanted`."""
     import pyarrow.parquet as pq
 
     try:
         # Unbuffered, a whole column of a row group would be in memory.
-        with pq.ParquetFile(file, buffer_size=_READ_BYTES) as parquet:
+        with pq.ParquetFile(readable(file), buffer_size=_READ_BYTES) as parquet:
             for group in range(parquet.num_row_groups):
                 keys = parquet.read_row_group(group, columns=list(KEY)).to_pylist()
                 places = {place: key for place, row in enumerate(keys) if (key := _key(row)) in wanted}
@@ -69,7 +69,7 @@ def _found(file: str, wanted: dict[tuple[Any, ...], Row]) -> Iterator[tuple[Row,
                         yield row, batch.column(0)[0].as_py()
     except (OSError, pa.ArrowException) as error:
         raise LakeloopError(
-            f"refine-documents: {Path(file).name}, a file of bronze.documents, cannot be read ({type(error).__name__}: "
+            f"refine-documents: {file.name}, a file of bronze.documents, cannot be read ({type(error).__name__}: "
             f"{error}). Put it back from a copy, or ask what the table lacks: lakeloop verify"
         ) from None
 

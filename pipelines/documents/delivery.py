@@ -11,16 +11,19 @@ import hashlib
 import logging
 import os
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
-from pipelines.documents.landing import Found, document_id, list_files
+from pipelines.documents.landing import Found, FoundObject, document_id, list_files
 from pipelines.flow.stage import Context
 from pipelines.settings.sections import IngestSettings
+from pipelines.storage.object_path import ObjectPath, ObjectStat
 from transformations.errors import ConfigurationError, RefusedError
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,10 @@ TABLE, LOOKS = "bronze.documents", "ops.file_looks"
 # An edit within this time after the last look may not change the file's time. Some file systems keep times in steps of
 # 2 s; one that keeps fractions of a second may be late by a tick of the kernel's clock.
 _COARSEST_CLOCK, _FINE_CLOCK = timedelta(seconds=2), timedelta(milliseconds=50)
+# Object storage keeps whole seconds, of its own clock, from which this machine's may be so far.
+_OTHER_CLOCK = timedelta(minutes=1)
+# So many objects are read at once: each is a request of some ten milliseconds.
+_READ_AT_ONCE = 8
 # Up to this many deleted documents are an ordinary edit, whatever their share is, unless the folder is empty.
 _FEW_DOCUMENTS = 10
 _NEVER = datetime.fromtimestamp(0, timezone.utc)
@@ -97,13 +104,18 @@ def delivery_of(context: Context) -> Delivery:
         ConfigurationError: the folder does not exist or cannot be listed.
     """
     folder = context.settings.landing_path
-    if not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         raise ConfigurationError(
             f"ingest-documents: no landing folder at {folder}. Create it, or name another with --from FOLDER "
             "(or `landing` in lakeloop.yml)."
         )
     delivery = _last_arrivals(context)
     files = list_files(folder, context.settings.ingest, own=context.settings.own_places)
+    if isinstance(folder, ObjectPath) and not files and not delivery.alive:
+        raise ConfigurationError(
+            f"ingest-documents: no document lies at {folder}. Deliver some, or name another place with --from (or "
+            "`landing` in lakeloop.yml)."
+        )
     delivery.found.extend(_without_twins(files, delivery.known))
     return delivery
 
@@ -167,8 +179,28 @@ def arrivals(
     delivery: Delivery, ingest: IngestSettings, *, now: Callable[[], datetime]
 ) -> Iterator[dict[str, Any] | None]:
     """For each found file, in order: its row for bronze.documents, or None if it is unchanged."""
-    for found in delivery.found:
-        yield _arrival(found, delivery, ingest, looked_at=now())
+
+    def one(found: Found) -> dict[str, Any] | None:
+        return _arrival(found, delivery, ingest, looked_at=now())
+
+    if delivery.found and isinstance(delivery.found[0], FoundObject):
+        yield from _some_ahead(one, delivery.found)
+    else:
+        yield from map(one, delivery.found)
+
+
+def _some_ahead(
+    read: Callable[[Found], dict[str, Any] | None], files: Sequence[Found]
+) -> Iterator[dict[str, Any] | None]:
+    """`read` of each file, in order; some are read while those before are taken."""
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        begun: deque[Future[dict[str, Any] | None]] = deque()
+        for file in files:
+            begun.append(pool.submit(read, file))
+            if len(begun) >= _READ_AT_ONCE:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 def _arrival(found: Found, delivery: Delivery, ingest: IngestSettings, *, looked_at: datetime) -> dict[str, Any] | None:
@@ -176,7 +208,7 @@ def _arrival(found: Found, delivery: Delivery, ingest: IngestSettings, *, looked
     known = delivery.known.get(found.path)
     changed_at = looked_at
     try:
-        stat = os.stat(found.file)
+        stat = found.stat()
         row["size"] = stat.st_size
         row["modified_at"] = datetime.fromtimestamp(stat.st_mtime, timezone.utc)
         changed_at = _changed_at(stat, now=looked_at)
@@ -189,8 +221,7 @@ def _arrival(found: Found, delivery: Delivery, ingest: IngestSettings, *, looked
         if is_too_large:
             row["content_hash"] = found.content_hash()
         else:
-            with open(found.file, "rb") as stream:
-                content = stream.read()
+            content = found.read()
             row["content_hash"] = hashlib.sha256(content).hexdigest()
             row["content"] = None if row["_rescued"] else content
     except FileNotFoundError:
@@ -217,8 +248,10 @@ def _is_untouched(row: dict[str, Any], known: Known, *, changed_at: datetime) ->
     )
 
 
-def _changed_at(stat: os.stat_result, *, now: datetime) -> datetime:
+def _changed_at(stat: os.stat_result | ObjectStat, *, now: datetime) -> datetime:
     """The last instant at which the file may have changed. A modification time in the future is ignored."""
+    if isinstance(stat, ObjectStat):
+        return stat.modified_at + _OTHER_CLOCK
     has_fractions = stat.st_mtime_ns % 1_000_000_000 and stat.st_ctime_ns % 1_000_000_000
     modified, changed = (datetime.fromtimestamp(at, timezone.utc) for at in (stat.st_mtime, stat.st_ctime))
     last = max(modified, changed) if modified <= now else changed

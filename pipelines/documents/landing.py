@@ -1,7 +1,7 @@
 """Lists the landing folder: each file below it, and whether it is to be ingested.
 
-`files_below` is the only walk of the folder, so that ingest-documents and the commands that report on it see the same
-files.
+The folder is one of this machine, or part of a bucket. `files_below` and `list_files` walk it in the same way, so that
+ingest-documents and the commands that report on it see the same files.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from fnmatch import translate
-from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from pipelines.settings.sections import IngestSettings
+from pipelines.storage.object_path import AnyPath, Entry, ObjectPath, ObjectStat
+from transformations.errors import LakeloopError
 
 log = logging.getLogger(__name__)
 Kind = Literal["included", "other", "special"]
 
 
 def files_below(
-    folder: Path, ingest: IngestSettings, *, own: Collection[str] = (), is_strict: bool = True
+    folder: AnyPath, ingest: IngestSettings, *, own: Collection[str] = (), is_strict: bool = True
 ) -> Iterator[tuple[str, Kind]]:
-    """(file, kind) for each file below `folder`, in no order; nothing if the folder does not exist.
+    """(path below `folder`, kind) for each file there, in no order; nothing if the folder does not exist.
 
     "included": a pattern of `ingest.include` matches its name; "other": none does. "special" files are never read:
     links could loop or lead outside, and pipes and devices would block. Names that begin with a dot or `~$` are left
@@ -37,9 +39,14 @@ def files_below(
 
     Raises:
         OSError: a folder cannot be listed, and `is_strict`.
+        LakeloopError: object storage does not answer, and `is_strict`.
     """
-    # "(?!)" matches nothing, if there are no patterns.
-    is_included = re.compile("|".join(translate(pattern.lower()) for pattern in ingest.include) or "(?!)").match
+    if isinstance(folder, ObjectPath):
+        with nullcontext() if is_strict else suppress(LakeloopError):
+            yield from ((entry.name, kind) for entry, kind in _objects_below(folder, ingest, own=own))
+        return
+    is_included = _matcher(ingest)
+    below = len(os.path.join(folder, ""))
     own_names = {os.path.basename(place) for place in own}  # asked first: it is cheap
     folders = [str(folder)]
     while folders:
@@ -59,9 +66,25 @@ def files_below(
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
             elif not entry.is_file(follow_symlinks=False):
-                yield entry.path, "special"
+                yield entry.path[below:], "special"
             else:
-                yield entry.path, "included" if is_included(entry.name.lower()) else "other"
+                yield entry.path[below:], "included" if is_included(entry.name.lower()) else "other"
+
+
+def _objects_below(folder: ObjectPath, ingest: IngestSettings, *, own: Collection[str]) -> Iterator[tuple[Entry, Kind]]:
+    """The objects below `folder`, by the rules of `files_below`."""
+    is_included = _matcher(ingest)
+    places = tuple(f"{place}/" for place in own)
+    for entry in folder.entries(is_deep=True):
+        *_, name = parts = entry.name.split("/")
+        if any(part.startswith((".", "~$")) for part in parts) or f"{folder / entry.name}/".startswith(places):
+            continue
+        yield entry, "included" if is_included(name.lower()) else "other"
+
+
+def _matcher(ingest: IngestSettings) -> Callable[[str], object]:
+    # "(?!)" matches nothing, if there are no patterns.
+    return re.compile("|".join(translate(pattern.lower()) for pattern in ingest.include) or "(?!)").match
 
 
 @dataclass(frozen=True)
@@ -72,23 +95,65 @@ class Found:
     file: str
     rescued: str | None = None
 
+    def stat(self) -> os.stat_result | ObjectStat:
+        """The size and the times of the file as it is now."""
+        return os.stat(self.file)
+
+    def read(self) -> bytes:
+        with open(self.file, "rb") as stream:
+            return stream.read()
+
     def content_hash(self) -> str:
         """SHA-256 of the file's bytes, read in pieces."""
         with open(self.file, "rb") as stream:
-            digest = hashlib.sha256()
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+            return _hash_of(stream)
 
 
-def list_files(folder: Path, ingest: IngestSettings, *, own: Collection[str] = ()) -> list[Found]:
+@dataclass(frozen=True, kw_only=True)
+class FoundObject(Found):
+    """An object of the listing, with what that said of it."""
+
+    place: ObjectPath
+    said: ObjectStat
+
+    def stat(self) -> ObjectStat:
+        return self.said
+
+    def read(self) -> bytes:
+        return self.place.read_bytes()
+
+    def content_hash(self) -> str:
+        with self.place.open() as stream:
+            return _hash_of(stream)
+
+
+def _hash_of(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def file_in(folder: AnyPath, path: str) -> Found:
+    """The file of that path, which is there."""
+    place = folder / path
+    return _object(place, path, place.stat()) if isinstance(place, ObjectPath) else Found(path, str(place))
+
+
+def list_files(folder: AnyPath, ingest: IngestSettings, *, own: Collection[str] = ()) -> list[Found]:
     """The "included" files below `folder` (see `files_below`), sorted by path. A warning counts the special ones."""
+    if isinstance(folder, ObjectPath):
+        return [
+            _object(folder / entry.name, entry.name, entry.stat())
+            for entry, kind in _objects_below(folder, ingest, own=own)
+            if kind == "included"
+        ]
     files = list(files_below(folder, ingest, own=own))
     special = sum(kind == "special" for _, kind in files)
     if special:
         log.warning("ingest-documents: %d links or other special files in %s were passed over", special, folder)
-    below = len(os.path.join(folder, ""))
-    return sorted((_found(file, below=below) for file, kind in files if kind == "included"), key=lambda f: f.path)
+    root = os.path.join(folder, "")
+    return sorted((_found(root, path) for path, kind in files if kind == "included"), key=lambda f: f.path)
 
 
 def document_id(source: str, path: str) -> str:
@@ -96,8 +161,12 @@ def document_id(source: str, path: str) -> str:
     return hashlib.sha256(f"{source}\0{path}".encode()).hexdigest()[:32]
 
 
-def _found(file: str, *, below: int) -> Found:
-    path = file[below:].replace(os.sep, "/")
+def _object(place: ObjectPath, path: str, said: ObjectStat) -> FoundObject:
+    return FoundObject(path, str(place), place=place, said=said)
+
+
+def _found(root: str, path: str) -> Found:
+    file, path = root + path, path.replace(os.sep, "/")
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:

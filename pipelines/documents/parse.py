@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipelines.documents import contents
 from pipelines.documents.parser_process import PARSER, Limits, ParserProcess
 from pipelines.lakehouse.schemas.spec import LONG, STRING, TIMESTAMP
+from pipelines.storage.object_path import AnyPath
 
 __all__ = ["PARSED_SCHEMA", "Limits", "parse_batches"]
 
@@ -30,7 +31,7 @@ _BATCH_ROWS, _BATCH_CHARACTERS = 1000, 4_000_000
 
 
 def parse_batches(
-    limits: Limits, *, files: Sequence[str] | None = None, parser: str = PARSER
+    limits: Limits, *, files: Sequence[AnyPath] | None = None, parser: str = PARSER
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """A function for `mapInArrow`: rows of bronze.documents → the columns of `PARSED_SCHEMA`, row by row.
 

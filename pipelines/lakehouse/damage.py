@@ -10,17 +10,20 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 
 from pipelines.lakehouse import delta_folder
-from transformations.errors import DamagedTableError
+from pipelines.lakehouse.open_folder import OpenFolder, open_folder
+from pipelines.storage.object_path import AnyPath, ObjectPath, explained, scan, spark_name
+from transformations.errors import DamagedTableError, LakeloopError
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -46,16 +49,19 @@ _MADE_OF = {
 }
 
 
-def damaged(table: str, folder: Path, *, deeply: bool = True) -> DamagedTableError | None:
+def damaged(
+    table: str, folder: AnyPath, *, deeply: bool = True, opened: OpenFolder | None = None
+) -> DamagedTableError | None:
     """What is wrong with a table, as an error that names it; None if nothing is found.
 
     Args:
         deeply: the files are read too; else only their names and sizes are compared with the log.
+        opened: the folder, if it was opened already: a log that has not changed is then not read again.
     """
     found = list(_broken_log(folder, deeply=deeply))
     lost: int | None = None
     if not found:
-        found, lost = _broken_files(folder, deeply=deeply)
+        found, lost = _broken_files(folder, deeply=deeply, opened=opened)
     if not found:
         return None
     shown = "; ".join(found[:_SHOWN]) + (f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
@@ -66,12 +72,12 @@ def damaged(table: str, folder: Path, *, deeply: bool = True) -> DamagedTableErr
     )
 
 
-def is_named(folder: Path, text: str) -> bool:
+def is_named(folder: AnyPath, text: str) -> bool:
     """Whether the text of an error names a file in the folder. Spark writes paths as URLs."""
-    return f"{folder}/" in unquote(text)
+    return f"{spark_name(folder)}/" in unquote(text)
 
 
-def mend(folder: Path) -> str:
+def mend(folder: AnyPath) -> str:
     """Make a damaged table readable again, with the files that are left. Nothing is deleted.
 
     Files that cannot be read are renamed and removed from the log. If the log itself cannot be read, the whole folder
@@ -83,7 +89,7 @@ def mend(folder: Path) -> str:
     delta = None
     if not any(_broken_log(folder, deeply=True)):
         with suppress(Exception):
-            delta = delta_folder.open_folder(folder)
+            delta = open_folder(folder)
     if delta is None:
         return _moved_aside(folder)
     names: list[str] = []
@@ -95,20 +101,22 @@ def mend(folder: Path) -> str:
                 return _moved_aside(folder)
             names.append(name)
             if file.exists():
-                file.rename(_free_name(file))
+                _renamed(file)
         delta.update_incremental()
         delta.repair(dry_run=False)
     return f"{len(names)} files were taken out of it: {', '.join(names)}"
 
 
-def _moved_aside(folder: Path) -> str:
-    aside = _free_name(folder)
-    folder.rename(aside)
-    return f"its folder was set aside as {aside}"
+def _moved_aside(folder: AnyPath) -> str:
+    return f"its folder was set aside as {_renamed(folder)}"
 
 
-def _free_name(path: Path) -> Path:
-    return next(to for n in count(1) if not (to := path.with_name(f"{path.name}.damaged-{n}")).exists())
+def _renamed(place: AnyPath) -> AnyPath:
+    """Give a file or a folder a name that nothing has, and return its new place."""
+    names = (place.with_name(f"{place.name}.damaged-{n}") for n in count(1))
+    # Any: mypy does not see that a place is renamed to one of its kind.
+    to: Any = next(name for name in names if not name.exists())
+    return place.rename(to)
 
 
 def _remedy(table: str) -> str:
@@ -123,11 +131,11 @@ def _remedy(table: str) -> str:
     return f"have it made anew (from {made_of}): lakeloop rebuild {table}"
 
 
-def _broken_log(folder: Path, *, deeply: bool) -> Iterator[str]:
+def _broken_log(folder: AnyPath, *, deeply: bool) -> Iterator[str]:
     log = folder / "_delta_log"
-    names = sorted(path.name for path in log.iterdir()) if log.is_dir() else []
-    commits = {int(match[1]): name for name in names if (match := _COMMIT.fullmatch(name))}
-    checkpoints = {int(match[1]): name for name in names if (match := _CHECKPOINT.fullmatch(name))}
+    entries = {entry.name: entry for entry in scan(log)} if isinstance(log, ObjectPath) or log.is_dir() else {}
+    commits = {int(match[1]): name for name in sorted(entries) if (match := _COMMIT.fullmatch(name))}
+    checkpoints = {int(match[1]): name for name in sorted(entries) if (match := _CHECKPOINT.fullmatch(name))}
     if not commits and not checkpoints:
         if folder.is_dir() and any(folder.glob("*.parquet")):
             yield "its log (_delta_log) is gone, its files are there"
@@ -137,7 +145,7 @@ def _broken_log(folder: Path, *, deeply: bool) -> Iterator[str]:
     for version, name in commits.items():
         if version <= first:
             continue
-        if (log / name).stat().st_size == 0:
+        if entries[name].stat().st_size == 0:
             yield f"version {version} of its log ({name}) is empty"
         elif deeply and (wrong := _broken_commit(log / name)):
             yield f"version {version} of its log ({name}) {wrong}"
@@ -147,13 +155,15 @@ def _broken_log(folder: Path, *, deeply: bool) -> Iterator[str]:
     missing = [version for version in range(first + 1, max([*commits, first]) + 1) if version not in commits]
     if missing:
         yield f"version {', '.join(map(str, missing))} of its log is missing"
+    if "_last_checkpoint" not in entries:
+        return
     with suppress(OSError, ValueError, TypeError, KeyError):
         hint = int(json.loads((log / "_last_checkpoint").read_text(encoding="utf-8"))["version"])
         if hint not in checkpoints:
             yield f"the checkpoint of version {hint} of its log is missing"
 
 
-def _broken_commit(path: Path) -> str | None:
+def _broken_commit(path: AnyPath) -> str | None:
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.strip():
@@ -165,43 +175,59 @@ def _broken_commit(path: Path) -> str | None:
     return None
 
 
-def _broken_files(folder: Path, *, deeply: bool) -> tuple[list[str], int | None]:
+def _broken_files(folder: AnyPath, *, deeply: bool, opened: OpenFolder | None = None) -> tuple[list[str], int | None]:
     """What is wrong with files of the newest version, and how many rows those files held; None if that is unknown."""
     try:
-        delta = delta_folder.open_folder(folder)
+        delta = (opened or OpenFolder(folder)).now()
         if delta is None:
             return [], 0
         added = pa.table(delta.get_add_actions(flatten=True))
+    except LakeloopError:
+        raise
     except Exception as error:  # delta-rs raises the same class of error for everything that is wrong with a log
+        _check_answered(folder, error)
         return ([f"its log cannot be read ({_first_line(error)})"], None) if deeply else ([], None)
     counts = added["num_records"].to_pylist() if "num_records" in added.column_names else [None] * added.num_rows
     rows = dict(zip(added["path"].to_pylist(), counts, strict=True))
     sizes = dict(zip(rows, added["size_bytes"].to_pylist(), strict=True))
-    found = {path: wrong for path, size in sizes.items() if (wrong := _other_size(folder / unquote(path), size))}
+    there = _sizes_below(folder) if isinstance(folder, ObjectPath) else None
+    found = {path: wrong for path, size in sizes.items() if (wrong := _other_size(folder, unquote(path), size, there))}
     if not found and deeply:
         found = _unreadable(delta, folder, list(rows))
     held = [rows.get(path) for path in found]
     return [f"{path} {wrong}" for path, wrong in found.items()], None if None in held else sum(map(int, held))  # type: ignore[arg-type]
 
 
-def _other_size(file: Path, size: int) -> str | None:
+def _sizes_below(folder: ObjectPath) -> dict[str, int]:
+    """The size of each object below the folder: one request tells a thousand of them."""
+    return {entry.name: entry.size for entry in folder.entries(is_deep=True)}
+
+
+def _other_size(folder: AnyPath, name: str, size: int, there: Mapping[str, int] | None) -> str | None:
     try:
-        has = file.stat().st_size
-    except OSError:
+        has = (folder / name).stat().st_size if there is None else there[name]
+    except (OSError, KeyError):
         return "is missing"
     return None if has == size else f"has {has} bytes of {size}"
 
 
-def _unreadable(delta: DeltaTable, folder: Path, paths: list[str]) -> dict[str, str]:
+def _unreadable(delta: DeltaTable, folder: AnyPath, paths: list[str]) -> dict[str, str]:
     """The files that cannot be read, each with what is wrong. delta-rs stops at the first, and may not name it."""
     try:
         for _ in delta_folder.scan(delta):
             pass
     except Exception as error:
+        _check_answered(folder, error)
         text = _last_words(str(error))
         found = {path: f"cannot be read ({text})" for path in paths if path.rpartition("/")[2] in unquote(str(error))}
         return found or _stumbled_over(folder, paths) or {"a file of it": f"cannot be read ({text})"}
     return {}
+
+
+def _check_answered(folder: AnyPath, error: Exception) -> None:
+    """Raise an error of object storage that did not answer: it says nothing of the table."""
+    if isinstance(folder, ObjectPath) and "Error performing" in str(error):
+        raise explained(folder, error) from error
 
 
 # A broken file can crash the process that reads it. The number of lines that it printed says which file it was.
@@ -217,8 +243,15 @@ for line in sys.stdin.read().splitlines():
 """
 
 
-def _stumbled_over(folder: Path, paths: list[str]) -> dict[str, str]:
+def _stumbled_over(folder: AnyPath, paths: list[str]) -> dict[str, str]:
     """The files that cannot be read, found by reading each in a separate process, which a file may crash."""
+    if isinstance(folder, ObjectPath):
+        with TemporaryDirectory() as copies:
+            for path in paths:
+                copy = Path(copies) / unquote(path)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes((folder / unquote(path)).read_bytes())
+            return _stumbled_over(Path(copies), paths)
     found: dict[str, str] = {}
     left = list(paths)
     while left:
@@ -234,7 +267,7 @@ def _stumbled_over(folder: Path, paths: list[str]) -> dict[str, str]:
     return found
 
 
-def _broken_parquet(path: Path) -> str | None:
+def _broken_parquet(path: AnyPath) -> str | None:
     """What is wrong with the beginning or the end of a Parquet file; None if both look right."""
     content = path.read_bytes()
     if len(content) < 12 or content[:4] != b"PAR1" or content[-4:] != b"PAR1":

@@ -9,18 +9,18 @@ tests/spark/test_engines.py compares the two for all types.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pyarrow as pa
 
 from pipelines.lakehouse.instants import has_type, misread
+from pipelines.lakehouse.open_folder import address, files, folder_of, open_at
 from pipelines.lakehouse.predicates import all_in, quoted, same
+from pipelines.storage.object_path import AnyPath, readable
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable, WriterProperties
@@ -38,89 +38,32 @@ CHANGE_SCHEMA = pa.schema(
 )
 
 
-class OpenFolder:
-    """The Delta table of a folder, opened again only after its log has changed: opening takes 5 ms and more."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._log = folder / "_delta_log"
-        self._last: tuple[str, int, int, int] | None = None
-        self._table: DeltaTable | None = None
-
-    def now(self) -> DeltaTable | None:
-        """The table as it is now, or None if there is none.
-
-        Raises:
-            OSError: the log is gone, or a version of it is empty.
-        """
-        from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
-
-        last = self._last_entry()
-        table = self._table
-        # A table object that has written is at another version than the log was when it was opened.
-        if table is not None and last is not None and last == self._last and table.version() == int(last[0][:20]):
-            return table
-        self._last = self._table = None
-        if self._log.is_dir():
-            with suppress(TableNotFoundError):
-                self._table = DeltaTable(str(self.folder))
-                self._last = last
-                return self._table
-        if next(self.folder.glob("*.parquet"), None) is not None:
-            raise OSError(f"the log in {self._log} is gone")
-        return None
-
-    def _last_entry(self) -> tuple[str, int, int, int] | None:
-        """Identifies the newest commit file, also against another of the same number: name, inode, time in ns, size."""
-        try:
-            entries = list(os.scandir(self._log))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        read_from = max((entry.name[:20] for entry in entries if ".checkpoint." in entry.name), default="")
-        commits = [
-            e for e in entries if e.name.endswith(".json") and e.name[:20].isdigit() and e.name[:20] >= read_from
-        ]
-        if any(e.name[:20] > read_from and e.stat().st_size == 0 for e in commits):
-            # delta-rs would skip the empty commit, and the files that it had added
-            raise OSError(f"a version of the log in {self._log} is empty")
-        if not commits:
-            return None
-        last = max(commits, key=lambda entry: entry.name)
-        stat = last.stat()
-        return last.name, stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-def open_folder(folder: Path, *, version: int | None = None) -> DeltaTable | None:
-    """The table in the folder, at `version` if given; None if there is none."""
-    from deltalake import DeltaTable
-
-    table = OpenFolder(folder).now()
-    return table if table is None or version is None else DeltaTable(str(folder), version=version)
-
-
-def create(folder: Path, schema: pa.Schema, partition_by: Sequence[str], configuration: Mapping[str, str]) -> None:
+def create(folder: AnyPath, schema: pa.Schema, partition_by: Sequence[str], configuration: Mapping[str, str]) -> None:
     """Create an empty table; if there is one already, change nothing."""
     from deltalake import DeltaTable
 
-    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
+    place, options = address(folder)
     DeltaTable.create(
-        str(folder),
+        place,
         schema=schema,
         mode="ignore",
         partition_by=list(partition_by) or None,
         configuration={**configuration, "delta.targetFileSize": str(_FILE_BYTES)},
+        storage_options=options,
     )
 
 
-def empty(folder: Path, schema: pa.Schema) -> None:
+def empty(folder: AnyPath, schema: pa.Schema) -> None:
     """Remove all rows, and give the table the columns of `schema`, in one commit; its id and properties stay.
 
     Not by Spark: its overwrite makes every column nullable, and its REPLACE TABLE makes another table.
     """
     from deltalake import write_deltalake
 
-    write_deltalake(str(folder), schema.empty_table(), mode="overwrite", schema_mode="overwrite")
+    place, options = address(folder)
+    write_deltalake(place, schema.empty_table(), mode="overwrite", schema_mode="overwrite", storage_options=options)
 
 
 def history(delta: DeltaTable) -> list[dict[str, Any]]:
@@ -198,7 +141,7 @@ def _are_few(delta: DeltaTable, columns: list[str] | None) -> bool:
         return False
     size = 0
     for file in files(delta):
-        metadata = pq.read_metadata(file)
+        metadata = pq.read_metadata(readable(file))
         for group in range(metadata.num_row_groups):
             for place in range(metadata.num_columns):
                 chunk = metadata.row_group(group).column(place)
@@ -224,7 +167,7 @@ def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[
     log = folder_of(delta) / "_delta_log"
     try:
         written = [path for version in range(after + 1, until + 1) for path in _written_by(log, version)]
-        if misread([str(folder_of(delta) / path) for path in written], schema):
+        if misread([folder_of(delta) / path for path in written], schema):
             return None
         feed = delta.load_cdf(
             starting_version=after + 1,
@@ -249,44 +192,22 @@ def has_deletion_vectors(delta: DeltaTable) -> bool:
     return bool(delta.metadata().configuration.get("delta.enableDeletionVectors") == "true")
 
 
-def _written_by(log: Path, version: int) -> Iterator[str]:
+def _written_by(log: AnyPath, version: int) -> Iterator[str]:
     """The files that a commit added, as paths below the table's folder: those with rows, and those with changes."""
-    with (log / f"{version:020}.json").open(encoding="utf-8") as lines:
-        for line in lines:
-            action = json.loads(line)
-            for kind in ("add", "cdc"):
-                if kind in action:
-                    yield unquote(action[kind]["path"])
+    for line in (log / f"{version:020}.json").read_bytes().splitlines():
+        action = json.loads(line)
+        for kind in ("add", "cdc"):
+            if kind in action:
+                yield unquote(action[kind]["path"])
 
 
-def folder_of(delta: DeltaTable) -> Path:
-    """The folder of a table as a path of this machine: delta-rs gives a URL, in which a space is %20."""
-    return Path(unquote(urlsplit(delta.table_uri).path))
-
-
-def files(delta: DeltaTable) -> list[str]:
-    """The Parquet files of the table, as paths of this machine."""
-    folder = folder_of(delta)
-    return [str(folder / unquote(path)) for path in pa.table(delta.get_add_actions())["path"].to_pylist()]
-
-
-def files_between(folder: Path, *, after: int | None, until: int) -> list[str]:
-    """The Parquet files of version `until` that version `after` did not have; all, if `after` is None or is gone."""
-    from deltalake import DeltaTable
-    from deltalake.exceptions import DeltaError
-
-    known: set[str] = set()
-    if after is not None:
-        with suppress(DeltaError):  # the log has no longer this version: any file may be new
-            known = set(files(DeltaTable(str(folder), version=after)))
-    return [file for file in files(DeltaTable(str(folder), version=until)) if file not in known]
-
-
-def append(folder: Path, rows: pa.Table) -> None:
+def append(folder: AnyPath, rows: pa.Table) -> None:
     """Append the rows in one commit."""
     from deltalake import write_deltalake
 
-    write_deltalake(str(folder), rows, mode="append", writer_properties=writing(rows.schema))
+    place, options = address(folder)
+    properties = writing(rows.schema)
+    write_deltalake(place, rows, mode="append", writer_properties=properties, storage_options=options)
 
 
 def replace(delta: DeltaTable, rows: pa.Table) -> bool:
@@ -364,11 +285,10 @@ def vacuum(delta: DeltaTable, *, hours: int, keep: Sequence[int] = ()) -> int:
 
 
 def _is_readable(delta: DeltaTable, version: int) -> bool:
-    from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
     try:
-        DeltaTable(delta.table_uri, version=version)
+        open_at(folder_of(delta), version=version)
     except DeltaError:
         return False
     return True

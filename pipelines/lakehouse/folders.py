@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -17,12 +16,14 @@ import pyarrow.compute as pc
 
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.damage import damaged, is_named, mend
-from pipelines.lakehouse.delta_folder import FEW_ROWS, OpenFolder, typed
+from pipelines.lakehouse.delta_folder import FEW_ROWS, typed
 from pipelines.lakehouse.instants import misread
+from pipelines.lakehouse.open_folder import OpenFolder, files, open_folder
 from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, TableSpec
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.settings.sections import Settings
+from pipelines.storage.object_path import AnyPath, ObjectPath, explained, spark_name
 from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError
 
 if TYPE_CHECKING:
@@ -34,32 +35,34 @@ _UNREADABLE = re.compile(r"%[0-9A-Fa-f]{2}|[\[\]^|\\\x00-\x1f\x7f]")
 
 
 class FolderLakehouse(Lakehouse):
-    """The tables of a workspace as Delta folders below the folder `lakehouse` of the settings."""
+    """The tables of a workspace as Delta folders below `lakehouse` of the settings: a folder, or a bucket's prefix."""
 
     is_local = True
 
     def __init__(self, settings: Settings, *, spark: Callable[[], SparkSession]) -> None:
         super().__init__(settings, spark=spark)
         self._opened: dict[str, OpenFolder] = {}
-        place = str(settings.path(settings.lakehouse))
+        self._root = settings.place(settings.lakehouse)
+        place = str(self._root)
         if found := _UNREADABLE.search(place):
             raise ConfigurationError(
                 f"The lakehouse {place!r} has {found[0]!r} in its name, which delta-rs cannot read. Rename the folder, "
                 "or set lakehouse to a place without it."
             )
 
-    def folder(self, table: str) -> Path:
+    def folder(self, table: str) -> AnyPath:
         schema, name = table.split(".")
-        return self.settings.path(self.settings.lakehouse) / f"{self.settings.schema_prefix}{schema}" / name
+        return self._root / f"{self.settings.schema_prefix}{schema}" / name
 
     def existing(self) -> list[str]:
         prefix = self.settings.schema_prefix
-        logs = self.settings.path(self.settings.lakehouse).glob(f"{prefix}*/*/_delta_log")
-        found = {f"{log.parts[-3].removeprefix(prefix)}.{log.parts[-2]}" for log in logs}
+        folders = (folder for schema in self._root.glob(f"{prefix}*") for folder in schema.glob("*"))
+        tables = [folder for folder in folders if (folder / "_delta_log").is_dir()]
+        found = {f"{folder.parent.name.removeprefix(prefix)}.{folder.name}" for folder in tables}
         return [*(t for t in self.tables() if t in found), *sorted(found - {*self.tables()})]
 
     def identifier(self, table: str) -> str:
-        return f"delta.{quoted(str(self.folder(table)))}"
+        return f"delta.{quoted(spark_name(self.folder(table)))}"
 
     def look_at(self, tables: Iterable[str]) -> None:
         pass  # nothing is saved by it
@@ -87,7 +90,7 @@ class FolderLakehouse(Lakehouse):
 
     def columns(self, table: str) -> pa.Schema | None:
         with self._watching(table):
-            delta = delta_folder.open_folder(self.folder(table))
+            delta = open_folder(self.folder(table))
         return None if delta is None else pa.schema(delta.schema().to_arrow())
 
     def history(self, table: str, *, since: int = 0) -> list[dict[str, Any]]:
@@ -104,7 +107,7 @@ class FolderLakehouse(Lakehouse):
 
     def file_count(self, table: str) -> int:
         delta = self._open(table)
-        return 0 if delta is None else len(delta_folder.files(delta))
+        return 0 if delta is None else len(files(delta))
 
     def read_batches(
         self,
@@ -134,7 +137,7 @@ class FolderLakehouse(Lakehouse):
             super()._merge_rows(table, changes)
             return
         with self._watching(table):
-            if delta_folder.files(delta):
+            if files(delta):
                 delta_folder.merge(delta, changes, key=self.spec(table).key)
             else:
                 kept = changes.filter(pc.not_equal(changes["_op"], "delete"))
@@ -150,7 +153,7 @@ class FolderLakehouse(Lakehouse):
         """Whether delta-rs would misread instants of these columns, so that Spark must read them."""
         if table in TABLES:  # in lakeloop's own tables, only the times of files do not come from this machine's clock
             schema = pa.schema([field for field in schema if field.name == "modified_at"])
-        return misread(delta_folder.files(delta), schema)
+        return misread(files(delta), schema)
 
     def _delete_rows(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
         delta, schema = self._open(table), self.spec(table).schema
@@ -164,10 +167,10 @@ class FolderLakehouse(Lakehouse):
         return delta is not None and delta.version() == version and delta_folder.replace(delta, arrow)
 
     def _load(self, reader: DataFrameReader, table: str) -> DataFrame:
-        return reader.load(str(self.folder(table)))
+        return reader.load(spark_name(self.folder(table)))
 
     def _save(self, writer: DataFrameWriter, table: str) -> None:
-        writer.save(str(self.folder(table)))
+        writer.save(spark_name(self.folder(table)))
 
     def few_keys(self, table: str, key: str, values: Sequence[str]) -> pa.Table | None:
         if len(values) > FEW_ROWS:  # as a condition they would take longer than the whole table
@@ -206,7 +209,7 @@ class FolderLakehouse(Lakehouse):
         self.spec(table)
         with self._watching(table):
             if version is not None:
-                return delta_folder.open_folder(self.folder(table), version=version)
+                return open_folder(self.folder(table), version=version)
             return self._opened.setdefault(table, OpenFolder(self.folder(table))).now()
 
     def compact(self, table: str) -> int:
@@ -230,7 +233,11 @@ class FolderLakehouse(Lakehouse):
 
     def damage(self, of: Sequence[str], *, deeply: bool = True, named_in: str = "") -> DamagedTableError | None:
         named = [t for t in self.tables() if is_named(self.folder(t), named_in)]
-        return next((found for t in [*of, *named] if (found := damaged(t, self.folder(t), deeply=deeply))), None)
+        for table in [*of, *named]:
+            opened = None if deeply else self._opened.get(table)
+            if found := damaged(table, self.folder(table), deeply=deeply, opened=opened):
+                return found
+        return None
 
     def mend(self, table: str) -> str | None:
         return mend(self.folder(table)) if self.damage([table]) is not None else None
@@ -244,9 +251,11 @@ class FolderLakehouse(Lakehouse):
             raise
         except Exception as error:
             found = self.damage([table])
-            if found is None:
-                raise
-            raise found from error
+            if found is not None:
+                raise found from error
+            if isinstance(self._root, ObjectPath) and isinstance(error, OSError):
+                raise explained(self._root, error) from error
+            raise
 
 
 def _in_one(found: list[pa.Table] | None, schema: pa.Schema) -> pa.Table | None:

@@ -8,13 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.storage.object_path import AnyPath, readable
+
 # The range of instants that fit into 64 bits as nanoseconds, in microseconds: 1677-09-21 to 2262-04-11.
 _FIRST, _LAST = -(2**63) // 1000 + 1, (2**63 - 1) // 1000
 # Files (with columns) whose instants were checked and are right; a file of a table never changes.
 _sound: set[str] = set()
 
 
-def misread(files: Iterable[str], schema: pa.Schema) -> bool:
+def misread(files: Iterable[AnyPath | str], schema: pa.Schema) -> bool:
     """Whether delta-rs would misread an instant in these columns of these files.
 
     Spark can write instants in an old form (INT96) that delta-rs reads as 64 bits of nanoseconds, which hold only the
@@ -32,11 +34,11 @@ def misread(files: Iterable[str], schema: pa.Schema) -> bool:
     return False
 
 
-def _beyond_nanoseconds(path: str, columns: Sequence[str]) -> bool:
+def _beyond_nanoseconds(path: AnyPath | str, columns: Sequence[str]) -> bool:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
+        file = pq.ParquetFile(readable(path), coerce_int96_timestamp_unit="us")
     except (OSError, pa.ArrowInvalid):
         return False  # the read that follows reports the missing or broken file
     with file:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.settings.sections import Settings, SparkSettings
+from pipelines.storage.object_path import ObjectPath
 from transformations.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -76,6 +77,13 @@ _ON_THIS_MACHINE = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress"
 # In a short run Java's second compiler costs more than it gains: 74 CPU seconds with it, 39 without, for a cold run of
 # five stages.
 _LOCAL_JVM_OPTIONS = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+# An option of object storage: its name for Spark's client of S3.
+_S3_OPTIONS = {
+    "region": "endpoint.region",
+    "access_key_id": "access.key",
+    "secret_access_key": "secret.key",
+    "session_token": "session.token",
+}
 _IN_PROPERTIES = {sign: f"\\{sign}" for sign in "\\:=#! "} | {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 LOG4J = """\
 rootLogger.level = warn
@@ -308,10 +316,12 @@ def _property(text: str) -> str:
 
 def configuration(settings: Settings, master: str, *, log4j: Path) -> dict[str, str]:
     """The configuration of a new session for `master`; `spark.conf` of the settings overrides all but the master."""
-    from pipelines.machine.assets import delta_jars, kafka_jars
+    from pipelines.machine.assets import delta_jars, kafka_jars, s3_jars
 
     reads_kafka = any(source.format == "kafka" for source in settings.records.values())
-    jars = [*delta_jars(), *(kafka_jars() if reads_kafka else [])]
+    tables = settings.place(settings.lakehouse)
+    is_in_s3 = isinstance(tables, ObjectPath) and tables.scheme == "s3"
+    jars = [*delta_jars(), *(kafka_jars() if reads_kafka else []), *(s3_jars() if is_in_s3 else [])]
     options = f'-Dlog4j2.configurationFile="{_file_url(log4j)}"'
     return {
         "spark.app.name": "lakeloop",
@@ -322,9 +332,20 @@ def configuration(settings: Settings, master: str, *, log4j: Path) -> dict[str, 
         **_CONF,
         **(_LOCAL_CONF if _is_local(master) else {}),
         **(_ON_THIS_MACHINE if _is_on_this_machine(master) else {}),
+        **(_of_s3(tables) if isinstance(tables, ObjectPath) and is_in_s3 else {}),
         **settings.spark.conf,
         "spark.master": master,
     }
+
+
+def _of_s3(tables: ObjectPath) -> dict[str, str]:
+    """How Spark's client of S3 goes where those of delta-rs and Lance go. What the environment says, it finds there."""
+    said = {key.lower().removeprefix("aws_"): value for key, value in tables.options.items()}
+    found = {name: said[option] for option, name in _S3_OPTIONS.items() if option in said}
+    if endpoint := tables.endpoint:
+        # Servers of one's own have no name for each bucket.
+        found |= {"endpoint": endpoint, "path.style.access": "true"}
+    return {f"spark.hadoop.fs.s3a.{name}": value for name, value in found.items()}
 
 
 def _file_url(path: Path) -> str:

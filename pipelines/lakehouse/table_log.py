@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 from pipelines.lakehouse.tables import Lakehouse
+from pipelines.storage.object_path import AnyPath
 
 # Operations that put a table back to an older state, or drop lost files: a change feed does not tell which rows went.
 _TAKES_BACK = frozenset({"RESTORE", "FSCK"})
@@ -48,7 +48,7 @@ def commit_id(lake: Lakehouse, table: str, version: int) -> str | None:
     return next((str(commit["id"]) for commit in commits if commit["version"] == version), None)
 
 
-def folder_commit_id(folder: Path, version: int) -> str | None:
+def folder_commit_id(folder: AnyPath, version: int) -> str | None:
     """`commit_id` of a Delta table in a folder."""
     entry = _entry(folder, version)
     return None if entry is None else hashlib.sha256(entry).hexdigest()[:32]
@@ -108,7 +108,7 @@ def _in_catalog(lake: Lakehouse, table: str, version: int) -> Commit | None:
     return None if found is None else _commit(version, found["operation"], found["note"], found["parameters"])
 
 
-def _in_folder(folder: Path, version: int) -> Commit | None:
+def _in_folder(folder: AnyPath, version: int) -> Commit | None:
     entry = _entry(folder, version)
     if entry is None:
         return None
@@ -125,7 +125,7 @@ def _commit(version: int, operation: str | None, note: str | None, parameters: M
     return Commit(version, done, note, restores, is_whole or done in _TAKES_BACK | _REPLACES)
 
 
-def _entry(folder: Path, version: int) -> bytes | None:
+def _entry(folder: AnyPath, version: int) -> bytes | None:
     try:
         return (folder / "_delta_log" / f"{version:020}.json").read_bytes()
     except FileNotFoundError:

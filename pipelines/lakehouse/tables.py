@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import and_
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -24,6 +23,7 @@ from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, Role, TableSpec
 from pipelines.lakehouse.session import write_as_delta_rs_reads
 from pipelines.settings.sections import Settings
+from pipelines.storage.object_path import AnyPath
 from transformations.errors import ConfigurationError, DamagedTableError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Lakehouse(ABC):
     def identifier(self, table: str) -> str:
         """The name of the table in Spark SQL."""
 
-    def folder(self, table: str) -> Path | None:
+    def folder(self, table: str) -> AnyPath | None:
         """The folder of the table, even if it does not exist yet; None in a catalog."""
         return None
 

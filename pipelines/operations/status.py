@@ -6,7 +6,7 @@ A damaged table does not hide the others: the report names it, with the command 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import Any
 
@@ -56,9 +56,9 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
                 "last_counts": dict(last.counts) if last else None,
             }
         )
-    page = settings.path(settings.report)
-    if page.is_file():  # the report reads ops.stage_runs, so its own runs are not recorded: the file tells the time
-        written_at = datetime.fromtimestamp(page.stat().st_mtime, timezone.utc)
+    # The report reads ops.stage_runs, so its own runs are not recorded: the file tells the time.
+    with _noted(troubles), suppress(OSError):
+        written_at = datetime.fromtimestamp(settings.place(settings.report).stat().st_mtime, timezone.utc)
         next(s for s in stages if s["stage"] == "report")["last_run_at"] = written_at
     indexes = list[dict[str, Any]]()
     with _noted(troubles):

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.documents.landing import Found
+from pipelines.documents.landing import file_in
 from pipelines.flow.stage import Context
 from pipelines.flow.states import STAGE_RUNS
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.operations.trace_records import record_steps
+from pipelines.storage.object_path import AnyPath
 from pipelines.vector_index.state import IndexState, states
 from transformations.errors import ConfigurationError
 
@@ -182,12 +182,12 @@ def _trace_document(context: Context, result: Trace, document_id: str) -> None:
         result.add("file", [_file(context.settings.landing_path, arrivals[-1])])
 
 
-def _file(landing: Path, arrival: Mapping[str, Any]) -> dict[str, Any]:
+def _file(landing: AnyPath, arrival: Mapping[str, Any]) -> dict[str, Any]:
     """The file of the last arrival as it is now."""
     file = landing / arrival["path"]
     facts: dict[str, Any] = {"path": str(file), "is_there": file.is_file(), "is_as_it_arrived": False}
     if facts["is_there"]:
-        facts["content_hash"] = Found(arrival["path"], str(file)).content_hash()
+        facts["content_hash"] = file_in(landing, arrival["path"]).content_hash()
         facts["is_as_it_arrived"] = facts["content_hash"] == arrival["content_hash"]
     return facts
 

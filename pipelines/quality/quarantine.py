@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from pipelines.documents.landing import files_below
@@ -149,11 +149,10 @@ def waiting(context: Context) -> dict[str, int]:
 def passed_over(settings: Settings) -> dict[str, tuple[int, str]]:
     """Suffix of files in the landing folder that are not read → (how many there are, the path of the first)."""
     kinds: dict[str, tuple[int, str]] = {}
-    root = settings.landing_path
-    files = files_below(root, settings.ingest, own=settings.own_places, is_strict=False)
-    for file in sorted(Path(file) for file, kind in files if kind == "other"):
+    files = files_below(settings.landing_path, settings.ingest, own=settings.own_places, is_strict=False)
+    for file in sorted(PurePath(path) for path, kind in files if kind == "other"):
         suffix = file.suffix.lower() or "without a suffix"
-        count, first = kinds.get(suffix, (0, file.relative_to(root).as_posix()))
+        count, first = kinds.get(suffix, (0, file.as_posix()))
         kinds[suffix] = (count + 1, first)
     return dict(sorted(kinds.items(), key=lambda item: (-item[1][0], item[0])))
 

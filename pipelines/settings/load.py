@@ -7,6 +7,7 @@ Each of these overrides the ones before: the defaults, the file, the environment
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from pipelines.settings.redaction import redacted
 from pipelines.settings.sections import Settings, named_section
 from transformations.errors import ConfigurationError
 
+_SECRET_OPTION = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
 # How many errors a message lists; the others are counted.
 _MAX_TOLD = 10
 
@@ -86,6 +88,10 @@ def _resolve_references(merged: dict[str, Any]) -> dict[str, Any]:
         value = section.get(key) if isinstance(section, dict) else None
         if value is not None and not is_reference(value):
             raise ConfigurationError(f"{section_name}.{key} must name an environment variable, as in ${{THE_NAME}}")
+    options = merged.get("storage_options")
+    for key, value in options.items() if isinstance(options, dict) else ():
+        if _SECRET_OPTION.search(str(key)) and not is_reference(value):
+            raise ConfigurationError(f"storage_options.{key} must name an environment variable, as in ${{THE_NAME}}")
     root = merged["root"]
     resolved: dict[str, Any] = resolve_references({key: value for key, value in merged.items() if key != "root"})
     return {"root": root, **resolved}

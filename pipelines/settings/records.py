@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from expectations.rules.rules import Level
+from pipelines.storage.object_path import is_address
 from transformations.errors import ConfigurationError
 from transformations.tables.column_types import canonical_type, is_nested
 from transformations.tables.text_values import Reading, pattern_fault
@@ -204,6 +205,11 @@ class RecordSettings(_Part):
         if self.format == "delta" and (self.order_by or self.op):
             raise ValueError(
                 "a Delta table's own commits order its changes and say what was deleted: no order_by, no op"
+            )
+        if self.format != "kafka" and is_address(self.location):
+            raise ValueError(
+                "location is a path of this machine, not an address: records in object storage are not supported yet. "
+                "A bucket that is mounted has a path"
             )
         if self.format == "delta" and "/" not in self.location and not TABLE_NAME.fullmatch(self.location):
             raise ValueError(

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from pipelines.settings.records import RecordSettings, RecordSources, check_source_names
-from pipelines.settings.redaction import without_password
+from pipelines.settings.redaction import note_secret, without_password
+from pipelines.storage.object_path import AnyPath, ObjectPath, address_problem, is_address, is_object_storage
 from transformations.documents import SUFFIXES
 from transformations.text.personal_data import KINDS
+
+# Variables of the environment from which clients of object storage take secrets.
+_SECRET_VARIABLES = {
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_KEY",
+    "AZURE_STORAGE_CLIENT_SECRET",
+}
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _checked(address: str, *, belongs_to: str) -> str:
+    """The address. Raises ValueError if it holds a password, which belongs into the setting `belongs_to`."""
+    if without_password(address) != address:
+        raise ValueError(f"it holds a password: name that as {belongs_to}, ${{NAME}} of a variable")
+    return address
 
 
 class IngestSettings(_Section):
@@ -113,9 +131,7 @@ class IndexSettings(_Section):
     @classmethod
     def _without_password(cls, uri: str) -> str:
         """Refuse a password in the address: tables keep the address, and must not contain a secret."""
-        if without_password(uri) != uri:
-            raise ValueError("it holds a password: name that as index.secret, ${NAME} of a variable")
-        return uri
+        return _checked(uri, belongs_to="index.secret")
 
     @field_validator("options", mode="before")
     @classmethod
@@ -198,11 +214,17 @@ class Settings(_Section):
         None, pattern=r"^[A-Za-z0-9_-]+$", description="Unity Catalog catalog; none: Delta folders below `lakehouse`"
     )
     schema_prefix: str = Field("", pattern=r"^[A-Za-z0-9_]*$", description="put before bronze, silver, gold …")
-    lakehouse: str = Field("lakehouse", description="folder of the Delta tables, where there is no catalog")
-    landing: str = Field("landing", description="the folder whose files are the documents")
+    lakehouse: str = Field(
+        "lakehouse", description="folder or s3://bucket/prefix of the Delta tables, where there is no catalog"
+    )
+    landing: str = Field("landing", description="folder or s3://bucket/prefix whose files are the documents")
     checkpoints: str = Field("checkpoints", description="folder where streams of records keep how far they came")
-    report: str = Field("report.html", description="the page that the report stage writes")
+    report: str = Field("report.html", description="the page that the report stage writes, a file or an object")
     quality: str = Field("quality", description="folder of the Great Expectations suites and their Data Docs")
+    storage_options: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="of object storage, such as aws_endpoint, where the environment does not say; a secret as ${NAME}",
+    )
     ingest: IngestSettings = IngestSettings()
     parse: ParseSettings = ParseSettings()
     refine: RefineSettings = RefineSettings()
@@ -221,14 +243,22 @@ class Settings(_Section):
     spark: SparkSettings = SparkSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
 
-    @field_validator("lakehouse", "landing", "checkpoints", "report", "quality")
+    @field_validator("lakehouse", "landing", "report")
+    @classmethod
+    def _is_a_place(cls, value: str) -> str:
+        """Refuse a URL of anything but object storage, and a password in one."""
+        if is_address(value) and (problem := address_problem(value)):
+            raise ValueError(problem)
+        return _checked(value, belongs_to="storage_options")
+
+    @field_validator("checkpoints", "quality")
     @classmethod
     def _is_a_path(cls, value: str) -> str:
         """Refuse a URL, which would become a folder of that name below the workspace."""
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value):
+        if is_address(value):
             raise ValueError(
-                "it is a path of this machine, not an address. Tables in object storage belong to a catalog: set "
-                "catalog; a bucket, a share or a volume that is mounted has a path"
+                "it is a path of this machine, not an address: in object storage it is not supported yet. A bucket, a "
+                "share or a volume that is mounted has a path"
             )
         return value
 
@@ -241,17 +271,25 @@ class Settings(_Section):
         """`value` as an absolute path; a relative one is taken from the workspace's root."""
         return (self.root / Path(value).expanduser()).absolute()
 
+    def place(self, value: str) -> AnyPath:
+        """`value` as a place of object storage if it is an address, else as `path`."""
+        if not is_address(value):
+            return self.path(value)
+        for name in _SECRET_VARIABLES & os.environ.keys():
+            note_secret(os.environ[name])
+        return ObjectPath.of(value, {key: option.get_secret_value() for key, option in self.storage_options.items()})
+
     @property
-    def landing_path(self) -> Path:
-        return self.path(self.landing)
+    def landing_path(self) -> AnyPath:
+        return self.place(self.landing)
 
     @property
     def own_places(self) -> frozenset[str]:
         """The files and folders that lakeloop writes: nothing in them is input, wherever the input's folder is."""
         uri = self.index_uri
-        index = [] if "://" in uri else [uri]
+        index = [] if "://" in uri and not is_object_storage(uri) else [uri]
         return frozenset(
-            os.path.abspath(self.path(place))
+            str(self.place(place)) if is_address(place) else os.path.abspath(self.path(place))
             for place in (self.lakehouse, self.checkpoints, self.report, self.quality, "logs", "mlruns", *index)
         )
 
@@ -261,7 +299,9 @@ class Settings(_Section):
 
     @property
     def index_uri(self) -> str:
-        """Where the index is: a URL as it is, a folder as an absolute path."""
+        """Where the index is: a URL as it is (s3a:// as s3://), a folder as an absolute path."""
+        if is_object_storage(self.index.uri):
+            return str(self.place(self.index.uri))
         return self.index.uri if "://" in self.index.uri else str(self.path(self.index.uri))
 
     @property

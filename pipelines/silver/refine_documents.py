@@ -30,7 +30,7 @@ from pipelines.documents.parse import Limits, parse_batches
 from pipelines.flow.changed_rows import apply_changes, differences, touched
 from pipelines.flow.rows import Rows, as_frame, kept, mapped, row_count, selected, where_in, without
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved, nothing_new
-from pipelines.lakehouse.delta_folder import files_between
+from pipelines.lakehouse.open_folder import files_between
 from pipelines.quality.split import Split
 from transformations.tables import few_rows
 from transformations.tables.history import VALIDITY, Replaced, history_changes

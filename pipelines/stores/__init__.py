@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from pipelines.models.embedders import EmbeddingModel
 from pipelines.settings.sections import Settings
+from pipelines.storage.object_path import ObjectPath, is_object_storage
 from pipelines.stores.capabilities import Capability
 from pipelines.stores.place import Options, Place, parse_options
 from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError, RefusedError
@@ -203,7 +204,9 @@ def open_store(settings: Settings, *, dimension: int, name: str | None = None) -
     adapter = adapter_named(index.store)
     secret = index.secret.get_secret_value() if index.secret else None
     options = parse_options(index.store, index.options, model=adapter.options)
-    store: Store = adapter(Place(settings.index_uri, name or index.name, dimension, secret, options))
+    place = settings.place(settings.index_uri) if is_object_storage(settings.index_uri) else None
+    storage = place.client_options if isinstance(place, ObjectPath) else None
+    store: Store = adapter(Place(settings.index_uri, name or index.name, dimension, secret, options, storage))
     return store
 
 

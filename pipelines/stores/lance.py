@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import pyarrow as pa
 
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
+from pipelines.storage.object_path import address_problem
 from pipelines.stores import Hit, Manifest, check_query, check_succession, damaged_index
 from pipelines.stores.capabilities import declare, notimpl, yes
 from pipelines.stores.libraries import library
 from pipelines.stores.place import Options, Place
-from transformations.errors import RefusedError
+from transformations.errors import ConfigurationError, RefusedError
 from transformations.index.vectors import ANYTHING
 from transformations.tables.filters import And, Filter, In, Not
 
@@ -63,7 +64,7 @@ class LanceStore:
         other_processes=yes(),
         filters=yes(),
         approximate_search=notimpl("every search is exact; Lance's IVF_PQ is not used yet"),
-        object_storage=yes("by its URI; tested on folders only"),
+        object_storage=yes("s3://bucket/prefix; of two writers that commit at once, one is refused"),
         forgets_at_once=yes(
             "old versions are removed and files rewritten; object storage may keep versions of its own"
         ),
@@ -73,7 +74,10 @@ class LanceStore:
     limits = ANYTHING
 
     def __init__(self, place: Place) -> None:
+        if "://" in place.uri and (problem := address_problem(place.uri)):
+            raise ConfigurationError(f"index.uri of Lance is {place.uri!r}: {problem}")
         self._uri = f"{place.uri}/{place.name}.lance"
+        self._storage = place.storage
         self._dimension = place.dimension
         self._writing = threading.RLock()
         self._opening = threading.Lock()
@@ -98,7 +102,7 @@ class LanceStore:
             with self._writing:
                 dataset, rows = self._open_or_create(), rows.select(self._schema.names).cast(self._schema)
                 if are_new:
-                    self._latest = _lance().write_dataset(rows, dataset, mode="append")
+                    self._latest = _lance().write_dataset(rows, dataset, mode="append", storage_options=self._storage)
                 else:
                     merge = dataset.merge_insert("chunk_id").when_matched_update_all().when_not_matched_insert_all()
                     merge.execute(rows)
@@ -193,7 +197,7 @@ class LanceStore:
             if "://" in self._uri:
                 dataset = self._open_latest()
                 if dataset is not None:
-                    dataset.drop(self._uri)
+                    dataset.drop(self._uri, storage_options=self._storage)
             else:
                 shutil.rmtree(self._uri, ignore_errors=True)
             self.close()
@@ -211,7 +215,9 @@ class LanceStore:
     def _open_or_create(self) -> Any:
         dataset = self._open_latest()
         if dataset is None:
-            dataset = self._latest = _lance().write_dataset(self._schema.empty_table(), self._uri, mode="create")
+            dataset = self._latest = _lance().write_dataset(
+                self._schema.empty_table(), self._uri, mode="create", storage_options=self._storage
+            )
         return dataset
 
     def _open_latest(self) -> Any | None:
@@ -228,7 +234,7 @@ class LanceStore:
     def _open(self) -> Any | None:
         """A new handle on the last version; None if there is no dataset."""
         try:
-            return _lance().dataset(self._uri)
+            return _lance().dataset(self._uri, storage_options=self._storage)
         except ValueError as error:
             if "not found" not in str(error).lower():
                 raise

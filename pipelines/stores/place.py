@@ -33,6 +33,7 @@ class Place:
     Attributes:
         uri: a folder, or the address of a server.
         secret: the server's password or token.
+        storage: options of the client of object storage, where `uri` is an address of that.
         options: an instance of the adapter's own model; None: its defaults.
     """
 
@@ -41,6 +42,7 @@ class Place:
     dimension: int
     secret: str | None = field(default=None, repr=False)
     options: Options | None = None
+    storage: Mapping[str, str] | None = field(default=None, repr=False)
 
     def parsed(self, model: type[_Parsed]) -> _Parsed:
         """The options as an instance of `model`, the adapter's own."""

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from pipelines.flow.lock import is_alive
 from pipelines.flow.stage import Context
 from pipelines.stores import Manifest
-from pipelines.vector_index.state import IndexState, change, holder, is_alive, updated
+from pipelines.vector_index.state import IndexState, change, holder, updated
 from transformations.errors import RefusedError
 
 log = logging.getLogger(__name__)

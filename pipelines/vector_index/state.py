@@ -8,14 +8,13 @@ one compare-and-set of the whole table, so an alias moves at once and a lease ha
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pipelines.flow.lock import this_process
 from pipelines.flow.stage import Context, Subject
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.models.embedders import EmbeddingModel, embedding_model, model_named
@@ -184,23 +183,8 @@ def register(lake: Lakehouse, settings: Settings, model: EmbeddingModel) -> Inde
 
 
 def holder(run_id: str) -> str:
-    """The name of a lease's holder: the run, the machine and the process, so that others on this machine can see
-    whether it still lives."""
-    return f"{run_id} {platform.node()} {os.getpid()}"
-
-
-def is_alive(lease_holder: str) -> bool:
-    """False only if the holder was a process of this machine that has ended."""
-    *_, node, pid = lease_holder.split(" ")
-    if node != platform.node():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    """The name of a lease's holder: the run, the machine and the process."""
+    return f"{run_id} {this_process()}"
 
 
 def updated(states: Sequence[IndexState], name: str, /, **values: object) -> list[IndexState]:

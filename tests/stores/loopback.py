@@ -23,9 +23,9 @@ class Running:
 def running(
     program: str, *arguments: str, is_ready: Callable[[str], bool], port: int | None = None
 ) -> Iterator[Running]:
-    """A program of this environment, from when it is ready at its uri until the block ends."""
+    """A program of this environment (or of any, by its path), from when it is ready at its uri until the block ends."""
     port = port or free_port()
-    command = [Path(sys.executable).with_name(program), *arguments, "--host", "127.0.0.1", "--port", str(port)]
+    command = [Path(sys.executable).parent / program, *arguments, "--host", "127.0.0.1", "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     uri = f"http://127.0.0.1:{port}"
     try:

@@ -62,6 +62,8 @@ THROUGH = {
     "pipelines.stores.libraries": "test_contract",
     "pipelines.stores.segment_folder": "test_segments",
     "pipelines.stores.segment_view": "test_segments",
+    # Pinned jars: Spark reads and writes a bucket with them.
+    "pipelines.machine.s3_jars": "test_object_storage",
     # Tables: declarations are held against the page of tables.
     "expectations.tables.stored": "test_table_rules",
     "pipelines.lakehouse.catalog": "test_catalog_tables",

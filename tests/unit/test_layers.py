@@ -24,6 +24,7 @@ ADAPTERS = (
 HEAVY = {
     "mlflow", "lance", "onnxruntime", "openai", "xllamacpp", "matplotlib", "trafilatura", "unearth", "chromadb",
     "pymilvus", "faiss", "annoy", "scann", "psycopg", "pgvector", "databricks", "langchain_core", "llama_index",
+    "obstore",
 }  # fmt: skip
 IMPURE = {
     "os", "io", "time", "socket", "subprocess", "shutil", "tempfile", "random", "secrets", "logging", "asyncio",

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.documents.contents import of_files, of_rows
 from pipelines.documents.parse import Limits, parse_batches
-from pipelines.lakehouse.delta_folder import files_between
+from pipelines.lakehouse.open_folder import files_between
 from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.settings.sections import Settings
@@ -73,7 +73,7 @@ def test_each_row_finds_its_own_bytes_in_whatever_file_they_are(lake: Lakehouse)
     }
     assert not list(of_files(named([arrival("forgotten", b"x")], lake), files))
     with pytest.raises(LakeloopError, match=r"no\.parquet, a file of bronze\.documents, cannot be read"):
-        list(of_files(named(wanted, lake), [*files[:1], str(lake.folder(TABLE) / "no.parquet")]))
+        list(of_files(named(wanted, lake), [*files[:1], lake.folder(TABLE) / "no.parquet"]))
     rows = pa.Table.from_pylist(wanted, schema=lake.spec(TABLE).schema).to_batches()
     assert [content for _, content in of_rows(rows)] == [row["content"] for row in wanted]
 

@@ -17,6 +17,7 @@ from deltalake import DeltaTable, convert_to_deltalake
 from pipelines.conductor.run import new_context
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.instants import misread
+from pipelines.lakehouse.open_folder import files, files_between
 from pipelines.lakehouse.schemas.spec import TIMESTAMP
 from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
@@ -89,9 +90,9 @@ def test_files_are_found_whatever_the_folder_is_called(name: str, tmp_path: Path
     schema = pa.schema([("part", pa.string()), ("n", pa.int64())])
     delta_folder.create(folder, schema, ("part",), {})
     delta_folder.append(folder, pa.table({"part": ["u v", "a%b", "ü=/"], "n": [1, 2, 3]}))
-    files = delta_folder.files_between(folder, after=None, until=1)
-    assert sorted(files) == sorted(str(file) for file in folder.rglob("*.parquet"))
-    assert delta_folder.files_between(folder, after=1, until=1) == []
+    found = files_between(folder, after=None, until=1)
+    assert sorted(found) == sorted(folder.rglob("*.parquet"))
+    assert files_between(folder, after=1, until=1) == []
 
 
 @pytest.mark.parametrize("name", ["plain", "a b", "Ünï"])
@@ -101,7 +102,7 @@ def test_an_instant_that_delta_rs_takes_for_another_is_noticed_whatever_the_fold
     instants = pa.array([datetime(9999, 12, 31)], pa.timestamp("us"))
     pq.write_table(pa.table({"at": instants}), folder / "old.parquet", use_deprecated_int96_timestamps=True)
     convert_to_deltalake(str(folder))
-    assert misread(delta_folder.files(DeltaTable(str(folder))), pa.schema([("at", TIMESTAMP)]))
+    assert misread(files(DeltaTable(str(folder))), pa.schema([("at", TIMESTAMP)]))
 
 
 @pytest.mark.parametrize(
