@@ -28,6 +28,8 @@ _ALIASES = {"s3a": "s3"}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 # A path of pathlib keeps one slash of an address.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://?([^/]+)/?(.*)", re.DOTALL)
+# The option, and the variables of the environment, that name a server of one's own.
+_ENDPOINT = re.compile(r"(aws_|azure_|azure_storage_)?endpoint(_url)?", re.IGNORECASE)
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 # A server that is gone is given up after this time; a client's own default is three minutes.
 _RETRIES = {"max_retries": "10", "retry_timeout": "60s"}
@@ -127,8 +129,10 @@ class ObjectPath:
     @property
     def endpoint(self) -> str:
         """The server that the options or the environment name instead of the provider's own; empty: none."""
-        given = [value for key, value in self.options.items() if "endpoint" in key.lower()]
-        return next(iter([*given, *(os.environ[name] for name in _ENDPOINTS if name in os.environ)]), "")
+        given = [value for key, value in self.options.items() if _ENDPOINT.fullmatch(key)]
+        if self.scheme == "s3":
+            given += [os.environ[name] for name in _ENDPOINTS if name in os.environ]
+        return next(iter(given), "")
 
     @property
     def client_options(self) -> dict[str, str]:

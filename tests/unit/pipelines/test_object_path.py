@@ -131,5 +131,7 @@ def test_an_endpoint_without_tls_is_taken_if_it_was_written(monkeypatch):
     place = ObjectPath.of("s3://bucket/x", {"aws_endpoint": "http://127.0.0.1:1"})
     assert place.client_options["allow_http"] == "true"
     assert "allow_http" not in ObjectPath.of("s3://bucket/x").client_options
+    assert not ObjectPath.of("s3://bucket/x", {"aws_metadata_endpoint": "http://127.0.0.1:1"}).endpoint
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     assert ObjectPath.of("s3://bucket/x").endpoint == "http://127.0.0.1:1"
+    assert not ObjectPath.of("gs://bucket/x").endpoint
