@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 SCHEMA = "declared"
 NO_RETRIES = "spark.sql.pipelines.maxFlowRetryAttempts"
 _DEFINITIONS = Path(__file__).parents[1] / "declarative"
-_EVENT = re.compile(r"Flow (\S+) (?:is|has) ([A-Z]+)")
+_BEGIN = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d: ")
+_EVENT = re.compile(r"Flow '?([^\s']+)'? (?:is|has) ([A-Z]+)")
+# Spark begins what went wrong with the name of its kind.
+_REASON = re.compile(r"\[[A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*\] [^\n]+")
 _BROKEN = re.compile(r"rule '[a-z0-9_]+' \(fail\) is broken in [^\n]*?source")
 
 
@@ -79,23 +82,30 @@ def run_pipeline(spec: Path, step: Step, *, datasets: tuple[Sequence[str], Seque
     from pipelines.lakehouse.remote import connected
 
     connected(os.environ["SPARK_REMOTE"], {})
-    events = _Events(step)
+    events = Events(step)
     anew, others = datasets or ([], [])
     try:
         with redirect_stdout(events):
             # Where some are to be computed anew, it leaves out every other one that is not named.
             spark_pipelines.run(spec, anew, False, others if anew else [], datasets is None)
     except PySparkException as error:
-        raise _failure(error, events.failed) from None
+        raise failure(error, events) from None
 
 
-class _Events(TextIOBase):
-    """What `spark-pipelines` prints, line by line: it goes to the log, and each flow that is done advances the step."""
+class Events(TextIOBase):
+    """What `spark-pipelines` prints, line by line: it goes to the log, and each flow that is done advances the step.
+
+    Attributes:
+        failed: the dataset whose flow failed first.
+        told: the lines that say why.
+    """
 
     def __init__(self, step: Step) -> None:
         self._step = step
         self._line = ""
+        self._is_telling = False
         self.failed = ""
+        self.told: list[str] = []
 
     def write(self, words: str) -> int:
         *lines, self._line = (self._line + words).split("\n")
@@ -104,15 +114,20 @@ class _Events(TextIOBase):
             event = _EVENT.search(line)
             if event and event[2] == "COMPLETED":
                 self._step.advance()
-            if event and event[2] == "FAILED":
-                self.failed = self.failed or event[1].rpartition(".")[2]
+            if event and event[2] == "FAILED" and not self.failed:
+                self.failed, self._is_telling = event[1].rpartition(".")[2], True
+            elif _BEGIN.match(line):
+                self._is_telling = False
+            if self._is_telling:
+                self.told.append(line)
         return len(words)
 
 
-def _failure(error: Exception, dataset: str) -> LakeloopError:
-    message = str(error)
+def failure(error: Exception, events: Events) -> LakeloopError:
+    """The error of a run that failed, with the one line that says why: the innermost of Spark's."""
+    message = "\n".join([str(error), *events.told])
     if broken := _BROKEN.search(message):
         return ExpectationFailedError(f"pipelines run: {broken[0]}")
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    what = f"the dataset {dataset}" if dataset else "the pipeline"
-    return LakeloopError(f"pipelines run: {what} failed: {lines[0][:500] if lines else type(error).__name__}")
+    reasons = _REASON.findall(message) or [line.strip() for line in message.splitlines() if line.strip()]
+    what = f"the dataset {events.failed}" if events.failed else "the pipeline"
+    return LakeloopError(f"pipelines run: {what} failed: {reasons[-1][:500] if reasons else type(error).__name__}")

@@ -87,7 +87,7 @@ def rows_of(settings: Settings, dataset: str) -> int:
 
 
 def updated(settings: Settings, *words: str, code: int = 6) -> dict[str, Any]:
-    done = run(["pipelines", "run", "--json", *words], cwd=settings.root)
+    done = run(["pipelines", "run", "--json", *words], cwd=settings.root, timeout=600)
     assert done.returncode == code, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found

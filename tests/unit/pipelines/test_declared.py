@@ -11,8 +11,11 @@ import yaml
 from pipelines.cli.main import main
 from pipelines.flow.lock import only_writer
 from pipelines.operations.declared import Made, Update, _anew
+from pipelines.operations.spark_pipelines import Events, failure
+from pipelines.progress import Step
 from pipelines.settings.load import load_settings
 from pipelines.settings.pipeline import arrivals_of, pipeline_configuration, pipeline_settings
+from transformations.errors import ExpectationFailedError
 
 
 @pytest.fixture
@@ -123,3 +126,33 @@ def test_what_datasets_were_made_of_is_read_as_it_was_noted(tmp_path):
     assert Made.noted(tmp_path / "made.json") == NOW
     (tmp_path / "made.json").write_text("{torn")
     assert Made.noted(tmp_path / "made.json") == Made()
+
+
+AT = "2026-11-28 12:00:00: "
+FAILED = (
+    f"{AT}Flow spark_catalog.a_declared.documents_parsed is RUNNING.\n"
+    f"{AT}Flow 'spark_catalog.a_declared.documents_valid' has FAILED fatally. Error: [STREAM_FAILED] Query ended:\n"
+    "[{why}\n"
+    f"{AT}Flow spark_catalog.a_declared.documents_parsed has COMPLETED.\n{AT}[NO_REASON] something else\n"
+)
+
+
+def test_a_failure_is_one_line_with_the_dataset_and_the_innermost_reason():
+    step = Step("pipelines run", None)
+    events = Events(step)
+    events.write(FAILED.replace("{why}", "DIVIDE_BY_ZERO] Division by zero. SQLSTATE: 22012"))
+    error = failure(ValueError("Run failed"), events)
+    assert str(error) == (
+        "pipelines run: the dataset documents_valid failed: [DIVIDE_BY_ZERO] Division by zero. SQLSTATE: 22012"
+    )
+    assert (error.exit_code, step.done) == (1, 1)
+
+
+def test_a_broken_rule_of_level_fail_is_told_as_such():
+    events = Events(Step("pipelines run", None))
+    events.write(
+        FAILED.replace("{why}", "USER_RAISED] rule 'is_set' (fail) is broken in t: repair its source SQLSTATE")
+    )
+    error = failure(ValueError("Run failed"), events)
+    assert isinstance(error, ExpectationFailedError)
+    assert str(error) == "pipelines run: rule 'is_set' (fail) is broken in t: repair its source"
