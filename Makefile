@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself; a second start is quick and needs no network. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types replay crash cluster lock clean
+.PHONY: help setup demo notebooks test lint types replay crash cluster lock clean
 ARGS ?=
 N ?= 200
 WORKERS ?= 2
@@ -13,13 +13,17 @@ UV = bin/in-venv uv pip compile --quiet --universal --python-version 3.10 --gene
 STORES = $(addprefix --extra ,pii chroma milvus faiss scann pgvector databricks object-storage langchain llamaindex)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 setup: ## .venv with the locked packages, jars and models in the cache
 	@bin/setup && bin/in-venv lakeloop setup
 
 demo: ## the whole loop on three deliveries of a real documentation, in build/demo (ARGS="--help" for options)
 	@bin/setup && bin/in-venv lakeloop demo $(ARGS)
+
+notebooks: ## run the notebooks and write them with their plots to build/notebooks (LAKELOOP_WORKSPACE: a workspace of yours)
+	@bin/setup --dev && bin/in-venv lakeloop setup && mkdir -p build/notebooks
+	@bin/in-venv jupyter-execute notebooks/*.ipynb --output='../build/notebooks/{notebook_name}'
 
 test: ## everything, in two processes (ARGS="-k chunks tests/unit" for a part, WORKERS=0 for this process alone)
 	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)

@@ -60,8 +60,8 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=[name + suffix for name in PACKAGES for suffix in ("", ".*")]),
     package_data={
-        # Definition files of declared pipelines, which are executed one by one and are no package.
-        "pipelines": ["py.typed", "**/*.j2", "**/*.jsonl", "declarative/*.py"],
+        # Definition files of declared pipelines, which are executed one by one and are no package; files of the sample.
+        "pipelines": ["py.typed", "**/*.j2", "**/*.jsonl", "declarative/*.py", "demo/sample/**"],
         "lakeloop": ["py.typed"],
         "transformations": ["py.typed"],
         "expectations": ["py.typed"],

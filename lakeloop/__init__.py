@@ -11,7 +11,7 @@ line: `lakeloop.LakeloopError` and its subclasses (most are in `transformations.
 next.
 """
 
-from lakeloop.workspace import Table, Tables, Workspace, open
+from lakeloop.workspace import Table, Tables, Workspace, open, sample
 from transformations.errors import LakeloopError
 
-__all__ = ["LakeloopError", "Table", "Tables", "Workspace", "open"]
+__all__ = ["LakeloopError", "Table", "Tables", "Workspace", "open", "sample"]

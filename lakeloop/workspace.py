@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
     from pipelines.answering.ask import Answer, Answerer
     from pipelines.answering.search import Searcher
+    from pipelines.features.training_set import Lookup, TrainingSet
     from pipelines.flow.outcome import Outcome
+    from pipelines.flow.stage import Context
     from pipelines.lakehouse.tables import Lakehouse
+    from pipelines.operations.trace import Trace
+    from pipelines.quality.quarantine import SetAside
     from pipelines.settings.sections import Settings
     from pipelines.stores import Hit
     from transformations.tables.filters import Filter
@@ -46,6 +50,17 @@ def open(path: str | Path | None = None, *, overrides: Mapping[str, Any] | None 
     return Workspace(load_settings(file, overrides=given))
 
 
+def sample(folder: str | Path) -> Workspace:
+    """A small workspace of made documents, records and questions in `folder`; made if it is not there, in a minute.
+
+    Raises:
+        ConfigurationError: the folder holds something else.
+    """
+    from pipelines.demo.sample import sample as made
+
+    return Workspace(made(Path(folder).expanduser()))
+
+
 class Workspace:
     """A workspace: its tables, its index and its models.
 
@@ -66,9 +81,13 @@ class Workspace:
 
     @cached_property
     def _lake(self) -> Lakehouse:
+        return self._context().lake
+
+    def _context(self, *, force: bool = False) -> Context:
+        """A context of its own for each call that reads or writes as a command does."""
         from pipelines.conductor.run import new_context
 
-        return new_context(self.settings).lake
+        return new_context(self.settings, force=force)
 
     @property
     def tables(self) -> Tables:
@@ -117,18 +136,68 @@ class Workspace:
             RefusedError: another run is going on in this workspace, or a limit refuses what the run would do.
             LakeloopError: a stage failed. Stages that do not read its tables were run all the same.
         """
-        from pipelines.conductor.run import new_context, run_stages
+        from pipelines.conductor.run import run_stages
         from pipelines.conductor.stages import STAGES, stage_named
 
         named = {stage_named(command).command for command in stages}
         chosen = [stage for stage in STAGES if not named or stage.command in named]
-        return run_stages(new_context(self.settings, force=force), stages=chosen)
+        return run_stages(self._context(force=force), stages=chosen)
 
     def status(self) -> dict[str, Any]:
         """How far each stage and the index are, and what is set aside, as in `lakeloop status --json`."""
         from pipelines.operations.status import describe
 
         return describe(self.settings)[0]
+
+    def quarantine(self) -> list[SetAside]:
+        """All that was set aside, each with its reason and the next step, as in `lakeloop quarantine`."""
+        from pipelines.quality.quarantine import quarantined
+
+        return quarantined(self._context())
+
+    def trace(self, name: str) -> Trace:
+        """From a chunk_id, a document_id, a path, or a record's key back to its file and its runs; print it.
+
+        Raises:
+            ConfigurationError: nothing of that name is or was in this workspace.
+        """
+        from pipelines.operations.trace import trace
+
+        return trace(self._context(), name)
+
+    def evaluate(self, *, k: int = 10) -> pd.DataFrame:
+        """How well the search finds the labelled sections: one row a question and each of 1 to `k`.
+
+        The columns are those of `pipelines.operations.evaluate.Measures`. The whole index is read.
+
+        Raises:
+            ConfigurationError: there is no index yet, or no question has a label.
+        """
+        import pandas as pd
+
+        from pipelines.operations.evaluate import evaluate
+
+        return pd.DataFrame(evaluate(self._lake, self._open_searcher(), k=k))
+
+    def cut(self, name: str, *, labels: str, at: str, lookups: Sequence[Lookup]) -> TrainingSet:
+        """A training set: each row of the table `labels` with the features that were known at its `at`.
+
+        It is recorded in ops.training_sets, with the versions of the tables. See `pipelines.features.training_set.cut`.
+        """
+        from pipelines.features.training_set import cut
+
+        return cut(self._context(), name=name, labels=labels, at=at, lookups=lookups)
+
+    def recut(self, training_set_id: str) -> TrainingSet:
+        """The same rows again, from the versions that were recorded.
+
+        Raises:
+            ConfigurationError: there is no such training set, or no longer one of its tables.
+            ExpectationFailedError: the rows are not those that were recorded.
+        """
+        from pipelines.features.training_set import recut
+
+        return recut(self._context(), training_set_id)
 
     def close(self) -> None:
         """Close the models and the index; the next call opens them again."""
@@ -233,6 +302,34 @@ class Table:
         self._known()
         self._check(version)
         return self._lake.read(self.name, version=version)
+
+    def history(self) -> pd.DataFrame:
+        """The commits that the table's log still has, newest first: version, at (UTC), operation, and its metrics."""
+        import pandas as pd
+
+        self._known()
+        return pd.DataFrame(self._lake.history(self.name), columns=["version", "at", "operation", "metrics"])
+
+    def changes(self, *, after: int = 0, until: int | None = None) -> pd.DataFrame:
+        """The change feed of the versions (after, until]; until None: up to now.
+
+        `_change_type` is insert, delete, update_preimage (the row as it was) or update_postimage (as it is then).
+
+        Raises:
+            ConfigurationError: the table keeps no change feed, or has no such version.
+        """
+        from transformations.errors import ConfigurationError
+
+        self._known()
+        if self._lake.properties(self.name).get("delta.enableChangeDataFeed") != "true":
+            raise ConfigurationError(f"{self.name} keeps no change feed: its table property delta.enableChangeDataFeed")
+        until = self.version if until is None else until
+        self._check(after)
+        self._check(until)
+        few = self._lake.few_changes(self.name, after=after, until=until)
+        feed = self._lake.read_changes(self.name, after=after, until=until).toArrow() if few is None else few
+        rows: pd.DataFrame = feed.to_pandas()
+        return rows.sort_values("_commit_version", ignore_index=True, kind="stable")
 
     def _check(self, version: int | None) -> None:
         from transformations.errors import ConfigurationError

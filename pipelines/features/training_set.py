@@ -23,6 +23,7 @@ from transformations.index.fingerprint import fingerprint_lanes, fingerprint_of_
 from transformations.tables.canonical import values_hash
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pyspark.sql import DataFrame
 
 TABLE = "ops.training_sets"
@@ -52,6 +53,11 @@ class TrainingSet:
     training_set_id: str
     rows: DataFrame
     versions: dict[str, int]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The rows in memory; instants are UTC."""
+        rows: pd.DataFrame = self.rows.toArrow().to_pandas()
+        return rows
 
 
 def cut(context: Context, *, name: str, labels: str, at: str, lookups: Sequence[Lookup]) -> TrainingSet:

@@ -50,6 +50,9 @@ class Trace:
         self.steps += [Step(place, row) for row in found]
         return found
 
+    def __str__(self) -> str:
+        return "\n".join(render(self))
+
     def to_json(self) -> dict[str, Any]:
         steps = [{"place": step.place, **step.facts} for step in self.steps]
         return {"id": self.id, "kind": self.kind, "steps": steps, "runs": self.runs}

@@ -19,9 +19,9 @@ from pipelines.stores import StoreUnavailableError
 from pipelines.stores.chroma import ChromaStore
 from pipelines.stores.chroma_server import check_server
 from tests.stores.chroma_server import serving
+from tests.stores.holding import assert_finds, assert_holds, hashes, load
 from tests.stores.loopback import free_port, silent
 from tests.stores.rows import DIMENSION, manifest, place, row, table, vector
-from tests.stores.test_contract import assert_finds, assert_holds, hashes, load
 from transformations.errors import ConfigurationError
 
 pytestmark = pytest.mark.long

@@ -12,8 +12,8 @@ import pytest
 
 from pipelines.settings.sections import Settings
 from pipelines.stores import Store, open_store
+from tests.stores.holding import Rows, load, other_process
 from tests.stores.rows import DIMENSION, manifest, row, table, vector
-from tests.stores.test_contract import Rows, load, other_process
 from transformations.tables.filters import equals
 
 Make = Callable[..., Store]

@@ -15,8 +15,9 @@ from pipelines.stores.databricks import DeltaSyncStore, DirectAccessStore
 from pipelines.stores.databricks_filters import to_dictionaries
 from pipelines.stores.databricks_rows import failed_keys
 from tests.stores.databricks_double import TOKEN, AiSearchDouble, Fault, Table, passes
+from tests.stores.holding import assert_finds, assert_holds, hashes, load
 from tests.stores.rows import DIMENSION, manifest, place, row, table, vector
-from tests.stores.test_contract import FILTERS, assert_finds, assert_holds, hashes, load
+from tests.stores.test_contract import FILTERS
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.index.vectors import refusals
 from transformations.tables.filters import And, In, Not, Or, equals, matches

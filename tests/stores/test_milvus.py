@@ -14,10 +14,10 @@ import pytest
 from pipelines.stores import StoreUnavailableError
 from pipelines.stores.milvus import MilvusStore
 from pipelines.stores.milvus_server import check_server
+from tests.stores.holding import assert_finds, assert_holds, load
 from tests.stores.loopback import free_port, silent
 from tests.stores.milvus_server import serving
 from tests.stores.rows import manifest, place, row, table, vector
-from tests.stores.test_contract import assert_finds, assert_holds, load
 from transformations.errors import ConfigurationError
 from transformations.tables.filters import In, Not, equals
 

@@ -15,8 +15,8 @@ import pytest
 from pipelines.stores import StoreUnavailableError
 from pipelines.stores.pgvector import PgvectorStore
 from pipelines.stores.pgvector_server import Lane, Server
+from tests.stores.holding import assert_finds, assert_holds, hashes, load
 from tests.stores.rows import DIMENSION, manifest, place, row, table, vector
-from tests.stores.test_contract import assert_finds, assert_holds, hashes, load
 from transformations.errors import ConfigurationError, RefusedError
 from transformations.tables.filters import equals
 

@@ -16,8 +16,9 @@ from pipelines.stores import Store, open_store, scann
 from pipelines.stores.faiss import FaissStore
 from pipelines.stores.place import Place
 from pipelines.stores.scann import ScannStore
+from tests.stores.holding import assert_finds, assert_holds, hashes, held, load, other_process
 from tests.stores.rows import DIMENSION, manifest, row, table, vector
-from tests.stores.test_contract import assert_finds, assert_holds, hashes, held, load, other_process
+from tests.stores.segment_files import named, present, state
 from transformations.errors import ConfigurationError, DamagedTableError, MissingDependencyError
 from transformations.tables.filters import Not, equals
 
@@ -51,25 +52,6 @@ def open_index(tmp_path: Path) -> Open:
         return made
 
     return opened
-
-
-def state(folder: Path) -> dict[str, Any]:
-    """What readers of the one index below `folder` are shown."""
-    [file] = folder.glob("chunks.*/state.json")
-    committed: dict[str, Any] = json.loads(file.read_text())["committed"]
-    return committed
-
-
-def named(folder: Path) -> set[str]:
-    """The files that some state names."""
-    [file] = folder.glob("*/state.json")
-    states = [s for s in json.loads(file.read_text()).values() if isinstance(s, dict)]
-    bases = [s["base"] for s in states if s["base"]]
-    return {name for s in states for name in s["tail"]} | {base[key] for base in bases for key in ("rows", "index")}
-
-
-def present(folder: Path) -> set[str]:
-    return {file.name for file in folder.glob("*/*")} - {"state.json", "lock"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -253,6 +235,7 @@ _WRITER = """
 import sys, json
 from pipelines.settings.sections import Settings
 from pipelines.stores import open_store
+from tests.stores.segment_files import named, present, state
 from tests.stores.rows import DIMENSION, manifest, row, table
 store = open_store(Settings(**json.loads(sys.argv[1])), dimension=DIMENSION)
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 50):
@@ -276,87 +259,6 @@ def test_writers_in_two_processes_wait_for_each_other_and_searchers_see_what_is_
     open_index().commit(manifest(rows, version=2), expected=store.manifest())
     assert_finds(store, rows, vector(900), k=20)
     assert_holds(store, rows)
-
-
-_KILLED = """
-import json, os, shutil, sys
-from pathlib import Path
-import faiss
-from pipelines.settings.sections import Settings
-from pipelines.stores import open_store
-from tests.stores.rows import DIMENSION, manifest, row, table
-
-root, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-changed, kept = [row(n, edition=1) for n in range(20)], [row(n) for n in range(30, 60)]
-upserts, deletes = table(changed), [row(n)["chunk_id"] for n in range(20, 30)]
-
-def sync(folder):
-    settings = Settings(root=folder, index={"store": "faiss", "uri": ".", "options": options})
-    store = open_store(settings, dimension=DIMENSION)
-    store.upsert(upserts)
-    store.delete(deletes)
-    store.commit(manifest(changed + kept, version=2), expected=store.manifest())
-
-def die_at(step, folder):
-    left = step
-    def count(event, arguments):
-        nonlocal left
-        if event in ("open", "os.rename", "os.remove") and str(arguments[0]).startswith(str(folder)):
-            left -= 1
-            if left == 0:
-                os._exit(9)
-    sys.addaudithook(count)
-
-step, status = 0, 9
-while status == 9:
-    step += 1
-    folder = root / str(step)
-    shutil.copytree(root / "0", folder)
-    child = os.fork()
-    if child == 0:
-        die_at(step, folder)
-        sync(folder)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(step, status)
-"""
-
-
-def test_a_sync_that_is_killed_at_any_step_leaves_a_whole_state_and_the_next_one_finishes(tmp_path: Path):
-    """Every opening, renaming and removing of a file is a step; the kill comes in front of it."""
-    options = {"base_rows": "20", "compact_rows": "8"}
-
-    def index(folder: Path) -> Store:
-        settings = Settings(root=folder, index={"store": "faiss", "uri": ".", "options": options})
-        return open_store(settings, dimension=DIMENSION)
-
-    before = [row(n) for n in range(60)]
-    changed = [row(n, edition=1) for n in range(20)]
-    after = changed + before[30:]
-    load(index(tmp_path / "0"), before)
-    program = other_process(_KILLED, str(tmp_path), json.dumps(options))
-    steps, status = map(int, program.communicate(timeout=60)[0].split())
-    assert status == 0
-    seen = []
-    for step in range(1, steps + 1):
-        store = index(tmp_path / str(step))
-        held_manifest = store.manifest()
-        assert held_manifest is not None
-        seen.append(held_manifest.version)
-        rows = before if held_manifest == manifest(before) else after
-        assert held_manifest.rows == len(rows)
-        assert held(store).keys() == {r["chunk_id"] for r in rows}
-        assert_finds(store, rows, vector(5), k=60)
-        assert set(hashes(store).values()) <= {r["row_hash"] for r in before + changed}
-        store.upsert(table(changed))
-        store.delete([r["chunk_id"] for r in before[20:30]])
-        store.commit(manifest(after, version=3), expected=held_manifest)
-        assert_holds(store, after)
-        assert_finds(store, after, vector(5), k=60)
-        assert present(tmp_path / str(step)) == named(tmp_path / str(step))
-        store.close()
-    assert seen == sorted(seen)
-    assert min(seen.count(1), seen.count(2)) > 3, "killed before the commit, and after it"
 
 
 def test_forget_says_what_waits_for_a_commit(open_index: Open, tmp_path: Path):

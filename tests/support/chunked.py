@@ -13,6 +13,9 @@ from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import DOCUMENT_STAGES
 from pipelines.lakehouse.schemas import TABLES
 from pipelines.settings.sections import Settings
+from pipelines.stores import Manifest
+from pipelines.vector_index.audit import audit
+from pipelines.vector_index.state import served, states
 
 SCHEMA = TABLES["silver.chunks"].schema
 INDEX_STAGES = DOCUMENT_STAGES[3:]
@@ -63,3 +66,21 @@ def runs(settings: Settings) -> list[dict[str, Any]]:
         new_context(settings).lake.read_arrow("ops.index_runs").sort_by("started_at").to_pylist()
     )
     return rows
+
+
+def manifest(settings: Settings) -> Manifest:
+    found = served(new_context(settings).lake, "chunks").open(settings).manifest()
+    assert found is not None
+    return found
+
+
+def is_equal(settings: Settings) -> bool:
+    context = new_context(settings)
+    return all(audit(context, state).is_equal for state in states(context.lake, "chunks"))
+
+
+def lance_of(settings: Settings) -> Any:
+    import lance
+
+    state = served(new_context(settings).lake, "chunks")
+    return lance.dataset(f"{state.uri}/{state.index_name}.lance")

@@ -40,10 +40,15 @@ ROWS_OF_TABLES = {
         re.MULTILINE,
     )
 }
+_NOTEBOOKS = (ROOT / "notebooks").glob("*.ipynb")
 _BUNDLE = [ROOT / "databricks.yml", *(ROOT / "resources").glob("*.yml")]
 WORDS = {
     word
-    for file in [*_BUNDLE, *(file for package in (*PACKAGES, "examples") for file in (ROOT / package).rglob("*.py"))]
+    for file in [
+        *_BUNDLE,
+        *_NOTEBOOKS,
+        *(f for package in (*PACKAGES, "examples") for f in (ROOT / package).rglob("*.py")),
+    ]
     for word in re.findall(r"\w+", file.read_text(encoding="utf-8"))
 }
 # Folders that commands make, with what is in them.

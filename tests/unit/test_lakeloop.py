@@ -80,6 +80,22 @@ def test_tables_are_read_in_memory_as_they_are_and_as_they_were_ones_own_too(wor
         table.to_arrow(columns=["paths"])
 
 
+def test_what_was_set_aside_and_where_a_document_comes_from_are_told(workspace: lakeloop.Workspace):
+    (workspace.settings.landing_path / "empty.md").touch()
+    workspace.run("ingest-documents", "refine-documents")
+    assert [(one.what, one.rules) for one in workspace.quarantine()] == [("empty.md", ("is_not_empty",))]
+    found = workspace.trace("a.md")
+    assert [step.place for step in found.steps][-1] == "file"
+    assert str(found).startswith("document a.md")
+
+
+def test_a_folder_that_holds_something_else_does_not_become_the_sample(tmp_path: Path, workspace):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigurationError, match="holds something else"):
+        lakeloop.sample(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_index_is_searched_with_a_filter_and_after_closing_too(workspace: lakeloop.Workspace):
     with pytest.raises(ConfigurationError, match="lakeloop run"):
         workspace.search("captured output")

@@ -1,6 +1,7 @@
 """Ranked ids and the ids that should have been found in, measures of the search out.
 
-The definitions are those of NIST's trec_eval (`success`, `recip_rank`), with which the tests compare. Ranks count from
+The definitions are those of NIST's trec_eval (`success`, `recip_rank`, `recall`, `ndcg_cut`), with which the tests
+compare. Ranks count from
 1; an id that was retrieved twice counts at its first place.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from math import log2
 
 _MARKS = re.compile(r"[`*]|(?<!\w)_+|_+(?!\w)")
 
@@ -28,6 +30,29 @@ def reciprocal_rank(ranked: Sequence[str], *, gold: Collection[str]) -> float:
     0.5
     """
     return next((1 / rank for rank, item in enumerate(ranked, start=1) if item in gold), 0.0)
+
+
+def recall_at_k(ranked: Sequence[str], *, gold: Collection[str], k: int) -> float:
+    """The share of `gold` that is among the first `k` ids (trec_eval: recall_k); 0 if `gold` is empty.
+
+    >>> recall_at_k(["a", "b", "c"], gold={"b", "z"}, k=2)
+    0.5
+    """
+    return len({*ranked[:k]} & {*gold}) / len(gold) if gold else 0.0
+
+
+def ndcg_at_k(ranked: Sequence[str], *, gold: Collection[str], k: int) -> float:
+    """How high the ids of `gold` are among the first `k`: 1 if all of them come first (trec_eval: ndcg_cut_k).
+
+    An id at rank r counts 1 / log2(r + 1); the sum is divided by the greatest possible one. 0 if `gold` is empty.
+
+    >>> ndcg_at_k(["a", "b"], gold={"a"}, k=2), round(ndcg_at_k(["b", "a"], gold={"a"}, k=2), 3)
+    (1.0, 0.631)
+    """
+    firsts = [*dict.fromkeys(ranked)][:k]
+    gained = sum(1 / log2(rank + 1) for rank, item in enumerate(firsts, start=1) if item in gold)
+    best = sum(1 / log2(rank + 1) for rank in range(1, min(k, len(gold)) + 1))
+    return gained / best if best else 0.0
 
 
 def mean(values: Iterable[float]) -> float | None:

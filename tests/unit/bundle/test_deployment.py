@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+import lakeloop
 from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.settings.load import load_settings
 from pipelines.settings.sections import Settings
@@ -105,6 +106,18 @@ def test_a_task_writes_its_lock_and_its_log_into_its_own_folder(tmp_path: Path) 
     assert done.returncode == 0, done.stderr[-2000:]
     assert {path.name for path in own.iterdir()} == {".lakeloop.lock", "logs", "lakehouse"}
     assert [path.name for path in conf.iterdir()] == ["lakeloop.yml"]
+
+
+def test_a_notebook_is_given_what_the_job_gives_its_tasks() -> None:
+    page = (ROOT / "docs/notebooks.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0].replace("YOU", "ada"), names)
+    (task, *_) = deployed("dev", catalog="main")["jobs"]["documents_loop"]["tasks"]
+    sets = dict(one.removeprefix("--set=").split("=", 1) for one in task["python_wheel_task"]["parameters"][2:])
+    assert names["SETTINGS"].items() <= sets.items()
+    settings = lakeloop.open(ROOT / "conf/lakeloop.yml", overrides=sets).settings
+    assert settings == settings_of(task, {"config": str(ROOT / "conf/lakeloop.yml")})
+    assert names["WORKSPACE"].endswith("/.bundle/lakeloop/dev/files/conf/lakeloop.yml")
 
 
 def settings_of(task: Mapping[str, Any], given: Mapping[str, str]) -> Settings:

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from datetime import datetime, timedelta, timezone
-from html.parser import HTMLParser
 from itertools import combinations
 from typing import Any
 
@@ -20,10 +19,10 @@ from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.models.embedders import embedding_model
 from pipelines.monitoring import report
 from pipelines.progress import Progress
-from pipelines.reporting import charts
 from pipelines.settings.sections import Settings
 from pipelines.stores import Manifest
 from pipelines.vector_index.state import register
+from tests.support.page import Page
 
 START = datetime(2026, 3, 1, 9, tzinfo=timezone.utc)
 NASTY = "<script>alert('x')</script> & \"$y^2$\" {{ 7*7 }}"
@@ -148,39 +147,6 @@ def _call(number: int) -> dict[str, Any]:
         "model_id": "smollm2-135m-instruct/1",
         "retrieved": [{"doc_id": "d", "chunk_id": c, "rank": i, "score": s} for i, (c, s) in enumerate(hits, 1)],
     }
-
-
-class Page(HTMLParser):
-    """Tags, attributes and text of a page; unclosed elements are an error."""
-
-    VOID = {"meta", "br", "hr", "img", "link", "input"}  # noqa: RUF012
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.stack: list[str] = []
-        self.attributes: list[tuple[str, str, str | None]] = []
-        self.words: list[str] = []
-        self.feed(html)
-        assert self.stack == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += [(tag, key, value) for key, value in attrs]
-        if tag not in self.VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += [(tag, key, value) for key, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack, f"</{tag}> closes nothing"
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 def written(context: Context, **options: Any) -> tuple[str, Page]:
@@ -400,18 +366,3 @@ def test_what_cannot_be_read_is_not_shown_as_if_it_were_not_there(context, table
     _, page = written(context)
     assert untrue not in page.text
     assert told in page.text
-
-
-def test_charts_use_only_the_pages_colours_and_tell_their_numbers():
-    svg = charts.stacked_bars("c", labels=["$a$ & <b>"], series={"one": [1.5], "two": [250]}, unit="s", title="T")
-    assert set(re.findall(r"#[0-9a-f]{6}", svg)) == set()
-    assert "var(--series-2)" in svg
-    assert "one 1.5, two 250" in svg
-    assert "$a$ &amp; &lt;b&gt;" in svg
-
-
-@pytest.mark.parametrize(
-    "values", [[5.0], [3.0, 3.0, 3.0], [float(v) for v in range(1000)]], ids=["one", "same", "many"]
-)
-def test_histogram_takes_any_values(values):
-    assert charts.histogram("h", values=values, marks={"p50": values[0]}, unit="ms", title="T").startswith("<svg")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transformations.metrics.retrieval import hit_at_k, is_in_section, mean, reciprocal_rank
+from transformations.metrics.retrieval import hit_at_k, is_in_section, mean, ndcg_at_k, recall_at_k, reciprocal_rank
 
 
 def test_the_first_relevant_id_decides():
@@ -23,6 +23,7 @@ def test_nothing_retrieved_or_nothing_relevant_is_a_miss():
     assert not hit_at_k([], gold={"a"}, k=5)
     assert reciprocal_rank([], gold={"a"}) == 0
     assert reciprocal_rank(["a"], gold=set()) == 0
+    assert recall_at_k(["a"], gold=set(), k=5) == ndcg_at_k(["a"], gold=set(), k=5) == 0
     assert mean([]) is None
 
 
@@ -65,7 +66,7 @@ def test_ranks_equal_those_of_trec_eval(shared_data: Path):
     expected: dict[tuple[str, str], float] = {}
     for line in (folder / "out.test.aq").read_text().splitlines():
         name, topic, value = line.split("\t")
-        if name.strip() == "recip_rank" or name.strip().startswith("recall_"):
+        if name.strip() == "recip_rank" or name.strip().startswith(("recall_", "ndcg_cut_")):
             expected[name.strip(), topic] = float(value)
 
     ranks = {topic: reciprocal_rank(ranked[topic], gold=gold[topic]) for topic in ranked}
@@ -75,4 +76,7 @@ def test_ranks_equal_those_of_trec_eval(shared_data: Path):
         for k in (5, 10, 15, 20, 30, 100, 200, 500, 1000):
             recall = expected[f"recall_{k}", topic]
             assert hit_at_k(ranked[topic], gold=gold[topic], k=k) == (recall > 0), (topic, k)
+            assert recall_at_k(ranked[topic], gold=gold[topic], k=k) == pytest.approx(recall, abs=5e-5)
+            ndcg = expected[f"ndcg_cut_{k}", topic]
+            assert ndcg_at_k(ranked[topic], gold=gold[topic], k=k) == pytest.approx(ndcg, abs=5e-5)
     assert mean(ranks.values()) == pytest.approx(expected["recip_rank", "all"], abs=5e-5)
