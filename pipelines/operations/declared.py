@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from pipelines.conductor.run import new_context
 from pipelines.flow.lock import only_writer
 from pipelines.flow.stage import Context
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.folders import FolderLakehouse
+from pipelines.lakehouse.open_folder import open_folder
 from pipelines.operations.connect_server import connect_server
 from pipelines.operations.spark_pipelines import NO_RETRIES, SCHEMA, catalog_of, run_pipeline, specification
 from pipelines.settings.pipeline import declarable
@@ -242,6 +245,15 @@ def _rows(context: Context) -> dict[str, int]:
     return {name: table.count() for name in names if (table := _table(context, name)) is not None}
 
 
+def arrivals_held(context: Context, document_ids: Collection[str]) -> int:
+    """How many arrivals of these documents the declared datasets hold, in folders."""
+    table = _table(context, "documents_parsed")
+    if table is None:
+        return 0
+    held = pa.table(table.to_pyarrow_dataset().to_table(columns=["document_id"]))
+    return sum(document_id in document_ids for document_id in held["document_id"].to_pylist())
+
+
 def _clean(context: Context, names: Collection[str]) -> None:
     """Remove files that only older versions have: a view is written whole at each run."""
     for name in names:
@@ -251,4 +263,4 @@ def _clean(context: Context, names: Collection[str]) -> None:
 
 def _table(context: Context, name: str) -> DeltaTable | None:
     folder = context.lake.folder(f"{SCHEMA}.{name}")
-    return None if folder is None else delta_folder.open_folder(folder)
+    return None if folder is None else open_folder(folder)

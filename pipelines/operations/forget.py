@@ -17,6 +17,7 @@ from pipelines.flow.lock import only_writer
 from pipelines.flow.stage import Context
 from pipelines.monitoring.monitor import PROFILE
 from pipelines.monitoring.monitor import STAGE as MONITOR
+from pipelines.operations.declared import arrivals_held
 from pipelines.operations.forget_index import Cleared, clear_place, places_to_clear
 from transformations.errors import ConfigurationError, RefusedError
 
@@ -83,7 +84,7 @@ def _forget(context: Context, keys: Collection[str], paths: Collection[str], *, 
     advance(context, stages=DOCUMENT_STAGES[1:])
     remains = [f"{table}: {lake.purge(table)}" for table in (*removed, PROFILE) if lake.head(table) is not None]
     advance(context, stages=DOCUMENT_STAGES[1:])  # a purge is a commit, too
-    cleared = [clear_place(context, place, keys) for place in places_to_clear(context)]
+    cleared = [clear_place(context, place, keys) for place in places_to_clear(context)] + _in_declared(context, keys)
     remains += [place.line for place in cleared]
     remains += dict.fromkeys(line for row in begun for line in row["remains"])
     if len({row["receipt_id"] for row in begun}) > 1:
@@ -115,6 +116,17 @@ def _begin(context: Context, keys: Collection[str], calls: Collection[str], *, a
     return [
         row for row in context.lake.read_arrow(RECEIPTS).to_pylist() if row["document_id"] in keys and _is_open(row)
     ]
+
+
+def _in_declared(context: Context, keys: Collection[str]) -> list[Cleared]:
+    """The declared datasets, which only a run of theirs clears, if they hold the documents."""
+    if not (held := arrivals_held(context, keys)):
+        return []
+    days = context.settings.maintenance.keep_days
+    line = (
+        f"declared datasets: {held} arrivals, until lakeloop pipelines run --full-refresh-all; older files {days} days"
+    )
+    return [Cleared("declared datasets", 0, False, line)]
 
 
 def _is_open(receipt: Mapping[str, Any]) -> bool:

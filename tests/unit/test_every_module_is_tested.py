@@ -54,7 +54,6 @@ THROUGH = {
     "pipelines.cli.index": "test_index_commands",
     "pipelines.cli.pipelines": "test_declared",
     "pipelines.operations.connect_server": "test_declared_pipelines",
-    "pipelines.operations.spark_pipelines": "test_declared_pipelines",
     "pipelines.operations.also_due": "test_plan",
     # Stores: the contract's tests find each by its name in the table of stores.
     "pipelines.stores.annoy": "test_contract",

@@ -8,7 +8,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from pipelines.answering.log_row import INFERENCE_LOG
 from pipelines.conductor.run import new_context
@@ -41,6 +43,19 @@ def test_a_question_that_was_answered_from_a_document_goes_with_it_and_is_not_as
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
     assert set(work(context, None).values()) == {0}, "nothing waits for an answer"
+
+
+def test_declared_datasets_that_hold_the_document_are_named_with_the_command_that_clears_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(forget_module, "advance", lambda context, *, stages: None)
+    (tmp_path / "landing").mkdir()
+    context = new_context(Settings(root=tmp_path))
+    parsed = context.lake.folder("declared.documents_parsed")
+    for held in (["private", "other", "private"], ["other"]):
+        context.lake.append_arrow("bronze.documents", [{"document_id": "private", "path": "private.md"}])
+        write_deltalake(parsed, pa.table({"document_id": held, "text": held}), mode="overwrite")
+        named = [line for line in forget(context, "private.md")["not_cleared"] if "declared" in line]
+        assert named == [line for line in named if "2 arrivals" in line and "pipelines run --full-refresh-all" in line]
+        assert len(named) == ("private" in held)
 
 
 def test_a_run_that_was_killed_before_the_log_went_is_repeated(tmp_path: Path, monkeypatch):
