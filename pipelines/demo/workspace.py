@@ -55,8 +55,8 @@ _MADE = frozenset(
 )
 
 
-def check_environment(environ: Mapping[str, str]) -> None:
-    """Check that no environment variable names another place than the demo's folder, such as somebody's own tables.
+def check_environment(environ: Mapping[str, str], *, command: str = "demo") -> None:
+    """Check that no environment variable names another place than the folder, such as somebody's own tables.
 
     Raises:
         ConfigurationError: one does.
@@ -64,8 +64,8 @@ def check_environment(environ: Mapping[str, str]) -> None:
     names = sorted(name for name, value in environ.items() if _names_a_place(from_environment({name: value})))
     if names:
         raise ConfigurationError(
-            "demo: it works in its own folder and with nothing else, but the environment says where other things are "
-            f"({', '.join(names)}). Nothing was done. Unset them: env -u {' -u '.join(names)} lakeloop demo"
+            f"{command}: it works in its own folder and with nothing else, but the environment says where other things "
+            f"are ({', '.join(names)}). Nothing was done. Unset them, as in: env -u {' -u '.join(names)} lakeloop demo"
         )
 
 

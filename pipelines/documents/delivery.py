@@ -146,7 +146,7 @@ def _without_twins(found: list[Found], known: Mapping[str, Known]) -> list[Found
         twin = first[unicodedata.normalize("NFC", file.path)]
         if twin is not file and file.rescued is None:
             reason = f"duplicate_path: the same name as {twin.path!r} in another Unicode form"
-            file = Found(file.path, file.file, reason)
+            file = replace(file, rescued=reason)
         checked.append(file)
     return checked
 

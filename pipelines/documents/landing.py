@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from fnmatch import translate
+from itertools import accumulate
 from typing import BinaryIO, Literal
 
 from pipelines.settings.sections import IngestSettings
@@ -75,8 +76,12 @@ def _objects_below(folder: ObjectPath, ingest: IngestSettings, *, own: Collectio
     """The objects below `folder`, by the rules of `files_below`."""
     is_included = _matcher(ingest)
     places = tuple(f"{place}/" for place in own)
-    for entry in folder.entries(is_deep=True):
+    entries = folder.entries(is_deep=True)
+    folders = {parent for entry in entries for parent in accumulate(entry.name.split("/")[:-1], "{}/{}".format)}
+    for entry in entries:
         *_, name = parts = entry.name.split("/")
+        if not entry.size and (not entry.name or entry.name in folders):
+            continue  # an empty object stands for the folder: consoles make such
         if any(part.startswith((".", "~$")) for part in parts) or f"{folder / entry.name}/".startswith(places):
             continue
         yield entry, "included" if is_included(name.lower()) else "other"

@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.open_folder import OpenFolder, open_folder
-from pipelines.storage.object_path import AnyPath, ObjectPath, explained, scan, spark_name
+from pipelines.storage.object_path import AnyPath, ObjectPath, scan, spark_name
+from pipelines.storage.storage_errors import explained
 from transformations.errors import DamagedTableError, LakeloopError
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def _unreadable(delta: DeltaTable, folder: AnyPath, paths: list[str]) -> dict[st
 def _check_answered(folder: AnyPath, error: Exception) -> None:
     """Raise an error of object storage that did not answer: it says nothing of the table."""
     if isinstance(folder, ObjectPath) and "Error performing" in str(error):
-        raise explained(folder, error) from error
+        raise explained(str(folder), error) from error
 
 
 # A broken file can crash the process that reads it. The number of lines that it printed says which file it was.

@@ -23,7 +23,8 @@ from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, TableSpec
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.settings.sections import Settings
-from pipelines.storage.object_path import AnyPath, ObjectPath, explained, spark_name
+from pipelines.storage.object_path import AnyPath, ObjectPath, spark_name
+from pipelines.storage.storage_errors import explained
 from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ class FolderLakehouse(Lakehouse):
             if found is not None:
                 raise found from error
             if isinstance(self._root, ObjectPath) and isinstance(error, OSError):
-                raise explained(self._root, error) from error
+                raise explained(str(self._root), error) from error
             raise
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,13 @@ from pipelines.flow.stage import Context
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.folders import FolderLakehouse
 from pipelines.lakehouse.open_folder import open_folder
+from pipelines.lakehouse.table_log import commit_id, commits, is_same_history
 from pipelines.operations.connect_server import connect_server
 from pipelines.operations.spark_pipelines import NO_RETRIES, SCHEMA, catalog_of, run_pipeline, specification
 from pipelines.settings.pipeline import declarable
 from pipelines.settings.sections import Settings
 from pipelines.silver import chunk_documents, refine_documents, refine_records
+from pipelines.storage.object_path import ObjectPath
 from transformations.errors import EXIT_DONE, EXIT_NOTHING_TO_DO, EXIT_SET_ASIDE, ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,6 +41,12 @@ _READERS = {
     "documents_refused": ("documents_refused",),
     "chunks_cut": ("chunks_cut",),
 }
+# To be raised where pipelines/declarative makes other rows of the same arrivals: all datasets are computed anew then.
+_CODE_VERSION = 1
+# Operations that change or remove rows. A stream passes over them, and the files that it has not read may be gone.
+_CHANGES_ROWS = frozenset({"DELETE", "UPDATE", "MERGE"})
+# The id and version of a table, and the id of that version's commit.
+Mark = list[Any]
 _VIEWS = ("documents", "documents_quarantine", "chunks", "chunks_quarantine")
 
 
@@ -68,12 +77,14 @@ class Made:
 
     Attributes:
         definitions: the settings and the code that decide them, by what they are of.
-        read: the arrivals that they hold: table → its id and version.
+        read: the arrivals that they hold: table → its id and version, and the id of that version's commit.
+        left: the same of each dataset, as the run left it.
         anew: the datasets that a run was told to compute anew, and has not finished.
     """
 
     definitions: dict[str, str] = field(default_factory=dict)
-    read: dict[str, list[Any]] = field(default_factory=dict)
+    read: dict[str, Mark] = field(default_factory=dict)
+    left: dict[str, Mark] = field(default_factory=dict)
     anew: list[str] = field(default_factory=list)
 
     @classmethod
@@ -112,8 +123,7 @@ def update_declared(
         LakeloopError: the pipeline failed otherwise.
     """
     start = time.monotonic()
-    file = _checked(settings, file)
-    known = [*_READERS, *_VIEWS, *(f"records_{n}{end}" for n in settings.records for end in ("", "_quarantine"))]
+    file, known = _checked(settings, file), _known(settings)
     for name in full_refresh:
         if name not in known:
             raise ConfigurationError.unknown_name("dataset", name, known)
@@ -122,15 +132,15 @@ def update_declared(
     with only_writer(settings):
         folder = _folder(settings)
         before, made, now = _rows(context), Made.noted(folder / "made.json"), _now(context)
-        anew = _anew(settings, before, asked=asked, made=made, now=now)
+        anew = _anew(context, before, asked=asked, made=made, now=now)
         if not asked and made == now and not anew and set(known) <= set(before):
             return Update(before, dict.fromkeys(before, 0), False, time.monotonic() - start)
-        Made(now.definitions, made.read, anew).note(folder / "made.json")
+        Made(now.definitions, made.read, made.left, anew).note(folder / "made.json")
         rest = [name for name in known if name not in anew]
         _run(context, folder, file=file, overrides=overrides, there=before, datasets=(anew, rest))
-        now.note(folder / "made.json")
         after = _rows(context)
         _clean(context, after)
+        Made(now.definitions, now.read, _left(context, after)).note(folder / "made.json")
     added = {name: rows - before.get(name, 0) for name, rows in after.items()}
     return Update(after, added, True, time.monotonic() - start)
 
@@ -165,6 +175,11 @@ def _checked(settings: Settings, file: Path | None) -> Path:
             f"the tables are in the catalog {settings.catalog}, whose platform runs declared pipelines itself: deploy "
             "the bundle, and start its pipeline (docs/deploy.md). Here they run over folders: leave catalog out."
         )
+    if isinstance(settings.place(settings.lakehouse), ObjectPath):
+        raise ConfigurationError(
+            f"the lakehouse is {settings.lakehouse}, and declared pipelines do not run over object storage yet: they "
+            "want a folder."
+        )
     if _master(settings).startswith("sc://"):
         raise ConfigurationError(
             f"spark.master is {_master(settings)}, and declared pipelines start a Connect server of their own. Name "
@@ -188,30 +203,63 @@ def _now(context: Context) -> Made:
     """What datasets would be made of now. Tables of arrivals that do not exist yet are made, empty."""
     documents = f"{refine_documents.STAGE.definition(context)} {context.settings.parse.model_dump_json()}"
     definitions = {"documents": documents, "chunks": chunk_documents.STAGE.definition(context)}
-    heads = {"bronze.documents": context.lake.ensure("bronze.documents")}
+    definitions["declared"] = str(_CODE_VERSION)
+    sources = ["bronze.documents"]
     for each in refine_records.STAGE.contexts(context):
         (source,) = refine_records.STAGE.sources_of(each)
         definitions[source] = refine_records.STAGE.definition(each)
-        heads[source] = context.lake.ensure(source)
-    return Made(definitions, {table: [head.table_id, head.version] for table, head in heads.items()})
+        sources.append(source)
+    for source in sources:
+        context.lake.ensure(source)
+    read = {source: mark for source in sources if (mark := _mark(context, source)) is not None}
+    return Made(definitions, read, _left(context, _rows(context)))
 
 
-def _anew(settings: Settings, there: Collection[str], *, asked: Sequence[str], made: Made, now: Made) -> list[str]:
-    """The datasets to compute anew, each with its readers: those that are asked for or were not finished, those that
-    other settings or another table of arrivals made, and those of which the table or the checkpoint is gone.
+def _left(context: Context, names: Iterable[str]) -> dict[str, Mark]:
+    return {name: mark for name in names if (mark := _mark(context, f"{SCHEMA}.{name}")) is not None}
+
+
+def _mark(context: Context, table: str) -> Mark | None:
+    folder = context.lake.folder(table)
+    delta = None if folder is None else open_folder(folder)
+    if delta is None:
+        return None
+    return [str(delta.metadata().id), delta.version(), commit_id(context.lake, table, delta.version())]
+
+
+def _anew(context: Context, there: Collection[str], *, asked: Sequence[str], made: Made, now: Made) -> list[str]:
+    """The datasets to compute anew, each with its readers: those that are asked for or were not finished; those that
+    other settings, other code or another table of arrivals made; those whose table or checkpoint is gone, or whose rows
+    were changed by others. All of them, if it is not known what they were made of.
     """
-    wanted = {*asked, *made.anew}
-    if made.definitions.get("documents", now.definitions["documents"]) != now.definitions["documents"]:
+    settings = context.settings
+    wanted, was = {*asked, *made.anew}, made.definitions
+    if was.get("declared") != now.definitions["declared"]:
+        wanted |= set(there)
+    if was and was.get("documents") != now.definitions["documents"]:
         wanted.add("documents_parsed")
-    if made.definitions.get("chunks", now.definitions["chunks"]) != now.definitions["chunks"]:
+    if was and was.get("chunks") != now.definitions["chunks"]:
         wanted.add("chunks_cut")
-    table_id, version = now.read["bronze.documents"]
-    was_id, was_version = made.read.get("bronze.documents", (table_id, version))
-    if was_id != table_id or was_version > version:
+    if _was_changed(context, "bronze.documents", made.read.get("bronze.documents"), now.read.get("bronze.documents")):
         wanted.add("documents_parsed")
     checkpoints = _folder(settings) / "_checkpoints" / "spark_catalog" / f"{settings.schema_prefix}{SCHEMA}"
     wanted |= {name for name in _READERS if (checkpoints / name).is_dir() != (name in there)}
+    for name in set(_READERS) & set(there):
+        if _was_changed(context, f"{SCHEMA}.{name}", made.left.get(name), now.left.get(name)):
+            wanted.add(name)
     return sorted({reader for name in wanted for reader in _READERS.get(name, (name,))})
+
+
+def _was_changed(context: Context, table: str, was: Mark | None, now: Mark | None) -> bool:
+    """Whether more was done to a table than rows appended to it, so that a stream cannot go on where it was."""
+    if was is None or now is None or was == now:
+        return False
+    (table_id, version, commit), until = was, now[1]
+    if table_id != now[0] or not is_same_history(context.lake, table, version=version, commit=commit, until=until):
+        return True
+    done = list(takewhile(lambda each: each.version > version, commits(context.lake, table, until=until)))
+    is_known = len(done) == until - version
+    return not is_known or any(each.replaces or each.operation in _CHANGES_ROWS for each in done)
 
 
 def _run(
@@ -241,17 +289,22 @@ def _run(
 
 def _rows(context: Context) -> dict[str, int]:
     """The datasets that are there: name → rows."""
-    names = [t.removeprefix(f"{SCHEMA}.") for t in context.lake.existing() if t.startswith(f"{SCHEMA}.")]
-    return {name: table.count() for name in names if (table := _table(context, name)) is not None}
+    return {n: table.count() for n in _known(context.settings) if (table := _table(context, n)) is not None}
 
 
-def arrivals_held(context: Context, document_ids: Collection[str]) -> int:
-    """How many arrivals of these documents the declared datasets hold, in folders."""
-    table = _table(context, "documents_parsed")
-    if table is None:
-        return 0
-    held = pa.table(table.to_pyarrow_dataset().to_table(columns=["document_id"]))
-    return sum(document_id in document_ids for document_id in held["document_id"].to_pylist())
+def _known(settings: Settings) -> list[str]:
+    of_records = (f"records_{name}{end}" for name in settings.records for end in ("", "_quarantine"))
+    return [*_READERS, *_VIEWS, *of_records]
+
+
+def rows_held(context: Context, document_ids: Collection[str]) -> int:
+    """How many rows of these documents the declared datasets hold, in folders."""
+    held = 0
+    for name in (*_READERS, *_VIEWS):
+        if (table := _table(context, name)) is not None:
+            rows = pa.table(table.to_pyarrow_dataset().to_table(columns=["document_id"]))
+            held += sum(document_id in document_ids for document_id in rows["document_id"].to_pylist())
+    return held
 
 
 def _clean(context: Context, names: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from pipelines.flow.lock import only_writer
 from pipelines.flow.stage import Context
 from pipelines.monitoring.monitor import PROFILE
 from pipelines.monitoring.monitor import STAGE as MONITOR
-from pipelines.operations.declared import arrivals_held
+from pipelines.operations.declared import rows_held
 from pipelines.operations.forget_index import Cleared, clear_place, places_to_clear
 from transformations.errors import ConfigurationError, RefusedError
 
@@ -119,14 +119,15 @@ def _begin(context: Context, keys: Collection[str], calls: Collection[str], *, a
 
 
 def _in_declared(context: Context, keys: Collection[str]) -> list[Cleared]:
-    """The declared datasets, which only a run of theirs clears, if they hold the documents."""
-    if not (held := arrivals_held(context, keys)):
+    """The declared datasets, which only a run of theirs clears: if they hold the documents, or lie in a catalog, where
+    it is not known whether they do."""
+    name, days = "declared datasets", context.settings.maintenance.keep_days
+    if context.settings.catalog is not None:
+        return [Cleared(name, 0, True, f"{name}, if their pipeline ran: until a full refresh of it")]
+    if not (held := rows_held(context, keys)):
         return []
-    days = context.settings.maintenance.keep_days
-    line = (
-        f"declared datasets: {held} arrivals, until lakeloop pipelines run --full-refresh-all; older files {days} days"
-    )
-    return [Cleared("declared datasets", 0, False, line)]
+    line = f"{name}: {held} rows, until lakeloop pipelines run --full-refresh-all; their older files {days} days"
+    return [Cleared(name, 0, False, line)]
 
 
 def _is_open(receipt: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ import yaml
 from pipelines.lakehouse.folders import FolderLakehouse
 from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.statements import text
+from pipelines.lakehouse.table_log import is_lost_history
 from pipelines.progress import Step
 from pipelines.settings.pipeline import pipeline_configuration
 from pipelines.settings.sections import Settings
@@ -128,6 +129,11 @@ def failure(error: Exception, events: Events) -> LakeloopError:
     message = "\n".join([str(error), *events.told])
     if broken := _BROKEN.search(message):
         return ExpectationFailedError(f"pipelines run: {broken[0]}")
+    if is_lost_history(ValueError(message)):
+        return LakeloopError(
+            "pipelines run: the files of arrivals that were not read yet are gone. Read all that are there anew, with: "
+            "lakeloop pipelines run --full-refresh documents_parsed"
+        )
     reasons = _REASON.findall(message) or [line.strip() for line in message.splitlines() if line.strip()]
     what = f"the dataset {events.failed}" if events.failed else "the pipeline"
     return LakeloopError(f"pipelines run: {what} failed: {reasons[-1][:500] if reasons else type(error).__name__}")

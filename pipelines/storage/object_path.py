@@ -20,7 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
 from urllib.parse import quote
 
-from transformations.errors import ConfigurationError, LakeloopError, MissingDependencyError
+from pipelines.storage.storage_errors import NO_BUCKET, explained
+from transformations.errors import ConfigurationError, MissingDependencyError
 
 # Each with the name by which Spark's connectors know it.
 SCHEMES = {"s3": "s3a", "gs": "gs", "abfss": "abfss"}
@@ -33,10 +34,6 @@ _ENDPOINT = re.compile(r"(aws_|azure_|azure_storage_)?endpoint(_url)?", re.IGNOR
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 # A server that is gone is given up after this time; a client's own default is three minutes.
 _RETRIES = {"max_retries": "10", "retry_timeout": "60s"}
-
-
-class StorageError(LakeloopError):
-    """Object storage does not answer, or answers with an error."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +125,20 @@ class ObjectPath:
 
     @property
     def endpoint(self) -> str:
-        """The server that the options or the environment name instead of the provider's own; empty: none."""
+        """The server that the options or the environment name instead of the provider's own; empty: none.
+
+        Raises:
+            ConfigurationError: they name two: one client would go to the first, another one to the second.
+        """
         given = [value for key, value in self.options.items() if _ENDPOINT.fullmatch(key)]
         if self.scheme == "s3":
-            given += [os.environ[name] for name in _ENDPOINTS if name in os.environ]
+            named = [name for name in _ENDPOINTS if name in os.environ]
+            given += [os.environ[name] for name in named]
+            if len({value.rstrip("/") for value in given}) > 1:
+                raise ConfigurationError(
+                    f"{self.root}: {' and '.join(['storage_options', *named])} name different servers, and clients do "
+                    "not agree on which of them counts. Name one only"
+                )
         return next(iter(given), "")
 
     @property
@@ -184,7 +191,7 @@ class ObjectPath:
     def stat(self) -> ObjectStat:
         with _explained(self):
             head = _obstore().head(self._client, self.key)
-        return ObjectStat(head["size"], head["last_modified"], head["e_tag"] or "")
+        return ObjectStat(head["size"], head["last_modified"], self._tag_of(head))
 
     # -- its bytes ------------------------------------------------------------------------------------------------
 
@@ -202,7 +209,7 @@ class ObjectPath:
             answer = _obstore().get(self._client, self.key)
             content = bytes(answer.bytes())
         meta = answer.meta
-        return content, ObjectStat(meta["size"], meta["last_modified"], meta["e_tag"] or "")
+        return content, ObjectStat(meta["size"], meta["last_modified"], self._tag_of(meta))
 
     def read_range(self, start: int, length: int) -> bytes:
         with _explained(self):
@@ -218,12 +225,21 @@ class ObjectPath:
     def replace_if(self, content: bytes, *, tag: str | None) -> str | None:
         """Write the object if its tag is still `tag` (None: if there is none). Returns the new tag; None: it is not."""
         exceptions = _obstore().exceptions
+        mode = "create" if tag is None else {self._tag_name: tag}
         with _explained(self):
             try:
-                done = _obstore().put(self._client, self.key, content, mode={"e_tag": tag} if tag else "create")
+                done = _obstore().put(self._client, self.key, content, mode=mode)
             except (exceptions.AlreadyExistsError, exceptions.PreconditionError, FileNotFoundError):
                 return None
-        return str(done["e_tag"])
+        return self._tag_of(done)
+
+    @property
+    def _tag_name(self) -> Literal["version", "e_tag"]:
+        """By what a conditional write names the object that it replaces: Google's storage knows its version alone."""
+        return "version" if self.scheme == "gs" else "e_tag"
+
+    def _tag_of(self, meta: Mapping[str, Any]) -> str:
+        return str(meta[self._tag_name] or "")
 
     def unlink(self) -> None:
         with _explained(self):
@@ -357,44 +373,8 @@ def _explained(path: ObjectPath) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        if _NO_BUCKET in str(error):
-            raise explained(path, error) from None
+        if NO_BUCKET in str(error):
+            raise explained(str(path), error) from None
         raise FileNotFoundError(f"there is no {path}") from None
     except (_obstore().exceptions.BaseError, OSError) as error:
-        raise explained(path, error) from None
-
-
-def explained(path: ObjectPath, error: Exception) -> LakeloopError:
-    """What a client of object storage (obstore, delta-rs, Lance) says, as an error of ours.
-
-    Its text is one line. Of a server's answer it has only the code: the rest may repeat what was signed.
-    """
-    text = _COLOUR.sub("", str(error)).partition("Debug source:")[0]
-    code = found[1] if (found := _CODE.search(text)) else ""
-    if code == _NO_BUCKET:
-        return ConfigurationError(f"there is no bucket {path.root}. Make it, or name another in lakeloop.yml")
-    if code in _REFUSALS or any(sign in text for sign in _NO_CREDENTIALS):
-        return ConfigurationError(
-            f"{path} may not be used ({code or 'no credentials were found'}). Credentials come from the environment "
-            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role), or from storage_options"
-        )
-    said = " ".join(text.partition("<")[0].replace("↳", ":").split())[:300].rstrip(" :-")
-    return StorageError(
-        f"object storage failed at {path}: {f'{code}, ' if code else ''}{said}. What was committed stays. Run again "
-        "when it answers"
-    )
-
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_CODE = re.compile(r"<Code>(\w{1,60})</Code>")
-_NO_BUCKET = "NoSuchBucket"
-_REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
-# Where no credentials are given, clients ask the machine itself for its role.
-_NO_CREDENTIALS = (
-    "/latest/api/token",
-    "/latest/meta-data",
-    "169.254.169.254",
-    "403 Forbidden",
-    "401 Unauthorized",
-    "credential",
-)
+        raise explained(str(path), error) from None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,13 +18,16 @@ import pytest
 from pipelines.conductor.run import new_context, run_stages
 from pipelines.conductor.stages import DOCUMENT_STAGES, stage_named
 from pipelines.documents import landing
+from pipelines.flow import lock as lock_module
 from pipelines.flow.lock import only_writer
 from pipelines.flow.outcome import Outcome
 from pipelines.flow.stage import Stage
 from pipelines.lakehouse.delta_folder import replace
 from pipelines.lakehouse.open_folder import open_folder
+from pipelines.quality.quarantine import passed_over
 from pipelines.settings.sections import Settings
-from pipelines.storage.object_path import ObjectPath, StorageError
+from pipelines.storage.object_path import ObjectPath
+from pipelines.storage.storage_errors import StorageError
 from pipelines.vector_index.state import served
 from tests.stores.loopback import Running
 from tests.support import killer
@@ -178,27 +182,57 @@ def _entries(settings: Settings):
     return ObjectPath.of(settings.lakehouse).entries(is_deep=True)
 
 
+def _taken(lock: ObjectPath, **said: object) -> None:
+    """As if another process had taken it."""
+    lock.write_bytes(json.dumps({**json.loads(lock.read_bytes()), "token": "another", **said}).encode())
+
+
 @pytest.mark.long
 def test_one_run_writes_at_a_time_whatever_machine_it_is_on(settings: Settings, tmp_path_factory):
     elsewhere = settings.model_copy(update={"root": tmp_path_factory.mktemp("elsewhere")})
     lock = ObjectPath.of(settings.lakehouse) / ".lakeloop.lock"
-    with only_writer(settings):
-        held = json.loads(lock.read_bytes())
-        assert held["process"].endswith(f" {os.getpid()}")
-        # By another process that lives (this machine's first), as if it had taken it.
-        node = held["process"].rpartition(" ")[0]
-        lock.write_bytes(json.dumps({**held, "process": f"{node} 1"}).encode())
-        with pytest.raises(RefusedError, match=r"another lakeloop run \(process 1 on .*\) is writing to s3://"):
-            only_writer(elsewhere).__enter__()
-    lock.unlink()
+    refused = pytest.raises(RefusedError, match=r"another lakeloop run \(process \d+ on .*\) is writing to s3://")
+    with only_writer(settings), refused:
+        only_writer(elsewhere).__enter__()
+    with only_writer(elsewhere):
+        assert json.loads(lock.read_bytes())["process"].endswith(f" {os.getpid()}")
+    assert json.loads(lock.read_bytes())["is_released"] is True
+
+
+@pytest.mark.long
+def test_a_process_of_the_same_name_in_another_container_is_another_one(settings: Settings, tmp_path_factory):
+    elsewhere = settings.model_copy(update={"root": tmp_path_factory.mktemp("elsewhere")})
+    lock = ObjectPath.of(settings.lakehouse) / ".lakeloop.lock"
+    first = only_writer(settings)
+    first.__enter__()
+    _taken(lock, space="of another container")
+    with pytest.raises(RefusedError, match="is writing to s3://"):
+        only_writer(elsewhere).__enter__()
+    with pytest.raises(RefusedError, match="another one has been writing to"):
+        first.__exit__(None, None, None)
+    held = json.loads(lock.read_bytes())
+    assert (held["token"], held.get("is_released")) == ("another", None), "what is another's is not given back"
+
+
+@pytest.mark.long
+def test_a_lease_that_is_over_by_our_clock_is_left_to_a_holder_that_prolongs_it(settings: Settings, monkeypatch):
+    lock = ObjectPath.of(settings.lakehouse) / ".lakeloop.lock"
     with only_writer(settings):
         pass
-    assert not lock.is_file()
+    over = (datetime.now(timezone.utc) - timedelta(seconds=1)).isoformat()
+    other = {"process": "other-machine 7", "space": "its own", "until": over, "is_released": False}
+    _taken(lock, **other)
+    # While this one waits, the holder prolongs it: its clock is behind.
+    monkeypatch.setattr(lock_module.time, "sleep", lambda _: _taken(lock, **other, prolonged=True))
+    with pytest.raises(RefusedError, match="process 7 on other-machine"):
+        only_writer(settings).__enter__()
+    assert json.loads(lock.read_bytes())["process"] == "other-machine 7"
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("left_by", ["a process that was killed", "a machine that is gone", "nobody can tell"])
-def test_a_lock_that_its_holder_left_is_taken_over(left_by: str, settings: Settings):
+def test_a_lock_that_its_holder_left_is_taken_over(left_by: str, settings: Settings, monkeypatch):
+    monkeypatch.setattr(lock_module, "_PROLONGED_WITHIN", 0)
     lock = ObjectPath.of(settings.lakehouse) / ".lakeloop.lock"
     now = datetime.now(timezone.utc)
     with only_writer(settings):
@@ -206,13 +240,27 @@ def test_a_lock_that_its_holder_left_is_taken_over(left_by: str, settings: Setti
     over = (now - timedelta(seconds=1)).isoformat()
     node = mine["process"].rpartition(" ")[0]
     said = {
-        "a process that was killed": json.dumps({**mine, "process": f"{node} 4194305"}),
+        "a process that was killed": json.dumps({**mine, "token": "another", "process": f"{node} 4194305"}),
         "a machine that is gone": json.dumps({"process": "other-machine 7", "until": over}),
         "nobody can tell": "",
     }
     lock.write_bytes(said[left_by].encode())
     with only_writer(settings):
         assert json.loads(lock.read_bytes())["process"] == mine["process"]
+
+
+@pytest.mark.long
+def test_two_names_that_differ_in_their_unicode_form_alone_are_one_document_and_one_refusal(settings: Settings):
+    for form in ("NFC", "NFD"):
+        (settings.landing_path / f"{unicodedata.normalize(form, 'ü')}.md").write_bytes(b"# U\n\nText.")
+    (settings.landing_path / "sub").write_bytes(b"")  # a console's folder
+    (settings.landing_path / "sub/a.md").write_bytes(b"# A\n\nText.")
+    _run(settings, stages=DOCUMENT_STAGES[:2])
+    lake = new_context(settings).lake
+    assert len(lake.read_arrow("silver.documents")) == 2
+    refused = lake.read_arrow("silver.documents_quarantine").to_pylist()
+    assert [row["reason"].partition(":")[0] for row in refused] == ["duplicate_path"]
+    assert passed_over(settings) == {}
 
 
 @pytest.mark.long

@@ -96,6 +96,20 @@ def test_a_folder_that_holds_something_else_does_not_become_the_sample(tmp_path:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_sample_that_was_not_made_to_its_end_is_none(tmp_path: Path):
+    for name in ("lakeloop.yml", "report.html"):  # the first delivery writes both
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigurationError, match="not made to its end"):
+        lakeloop.sample(tmp_path)
+
+
+def test_no_sample_is_made_in_tables_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LAKELOOP__LAKEHOUSE", str(tmp_path / "of somebody"))
+    with pytest.raises(ConfigurationError, match=r"sample: .*LAKELOOP__LAKEHOUSE"):
+        lakeloop.sample(tmp_path / "sample")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_index_is_searched_with_a_filter_and_after_closing_too(workspace: lakeloop.Workspace):
     with pytest.raises(ConfigurationError, match="lakeloop run"):
         workspace.search("captured output")

@@ -6,12 +6,14 @@ looks at where no other workspace is named.
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from pipelines.answering.questions import read_questions
 from pipelines.conductor.run import new_context, run_stages
+from pipelines.demo.workspace import check_environment
 from pipelines.flow.lock import only_writer
 from pipelines.inference.answer_questions import add_questions
 from pipelines.settings.layers import FILE_NAME
@@ -22,23 +24,26 @@ from transformations.errors import ConfigurationError
 _DELIVERIES = ("first", "second")
 # What the second delivery takes away.
 _GONE = "landing/rental.md"
+# Is there once all of it was made.
+_MADE = ".sample"
 
 
 def sample(folder: Path) -> Settings:
     """The settings of the sample in `folder`, which is made if it is not there: that takes a minute.
 
     Raises:
-        ConfigurationError: the folder holds something else, or a sample that was not made to its end.
+        ConfigurationError: the folder holds something else, or a sample that was not made to its end; or the
+            environment names tables or an index that are not the sample's.
     """
+    check_environment(os.environ, command="sample")
     if not (folder.is_dir() and any(folder.iterdir())):
         _make(folder)
-    settings = load_settings(folder / FILE_NAME) if (folder / FILE_NAME).is_file() else None
-    if settings is None or not settings.path(settings.report).is_file():
+    if not (folder / _MADE).is_file():
         raise ConfigurationError(
             f"sample: {folder} holds something else, or a sample that was not made to its end. Name another folder, or "
             "remove this one."
         )
-    return settings
+    return load_settings(folder / FILE_NAME)
 
 
 def _make(folder: Path) -> None:
@@ -53,3 +58,4 @@ def _make(folder: Path) -> None:
                 with only_writer(settings):
                     add_questions(new_context(settings), read_questions(source / "questions.jsonl"), batch="sample")
             run_stages(new_context(settings))
+    (folder / _MADE).touch()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
+from deltalake import DeltaTable, write_deltalake
 
 from pipelines.cli.main import main
+from pipelines.conductor.run import new_context
 from pipelines.flow.lock import only_writer
-from pipelines.operations.declared import Made, Update, _anew
+from pipelines.operations.declared import Made, Update, _anew, _mark, _was_changed
 from pipelines.operations.spark_pipelines import Events, failure
 from pipelines.progress import Step
 from pipelines.settings.load import load_settings
@@ -37,6 +41,7 @@ def code_of(*words: str) -> int:
     ("words", "says"),
     [
         (["--set", "catalog=main"], "deploy the bundle, and start its pipeline"),
+        (["--set", "lakehouse=s3://bucket/lake"], "do not run over object storage yet"),
         (["--set", "spark.master=sc://127.0.0.1:1"], "start a Connect server of their own"),
         (["--set", "refine.near_duplicates=serve_one"], "do not know which documents are near-duplicates"),
     ],
@@ -95,35 +100,66 @@ def test_exit_codes(set_aside, is_new, code, detailed):
 
 
 GROWING = ["documents_parsed", "documents_valid", "documents_refused", "chunks_cut"]
-NOW = Made({"documents": "1", "chunks": "1"}, {"bronze.documents": ["id", 5]})
+MADE = {"documents": "1", "chunks": "1", "declared": "1"}
 
 
 @pytest.mark.parametrize(
     ("made", "asked", "gone", "anew"),
     [
-        (NOW, [], "", []),
-        (Made(NOW.definitions, {"bronze.documents": ["id", 4]}), [], "", []),
-        (Made(), [], "", []),
-        (Made({"documents": "0", "chunks": "1"}, NOW.read), [], "", GROWING),
-        (Made({"documents": "1", "chunks": "0"}, NOW.read), [], "", ["chunks_cut"]),
-        (Made(NOW.definitions, {"bronze.documents": ["another", 4]}), [], "", GROWING),
-        (Made(NOW.definitions, {"bronze.documents": ["id", 6]}), [], "", GROWING),
-        (Made(NOW.definitions, NOW.read, anew=["documents_refused"]), [], "", ["documents_refused"]),
-        (NOW, ["documents_valid", "records_orders"], "", ["documents_valid", "chunks_cut", "records_orders"]),
-        (NOW, [], "documents_valid", ["documents_valid", "chunks_cut"]),
+        ({}, [], "", []),
+        ({"definitions": {}}, [], "", GROWING),
+        ({"definitions": MADE | {"declared": "0"}}, [], "", GROWING),
+        ({"definitions": MADE | {"documents": "0"}}, [], "", GROWING),
+        ({"definitions": MADE | {"chunks": "0"}}, [], "", ["chunks_cut"]),
+        ({"anew": ["documents_refused"]}, [], "", ["documents_refused"]),
+        ({}, ["documents_valid", "records_orders"], "", ["documents_valid", "chunks_cut", "records_orders"]),
+        ({}, [], "documents_valid", ["documents_valid", "chunks_cut"]),
     ],
 )
 def test_what_is_computed_anew_and_with_it_what_reads_it(made, asked, gone, anew, workspace):
+    context = new_context(load_settings(workspace / "lakeloop.yml"))
     for name in GROWING:
         (workspace / "checkpoints/declared/_checkpoints/spark_catalog/a_declared" / name).mkdir(parents=True)
     there = [name for name in GROWING if name != gone]
-    settings = load_settings(workspace / "lakeloop.yml")
-    assert _anew(settings, there, asked=asked, made=made, now=NOW) == sorted(anew)
+    found = _anew(context, there, asked=asked, made=Made(**{"definitions": MADE, **made}), now=Made(MADE))
+    assert found == sorted(anew)
+
+
+def _appended(place: Path, *values: str) -> None:
+    for value in values:
+        write_deltalake(place, pa.table({"a": [value]}), mode="append")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_changed"),
+    [
+        (lambda place, copy: None, False),
+        (lambda place, copy: _appended(place, "z"), False),
+        (lambda place, copy: DeltaTable(place).optimize.compact(), False),
+        (lambda place, copy: DeltaTable(place).delete("a = 'x'"), True),
+        (lambda place, copy: DeltaTable(place).restore(1), True),
+        (lambda place, copy: write_deltalake(place, pa.table({"a": ["n"]}), mode="overwrite"), True),
+        (lambda place, copy: (shutil.rmtree(place), shutil.copytree(copy, place)), True),
+        (lambda place, copy: (shutil.rmtree(place), shutil.copytree(copy, place), _appended(place, "n")), True),
+        (lambda place, copy: (shutil.rmtree(place), _appended(place, "x", "y", "z", "n")), True),
+    ],
+    ids=["nothing", "appended", "compacted", "deleted", "restored", "replaced", "copied", "copied, on", "made anew"],
+)
+def test_a_stream_goes_on_only_where_rows_were_appended(change, is_changed, workspace):
+    context = new_context(load_settings(workspace / "lakeloop.yml"))
+    place = workspace / "lakehouse/a_bronze/documents"
+    _appended(place, "x", "y")
+    shutil.copytree(place, workspace / "copy")
+    _appended(place, "last")
+    was = _mark(context, "bronze.documents")
+    change(place, workspace / "copy")
+    assert _was_changed(context, "bronze.documents", was, _mark(context, "bronze.documents")) is is_changed
 
 
 def test_what_datasets_were_made_of_is_read_as_it_was_noted(tmp_path):
-    NOW.note(tmp_path / "made.json")
-    assert Made.noted(tmp_path / "made.json") == NOW
+    made = Made(MADE, {"bronze.documents": ["id", 5, "commit"]}, {"chunks_cut": ["id", 1, None]}, ["chunks_cut"])
+    made.note(tmp_path / "made.json")
+    assert Made.noted(tmp_path / "made.json") == made
     (tmp_path / "made.json").write_text("{torn")
     assert Made.noted(tmp_path / "made.json") == Made()
 
@@ -146,6 +182,12 @@ def test_a_failure_is_one_line_with_the_dataset_and_the_innermost_reason():
         "pipelines run: the dataset documents_valid failed: [DIVIDE_BY_ZERO] Division by zero. SQLSTATE: 22012"
     )
     assert (error.exit_code, step.done) == (1, 1)
+
+
+def test_files_that_are_gone_are_told_with_the_command_that_reads_anew():
+    events = Events(Step("pipelines run", None))
+    events.write(FAILED.replace("{why}", "FAILED_READ_FILE.FILE_NOT_EXIST] Encountered error while reading file"))
+    assert "--full-refresh documents_parsed" in str(failure(ValueError("Run failed"), events))
 
 
 def test_a_broken_rule_of_level_fail_is_told_as_such():

@@ -41,6 +41,7 @@ def _ask(lake: Lakehouse, request_id: str, question: str, *labels: dict[str, str
         {
             "request_id": request_id,
             "label": json.dumps(label),
+            "label_source": "gold",
             "valid_from": datetime(2026, 1, day, tzinfo=timezone.utc),
         }
         for day, label in enumerate(labels, start=1)

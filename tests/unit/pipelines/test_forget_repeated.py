@@ -54,7 +54,7 @@ def test_declared_datasets_that_hold_the_document_are_named_with_the_command_tha
         context.lake.append_arrow("bronze.documents", [{"document_id": "private", "path": "private.md"}])
         write_deltalake(parsed, pa.table({"document_id": held, "text": held}), mode="overwrite")
         named = [line for line in forget(context, "private.md")["not_cleared"] if "declared" in line]
-        assert named == [line for line in named if "2 arrivals" in line and "pipelines run --full-refresh-all" in line]
+        assert named == [line for line in named if "2 rows" in line and "pipelines run --full-refresh-all" in line]
         assert len(named) == ("private" in held)
 
 

@@ -13,7 +13,8 @@ from pipelines.settings import redaction
 from pipelines.settings.load import load_settings
 from pipelines.settings.redaction import redacted
 from pipelines.settings.sections import Settings
-from pipelines.storage.object_path import ObjectPath, StorageError, explained, spark_name
+from pipelines.storage.object_path import ObjectPath, spark_name
+from pipelines.storage.storage_errors import StorageError, explained
 from pipelines.stores import open_store
 from transformations.errors import ConfigurationError
 
@@ -112,7 +113,7 @@ def test_a_secret_of_the_options_or_the_environment_is_shown_nowhere(tmp_path: P
     ],
 )
 def test_what_a_server_says_is_told_in_one_line_without_what_was_signed(error: str, kind: type, said: str):
-    told = explained(ObjectPath.of("s3://bucket/x"), OSError(error))
+    told = explained("s3://bucket/x", OSError(error))
     assert type(told) is kind
     assert said in str(told)
     assert "hunter2" not in str(told)
@@ -135,3 +136,20 @@ def test_an_endpoint_without_tls_is_taken_if_it_was_written(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     assert ObjectPath.of("s3://bucket/x").endpoint == "http://127.0.0.1:1"
     assert not ObjectPath.of("gs://bucket/x").endpoint
+
+
+def test_two_servers_that_are_named_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1/")
+    place = ObjectPath.of("s3://bucket/x", {"aws_endpoint": "http://127.0.0.1:2"})
+    with pytest.raises(ConfigurationError, match="storage_options and AWS_ENDPOINT_URL_S3 name different servers"):
+        place.is_file()
+    assert ObjectPath.of("s3://bucket/x", {"aws_endpoint": "http://127.0.0.1:1"}).endpoint == "http://127.0.0.1:1"
+
+
+def test_a_key_that_the_client_cannot_read_is_named():
+    error = explained(
+        "s3://bucket/x",
+        ValueError('Encountered object with invalid path: "x//a" contained empty path segment'),
+    )
+    assert isinstance(error, ConfigurationError)
+    assert "x//a" in str(error)
