@@ -92,9 +92,9 @@ FAULTS: dict[str, tuple[Plant, str, str]] = {
         "${var.catalogue}: no such variable",
     ),
     "unknown resource in a task": (
-        with_task(task_key="declared", pipeline_task={"pipeline_id": "${resources.pipelines.declared.id}"}),
+        with_task(task_key="declared", pipeline_task={"pipeline_id": "${resources.pipelines.undeclared.id}"}),
         "pipeline_task.pipeline_id",
-        "${resources.pipelines.declared.id}: no such resource",
+        "${resources.pipelines.undeclared.id}: no such resource",
     ),
     "unknown privilege": (
         in_file(GOLD, lambda c: c["resources"]["schemas"]["gold"].update(grants=[grant("admins", "LOOK_AT")])),
