@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def test_a_crash_leaves_readers_a_whole_state_and_the_next_run_is_exact(point: s
     with monkeypatch.context() as patch:
         # A process that dies gives no lease back, and its number belongs to nobody.
         patch.setattr(Lease, "release", lambda self, manifest: self._stop.set())
-        patch.setattr(index_state.os, "getpid", lambda: 999_999_999)
+        patch.setattr(os, "getpid", lambda: 999_999_999)
         patch.setattr(lease_module, "holder", lambda run_id: index_state.holder(run_id))
         patch.setattr(owner, name, dying(getattr(owner, name), after=after))
         with pytest.raises(Crash):
