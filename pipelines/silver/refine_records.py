@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.flow.changed_rows import apply_changes
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work, moved
 from pipelines.flow.states import STAGE_RUNS
-from pipelines.quality.split import Split
+from pipelines.quality.split import Judged, Split
 from pipelines.records.source import (
     ARRIVAL,
     RecordSource,
@@ -67,16 +67,16 @@ def work(context: Context, due: Work) -> Counts:
         judged = _split(source).judge(context, rows, rules=source.contract.rules, versions=versions)
         ids = judged.valid.select("_record_id").union(judged.refused.select("_record_id")).union(gone)
         ids = ids.withColumnRenamed("_record_id", "record_id")
-        _set_aside(context, source, judged.refused, scope=ids, count=judged.refused_rows, versions=versions)
+        set_aside = _set_aside(context, source, judged, scope=ids, versions=versions)
         changes = changes_of(source, judged.valid)
         if is_rebuilt:
             counts = _rebuild(context, source, changes)
-            return {**counts, "set_aside": judged.refused_rows}
+            return {**counts, "set_aside": set_aside}
         found = _history_changes(context, source, changes, versions=versions)
         history_rows = context.frames.hold(found, is_repeatable=True)
         intervals = apply_changes(context, source.history, history_rows)
         counts = _bring_now(context, source, changes, versions=versions)
-        return {**counts, "intervals": sum(intervals.values()), "set_aside": judged.refused_rows}
+        return {**counts, "intervals": sum(intervals.values()), "set_aside": set_aside}
 
 
 def _split(source: RecordSource) -> Split:
@@ -156,15 +156,31 @@ def _without_ended(rows: DataFrame, source: RecordSource) -> tuple[DataFrame, Da
     return rows.where(has_key).unionByName(still), gone
 
 
-def _set_aside(
-    context: Context, source: RecordSource, refused: DataFrame, *, scope: DataFrame, count: int, versions: Versions
-) -> None:
-    rows = last_refused(source, refused)
+def _set_aside(context: Context, source: RecordSource, judged: Judged, *, scope: DataFrame, versions: Versions) -> int:
+    """Bring the quarantine up to date. Returns how many refused records wait for repair."""
+    rows = still_refused(source, judged.valid, judged.refused)
+    count = 0
+    if judged.refused_rows:
+        rows = context.frames.hold(rows, is_repeatable=True)
+        count = rows.count()
     _split(source).set_aside(context, rows, count=count, scope=scope, versions=versions)
+    return count
 
 
-def last_refused(source: RecordSource, refused: DataFrame) -> DataFrame:
-    """The rows of the quarantine for refused records, of each `_record_id` the last one."""
+def still_refused(source: RecordSource, valid: DataFrame, refused: DataFrame) -> DataFrame:
+    """The rows of the quarantine for refused records: of each `_record_id` the last one.
+
+    A record that arrived valid after that is left out: it is repaired, though both arrived in one delivery.
+    """
+    from pyspark.sql import functions as F
+
+    repaired = valid.groupBy(F.col("_record_id").alias("record_id")).agg(F.max(F.struct(*ORDER)).alias("_repaired_at"))
+    rows = _last_refused(source, refused).join(repaired, "record_id", "left")
+    is_open = F.col("_repaired_at").isNull() | (F.col("_repaired_at") < F.struct(*ORDER))
+    return rows.where(is_open).drop("_repaired_at")
+
+
+def _last_refused(source: RecordSource, refused: DataFrame) -> DataFrame:
     from pyspark.sql import functions as F
 
     rescued = "_rescued"
@@ -324,7 +340,7 @@ STAGE = Stage(
     work,
     sources=("bronze.records_*",),
     targets=("silver.records_*", "silver.records_*_history", "silver.records_*_quarantine"),
-    code_version=4,
+    code_version=5,
     decided_by=lambda context: refining(context.about(RecordSource).settings),
     subjects=source_subjects,
 )
