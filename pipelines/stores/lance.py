@@ -15,6 +15,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -22,11 +23,12 @@ import pyarrow as pa
 
 from pipelines.lakehouse.schemas import INDEX_SCHEMA
 from pipelines.storage.object_path import address_problem
-from pipelines.stores import Hit, Manifest, check_query, check_succession, damaged_index
+from pipelines.storage.storage_errors import StorageError, explained
+from pipelines.stores import Hit, Manifest, StoreUnavailableError, check_query, check_succession, damaged_index
 from pipelines.stores.capabilities import declare, notimpl, yes
 from pipelines.stores.libraries import library
 from pipelines.stores.place import Options, Place
-from transformations.errors import ConfigurationError, RefusedError
+from transformations.errors import ConfigurationError, LakeloopError, RefusedError
 from transformations.index.vectors import ANYTHING
 from transformations.tables.filters import And, Filter, In, Not
 
@@ -44,6 +46,8 @@ _SIGNS_OF_DAMAGE = (
     "failed to fill whole buffer",
     "Invalid user input: file size is too small",
 )
+# What Lance says of a bucket always has this in it; what it says of rows never does.
+_SIGN_OF_STORAGE = "LanceError(IO)"
 _MANIFEST_KEY = "lakeloop.manifest"
 _HIT_COLUMNS = ["chunk_id", "document_id", "path", "title", "heading_path", "text"]
 _DELETES_PER_CALL = 1000
@@ -77,7 +81,7 @@ class LanceStore:
         if "://" in place.uri and (problem := address_problem(place.uri)):
             raise ConfigurationError(f"index.uri of Lance is {place.uri!r}: {problem}")
         self._uri = f"{place.uri}/{place.name}.lance"
-        self._storage = place.storage
+        self._storage = None if place.storage is None else _named_for_lance(place.storage)
         self._dimension = place.dimension
         self._writing = threading.RLock()
         self._opening = threading.Lock()
@@ -85,7 +89,8 @@ class LanceStore:
         self._served: tuple[Any, Any] | None = None
 
     def manifest(self) -> Manifest | None:
-        return self._read(self._manifest)
+        with self._errors():
+            return self._read(self._manifest)
 
     def _manifest(self, dataset: Any) -> Manifest | None:
         """The manifest, if every file of rows is there: a run that has nothing to write opens no other file."""
@@ -99,7 +104,7 @@ class LanceStore:
 
     def upsert(self, rows: pa.Table, *, are_new: bool = False) -> Mapping[str, str]:
         if rows.num_rows:
-            with self._writing:
+            with self._writing, self._errors():
                 dataset, rows = self._open_or_create(), rows.select(self._schema.names).cast(self._schema)
                 if are_new:
                     self._latest = _lance().write_dataset(rows, dataset, mode="append", storage_options=self._storage)
@@ -109,7 +114,7 @@ class LanceStore:
         return {}
 
     def delete(self, ids: Sequence[str]) -> None:
-        with self._writing:
+        with self._writing, self._errors():
             dataset = self._open_latest()
             if dataset is None:
                 return
@@ -117,14 +122,14 @@ class LanceStore:
                 dataset.delete(_sql(In("chunk_id", tuple(ids[start : start + _DELETES_PER_CALL]))))
 
     def commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
-        with self._writing:
+        with self._writing, self._errors():
             self._commit(manifest, expected=expected)
 
     def _commit(self, manifest: Manifest, *, expected: Manifest | None) -> None:
         dataset = self._open_or_create()
         if len(dataset.get_fragments()) > _FRAGMENTS_BEFORE_COMPACTION:
             dataset.optimize.compact_files()
-        check_succession(self.manifest(), expected=expected, new=manifest)
+        check_succession(self._read(self._manifest), expected=expected, new=manifest)
         try:
             dataset.update_config({_MANIFEST_KEY: manifest.to_json()})
         except OSError as error:
@@ -138,39 +143,31 @@ class LanceStore:
         dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS_FOR, error_if_tagged_old_versions=False)
 
     def ids_with_hashes(self) -> Iterator[pa.RecordBatch]:
-        with self._writing:
+        with self._writing, self._errors():
             dataset = self._open_latest()
             # A handle of its own, which stays at this version whoever writes meanwhile.
             dataset = None if dataset is None else dataset.checkout_version(dataset.version)
         if dataset is not None:
-            yield from self._batches(dataset, ["chunk_id", "row_hash"])
+            with self._errors():
+                yield from dataset.to_batches(columns=["chunk_id", "row_hash"])
 
     def rows(self) -> Iterator[pa.RecordBatch]:
-        dataset = self._open_served()
-        if dataset is not None:
-            yield from self._batches(dataset)
-
-    def _batches(self, dataset: Any, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        batches = dataset.to_batches(columns=columns)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (OSError, ValueError) as error:
-                raise self._explained(error) from error
-            if batch is None:
-                return
-            yield batch
+        with self._errors():
+            opened = self._open_pair()
+            if opened is not None:
+                yield from opened[1].to_batches()
 
     def search(self, vector: NDArray[np.float32], *, k: int, where: Filter | None = None) -> list[Hit]:
         check_query(vector, dimension=self._dimension, where=where)
-        found = self._read(
-            lambda dataset: dataset.to_table(
-                columns=[*_HIT_COLUMNS, "_distance"],
-                nearest={"column": "vector", "q": vector, "k": k, "metric": "cosine"},
-                filter=None if where is None else _sql(where),
-                prefilter=True,
+        with self._errors():
+            found = self._read(
+                lambda dataset: dataset.to_table(
+                    columns=[*_HIT_COLUMNS, "_distance"],
+                    nearest={"column": "vector", "q": vector, "k": k, "metric": "cosine"},
+                    filter=None if where is None else _sql(where),
+                    prefilter=True,
+                )
             )
-        )
         if found is None:
             return []
         return [
@@ -182,7 +179,7 @@ class LanceStore:
         ]
 
     def forget(self) -> str:
-        with self._writing:
+        with self._writing, self._errors():
             dataset = self._open_latest()
             if dataset is not None:
                 # Deleted rows stay in their file until it is rewritten.
@@ -193,7 +190,7 @@ class LanceStore:
         return "nothing: files rewritten, old versions removed"
 
     def drop(self) -> None:
-        with self._writing:
+        with self._writing, self._errors():
             if "://" in self._uri:
                 dataset = self._open_latest()
                 if dataset is not None:
@@ -226,8 +223,10 @@ class LanceStore:
             try:
                 self._latest.checkout_latest()
                 return self._latest
-            except (ValueError, OSError):  # dropped meanwhile
-                self._latest = None
+            except (ValueError, OSError) as error:
+                if self._is_of_bucket(error):
+                    raise
+                self._latest = None  # dropped meanwhile
         self._latest = self._open()
         return self._latest
 
@@ -236,7 +235,7 @@ class LanceStore:
         try:
             return _lance().dataset(self._uri, storage_options=self._storage)
         except ValueError as error:
-            if "not found" not in str(error).lower():
+            if "was not found" not in str(error):  # of a bucket that is gone it says 404 Not Found
                 raise
         return None
 
@@ -254,18 +253,34 @@ class LanceStore:
             try:
                 return read(dataset)
             except (OSError, ValueError) as error:
+                if self._is_of_bucket(error):
+                    raise
                 now = self._open_pair()
                 if now is not None and now[0] == tag:
-                    raise self._explained(error) from error
+                    raise
 
-    def _explained(self, error: OSError | ValueError) -> Exception:
-        """The error; if a file of a folder is missing or broken, one that says what to do."""
-        is_damage = any(sign in str(error) for sign in _SIGNS_OF_DAMAGE)
-        return damaged_index(self._uri, error) if is_damage and "://" not in self._uri else error
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn errors of Lance into ours where a file is missing or broken, or where the bucket is the cause."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            told = self._explained(error)
+            if told is None:
+                raise
+            raise told from None
 
-    def _open_served(self) -> Any | None:
-        opened = self._open_pair()
-        return None if opened is None else opened[1]
+    def _explained(self, error: Exception) -> LakeloopError | None:
+        if _is_damage(error):
+            return damaged_index(self._uri, error)
+        if not self._is_of_bucket(error):
+            return None
+        told = explained(self._uri, error)
+        return StoreUnavailableError(str(told)) if isinstance(told, StorageError) else told
+
+    def _is_of_bucket(self, error: Exception) -> bool:
+        """Whether the bucket does not answer, or does not allow it."""
+        return "://" in self._uri and _SIGN_OF_STORAGE in str(error) and not _is_damage(error)
 
     def _open_pair(self) -> tuple[Any, Any] | None:
         """The tag, and a handle on the version that it names; kept open, with its cache, until the tag moves.
@@ -287,6 +302,20 @@ class LanceStore:
             return self._served
 
 
+def _is_damage(error: Exception) -> bool:
+    return any(sign in str(error) for sign in _SIGNS_OF_DAMAGE)
+
+
+def _named_for_lance(options: Mapping[str, str]) -> dict[str, str]:
+    """The options of the client of object storage; Lance has names of its own for how long it tries again."""
+    named = dict(options)
+    if "max_retries" in named:
+        named["client_max_retries"] = named.pop("max_retries")
+    if "retry_timeout" in named:
+        named["client_retry_timeout"] = named.pop("retry_timeout").removesuffix("s")
+    return named
+
+
 def _tag_of(dataset: Any) -> Any | None:
     """The tag as it is now, whatever version the handle has."""
     return dataset.tags.list().get(_TAG)
@@ -306,6 +335,8 @@ def _literal(value: str) -> str:
 
 
 def _lance() -> Any:
+    # Its warnings of a bucket go to stderr beside our log, and repeat what the error says.
+    os.environ.setdefault("LANCE_LOG", "error")
     lance = library("lance", distribution="pylance", minimum="8.0", extra="lance")
     # It warns at every fork; a fork of ours starts another program (Java) at once, which is safe.
     warnings.filterwarnings("ignore", message="lance is not fork-safe")

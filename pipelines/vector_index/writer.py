@@ -123,15 +123,17 @@ class IndexWriter:
 
     def _patiently(self, call: Callable[[], object]) -> dict[str, str]:
         """Call, and call again while the store is unavailable: after the time that it asks for, or after ever longer
-        pauses."""
+        pauses. What a store's own client waits counts, too."""
         waited, pause = 0.0, 0.5
         while True:
             self._check()
+            begun = time.monotonic()
             try:
                 self.calls += 1
                 answer = call()
                 return dict(answer) if isinstance(answer, dict) else {}
             except StoreUnavailableError as error:
+                waited += time.monotonic() - begun
                 wait = min(error.retry_after or pause * random.uniform(0.75, 1.25), _LONGEST_WAIT)  # noqa: S311
                 if waited + wait > self._patience:
                     raise
