@@ -60,9 +60,10 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     with _noted(troubles), suppress(OSError):
         written_at = datetime.fromtimestamp(settings.place(settings.report).stat().st_mtime, timezone.utc)
         next(s for s in stages if s["stage"] == "report")["last_run_at"] = written_at
-    indexes = list[dict[str, Any]]()
+    known, indexes = list[IndexState](), list[dict[str, Any]]()
     with _noted(troubles):
-        for state in states(context.lake, settings.index.name):
+        known = states(context.lake, settings.index.name)
+        for state in known:
             with _noted(troubles):
                 indexes.append(_index(context, state))
     aside = dict[str, int]()
@@ -95,7 +96,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         "warnings": warnings,
     }
     lines = [f"{_state(s):<10} {s['stage']:<18} {_when(s)}" for s in stages]
-    lines += [_index_line(index) for index in indexes] or ["no index yet: lakeloop run"]
+    lines += [_index_line(index) for index in indexes] if known else ["no index yet: lakeloop run"]
     lines += [f"{table}: {rows} set aside" for table, rows in refused.items() if rows]
     lines += [f"ops.dead_letters: {letters} open; try them again with: lakeloop replay"] if letters else []
     lines += [f"{broken} rules of whole tables do not hold: lakeloop quality"] if broken else []

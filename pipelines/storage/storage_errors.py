@@ -7,7 +7,12 @@ import re
 from transformations.errors import ConfigurationError, LakeloopError
 
 _ADDRESS = re.compile(r"://(?:[^\s/@]+@)?([^\s?]*)(?:\?\S+)?")
-_LINE_OF_CODE = re.compile(r",? ?/\S+\.rs:\d+:\d+")
+# How errors were wrapped, how long a request took, and which line of a library's code said so.
+_NOISE = re.compile(
+    r"(?:External error|Wrapped error|LanceError\(\w+\)|Generic [\w/]+ error): "
+    r"| in [\d.]+[mµn]?s(?:, after \d+ retries, max_retries: \d+, retry_timeout: \w+)?(?= +-)"
+    r"|,? ?/\S+\.rs:\d+:\d+"
+)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 NO_BUCKET = "NoSuchBucket"
@@ -36,7 +41,7 @@ def explained(place: str, error: Exception) -> LakeloopError:
     repeat what was signed, or be a key itself.
     """
     text = _COLOUR.sub("", str(error)).partition("Debug source:")[0]
-    text = _ADDRESS.sub(r"://\1", _LINE_OF_CODE.sub("", text))
+    text = _ADDRESS.sub(r"://\1", _NOISE.sub("", text))
     code = found[1] if (found := _CODE.search(text)) else ""
     if code == NO_BUCKET:
         bucket = "/".join(place.split("/")[:3])
@@ -46,8 +51,8 @@ def explained(place: str, error: Exception) -> LakeloopError:
         return ConfigurationError(f"a key below {place} cannot be read: {said}. Rename or remove that object")
     if code in _REFUSALS or any(sign in text for sign in _NO_CREDENTIALS):
         return ConfigurationError(
-            f"{place} may not be used ({code or 'no valid credentials were found'}). Credentials come from the environment "
-            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role), or from storage_options"
+            f"{place} may not be used ({code or 'no valid credentials were found'}). Credentials come from the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role), or from storage_options"
         )
     said = " ".join(text.partition("<")[0].replace("↳", ":").split())[:300].rstrip(" :-")
     return StorageError(

@@ -390,18 +390,3 @@ def test_spark_and_delta_rs_read_what_the_other_has_written_in_a_bucket(server: 
     assert said["deleted"] == 1
     assert said["in order"] == ["document-1", "document-7", "document-8"]
     assert said["history"][-2:] == ["WRITE", "CREATE TABLE"]
-
-
-@pytest.mark.longest
-def test_what_spark_wrote_in_a_bucket_is_verified_against_its_files_and_its_index(settings: Settings):
-    _deliver(settings, a="# A\n\nOne.", b="# B\n\nTwo.")
-    said = {"lakehouse": settings.lakehouse, "landing": settings.landing, "index": {"uri": settings.index.uri}}
-    said |= {"report": f"{settings.landing}/report.html", "embedding": {"model": settings.embedding.model}}
-    (settings.root / "lakeloop.yml").write_text(json.dumps(said))
-    done = killer.run(["run"], cwd=settings.root)
-    assert done.returncode == 0, done.stderr
-    done = killer.run(["verify", "--json"], cwd=settings.root)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["documents"] == 2
-    assert b"<html" in (settings.landing_path / "report.html").read_bytes()
-    assert json.loads(killer.run(["run", "--json"], cwd=settings.root).stdout)["stages"] == []
