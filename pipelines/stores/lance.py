@@ -133,7 +133,7 @@ class LanceStore:
         try:
             dataset.update_config({_MANIFEST_KEY: manifest.to_json()})
         except OSError as error:
-            if "conflict" in str(error).lower():
+            if "conflict" in str(error).lower() and not self._is_of_bucket(error):
                 raise RefusedError(f"another sync committed to {self._uri} meanwhile. Run it again.") from error
             raise
         if _TAG in dataset.tags.list():

@@ -110,8 +110,8 @@ def test_a_secret_of_the_options_or_the_environment_is_shown_nowhere(tmp_path: P
             "object storage failed at s3://bucket/x: Kernel error : error sending request : tcp connect error.",
         ),
         (
-            "LanceError(IO): Generic S3 error: Error performing GET http://me:hunter2@host/a?sig=hunter2 in 1.5ms, after 1 "
-            "retries, max_retries: 1, retry_timeout: 60s  - HTTP error: no answer, /home/x/lance/object_store.rs:15:4",
+            "LanceError(IO): Generic S3 error: Error performing GET http://me:hunter2@host/a?sig=hunter2 in 1.5ms, "
+            "after 1 retries, max_retries: 1, retry_timeout: 60s  - HTTP error: no answer, /home/x/lance/a.rs:15:4",
             StorageError,
             "failed at s3://bucket/x: Error performing GET http://host/a - HTTP error: no answer. What was committed",
         ),
