@@ -7,7 +7,6 @@ Each of these overrides the ones before: the defaults, the file, the environment
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,10 @@ from pipelines.settings.layers import (
     resolve_references,
     shown,
 )
-from pipelines.settings.redaction import redacted
+from pipelines.settings.redaction import names_secret, redacted
 from pipelines.settings.sections import Settings, named_section
 from transformations.errors import ConfigurationError
 
-_SECRET_OPTION = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
 # How many errors a message lists; the others are counted.
 _MAX_TOLD = 10
 
@@ -90,7 +88,7 @@ def _resolve_references(merged: dict[str, Any]) -> dict[str, Any]:
             raise ConfigurationError(f"{section_name}.{key} must name an environment variable, as in ${{THE_NAME}}")
     options = merged.get("storage_options")
     for key, value in options.items() if isinstance(options, dict) else ():
-        if _SECRET_OPTION.search(str(key)) and not is_reference(value):
+        if names_secret(str(key)) and not is_reference(value):
             raise ConfigurationError(f"storage_options.{key} must name an environment variable, as in ${{THE_NAME}}")
     root = merged["root"]
     resolved: dict[str, Any] = resolve_references({key: value for key, value in merged.items() if key != "root"})

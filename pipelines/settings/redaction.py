@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from urllib.parse import quote, quote_plus
 
@@ -18,6 +19,9 @@ HIDDEN = "***"
 # Shorter values ("1", "on") are not hidden: they would be replaced everywhere.
 _SHORTEST = 4
 _secrets: set[str] = set()
+# In the name of an option of object storage, or of a variable from which its clients take one.
+_SECRET_NAME = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
+_STORAGE_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 _PASSWORD = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/@:'\"]*):[^\s/@'\"]+@")
 # A secret parameter in the query of a URL; a \ or a quote ends its value, because the text may be JSON.
 _PARAMETER = re.compile(
@@ -32,6 +36,22 @@ def note_secret(value: str) -> None:
     if len(value) >= _SHORTEST:
         in_json = (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
         _secrets.update((value, *in_json, repr(value)[1:-1], quote(value, safe=""), quote_plus(value)))
+
+
+def names_secret(option: str) -> bool:
+    """Whether the value of the option of object storage is secret, by its name.
+
+    >>> names_secret("aws_secret_access_key"), names_secret("aws_region")
+    (True, False)
+    """
+    return _SECRET_NAME.search(option) is not None
+
+
+def note_environment() -> None:
+    """`note_secret` of what clients of object storage take from the environment."""
+    for name, value in os.environ.items():
+        if name.startswith(_STORAGE_VARIABLES) and names_secret(name):
+            note_secret(value)
 
 
 def redacted(text: str) -> str:

@@ -9,21 +9,10 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from pipelines.settings.records import RecordSettings, RecordSources, check_source_names
-from pipelines.settings.redaction import note_secret, without_password
+from pipelines.settings.redaction import note_environment, without_password
 from pipelines.storage.object_path import AnyPath, ObjectPath, address_problem, is_address, is_object_storage
 from transformations.documents import SUFFIXES
 from transformations.text.personal_data import KINDS
-
-# Variables of the environment from which clients of object storage take secrets.
-_SECRET_VARIABLES = {
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "GOOGLE_SERVICE_ACCOUNT_KEY",
-    "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_SAS_KEY",
-    "AZURE_STORAGE_CLIENT_SECRET",
-}
 
 
 class _Section(BaseModel):
@@ -275,8 +264,7 @@ class Settings(_Section):
         """`value` as a place of object storage if it is an address, else as `path`."""
         if not is_address(value):
             return self.path(value)
-        for name in _SECRET_VARIABLES & os.environ.keys():
-            note_secret(os.environ[name])
+        note_environment()
         return ObjectPath.of(value, {key: option.get_secret_value() for key, option in self.storage_options.items()})
 
     @property

@@ -84,6 +84,8 @@ def test_a_secret_of_the_options_or_the_environment_is_shown_nowhere(tmp_path: P
     monkeypatch.setattr(redaction, "_secrets", set())
     monkeypatch.setenv("THE_KEY", "correct horse")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "battery staple")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "a horse in a field")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
     file = tmp_path / "lakeloop.yml"
     file.write_text("lakehouse: s3://bucket/x\nstorage_options: {aws_secret_access_key: '${THE_KEY}'}\n")
     settings = load_settings(file)
@@ -91,7 +93,8 @@ def test_a_secret_of_the_options_or_the_environment_is_shown_nowhere(tmp_path: P
     assert isinstance(place, ObjectPath)
     assert place.options == {"aws_secret_access_key": "correct horse"}
     assert "correct horse" not in f"{place} {place!r} {settings!r} {settings.model_dump()}"
-    assert redacted("correct horse, battery staple") == "***, ***"
+    shown = redacted("correct horse, battery staple, a horse in a field, eu-central-1")
+    assert shown == "***, ***, ***, eu-central-1"
 
 
 @pytest.mark.parametrize(
