@@ -208,7 +208,7 @@ def test_commands_that_look_at_the_index_say_it_in_one_line(server: Running, set
 
 
 @pytest.mark.longest
-def test_an_index_that_spark_helped_to_write_is_verified_against_files_and_tables_of_the_bucket(settings: Settings):
+def test_commands_bring_files_of_a_bucket_into_its_index_and_find_both_equal(settings: Settings):
     landing, report = ObjectPath.of(f"s3://{BUCKET}/landing"), f"s3://{BUCKET}/report.html"
     for name in ("a", "b"):
         (landing / f"{name}.md").write_bytes(f"# {name}\n\nText.".encode())

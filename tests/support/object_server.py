@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.storage import object_path
 from tests.stores.loopback import Running, running
 
 BUCKET = "lake"
@@ -49,4 +50,5 @@ def bucket_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     with serving() as server:
         for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL_S3": server.uri}.items():
             monkeypatch.setenv(name, value)
+        object_path._client.cache_clear()  # a client has read the environment, and with it an earlier server's port
         yield server
