@@ -29,7 +29,8 @@ def test_any_cut_of_refusals_and_repairs_leaves_those_that_were_refused_last(tmp
     lines = [f"{key},2024-01-01T0{hour}:00:00Z,{amount},,U\n" for key, hour, amount in arrivals]
     last = {(key, hour): amount for key, hour, amount in arrivals}
     waiting = {key_and_hour for key_and_hour, amount in last.items() if not amount.isdigit()}
-    assert waiting and len(waiting) < len(last)
+    assert waiting
+    assert len(waiting) < len(last)
 
     settings = settings_for(tmp_path, whole={**ORDERS, "location": "whole"}, cut={**ORDERS, "location": "cut"})
     put(settings, "1.csv", HEADER + "".join(lines), source="whole")
