@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself; a second start is quick and needs no network. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo notebooks test lint types replay crash cluster lock clean
+.PHONY: help setup demo notebooks test test-bundle lint types replay crash cluster lock clean
 ARGS ?=
 N ?= 200
 WORKERS ?= 2
@@ -13,7 +13,7 @@ UV = bin/in-venv uv pip compile --quiet --universal --python-version 3.10 --gene
 STORES = $(addprefix --extra ,pii chroma milvus faiss scann pgvector databricks object-storage langchain llamaindex)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## .venv with the locked packages, jars and models in the cache
 	@bin/setup && bin/in-venv lakeloop setup
@@ -27,6 +27,10 @@ notebooks: ## run the notebooks and write them with their plots to build/noteboo
 
 test: ## everything, in two processes (ARGS="-k chunks tests/unit" for a part, WORKERS=0 for this process alone)
 	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-bundle: ## Databricks' own CLI, built from its Go module (once, some ten minutes), deploys the bundle to its test server
+	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m tests.databricks_cli.build
+	@bin/in-venv python -m pytest -m "" tests/databricks_cli $(ARGS)
 
 lint: ## ruff: rules and formatting; and every test module can be imported
 	@bin/setup --dev && bin/in-venv ruff check . && bin/in-venv ruff format --check .
