@@ -250,7 +250,7 @@ def test_many_files_are_several_batches_and_a_crash_among_them_neither_loses_nor
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("which", ["bronze", "files", "both"])
+@pytest.mark.parametrize("which", ["bronze", "files", pytest.param("both", marks=pytest.mark.longest)])
 def test_what_was_read_into_tables_that_were_put_back_is_read_again(tmp_path, spark, which):
     settings = settings_for(tmp_path, orders=ORDERS)
     put(settings, "1.csv", _csv([("a", 1, 1, "x")]))

@@ -21,12 +21,15 @@ from pipelines.machine.java import find_java
 
 ROOT = Path(__file__).resolve().parents[2]
 _BIN = Path(pyspark.__file__).parent / "bin"
+# As in a local session: a short run gains nothing from Java's second compiler.
+_JAVA = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 _CONF = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.sources.default": "delta",
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "1",
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
     # What makes a local session fast: for a few rows, compiling a query costs more than running it.
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
@@ -83,9 +86,10 @@ def connect_server(folder: Path, **variables: str) -> Iterator[ConnectServer]:
         **variables,
     }
     (folder / "log4j2.properties").write_text(LOG4J, encoding="utf-8")
+    log4j = (folder / "log4j2.properties").as_uri()
     conf = {
         **_CONF,
-        "spark.driver.extraJavaOptions": f'-Dlog4j2.configurationFile="{(folder / "log4j2.properties").as_uri()}"',
+        "spark.driver.extraJavaOptions": f'-Dlog4j2.configurationFile="{log4j}" {_JAVA}',
         "spark.driver.extraClassPath": os.pathsep.join(map(str, delta_jars())),
         "spark.sql.warehouse.dir": str(warehouse),
         "spark.connect.grpc.binding.port": str(port),
