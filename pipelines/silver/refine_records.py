@@ -170,13 +170,14 @@ def _set_aside(context: Context, source: RecordSource, judged: Judged, *, scope:
 def still_refused(source: RecordSource, valid: DataFrame, refused: DataFrame) -> DataFrame:
     """The rows of the quarantine for refused records: of each `_record_id` the last one.
 
-    A record that arrived valid after that is left out: it is repaired, though both arrived in one delivery.
+    A record that arrived valid after that is left out: it is repaired, though both arrived in one delivery. Rows that
+    a Delta table has side by side in one version have no order: there, the refused one stays.
     """
     from pyspark.sql import functions as F
 
     repaired = valid.groupBy(F.col("_record_id").alias("record_id")).agg(F.max(F.struct(*ORDER)).alias("_repaired_at"))
     rows = _last_refused(source, refused).join(repaired, "record_id", "left")
-    is_open = F.col("_repaired_at").isNull() | (F.col("_repaired_at") < F.struct(*ORDER))
+    is_open = F.col("_repaired_at").isNull() | (F.col("_repaired_at") <= F.struct(*ORDER))
     return rows.where(is_open).drop("_repaired_at")
 
 
