@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pipelines.flow.rows import Rows, as_frame, selected, with_values
 from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse.delta_folder import FEW_BYTES, FEW_ROWS
-from pipelines.lakehouse.held_frames import text_bytes
+from pipelines.lakehouse.held_frames import rows_of, text_bytes
 from transformations.tables import few_rows
 from transformations.tables.changes import fold_changes, net_changes
 
@@ -45,7 +45,8 @@ def apply_changes(context: Context, table: str, changes: Rows, *, within: str = 
 
     changes = context.frames.hold(changes, is_repeatable=True)  # what is not is held before it is compared
     try:
-        found = changes.groupBy("_op").agg(F.count("*").alias("rows"), text_bytes(changes).alias("bytes")).collect()
+        sized = changes.groupBy("_op").agg(F.count("*").alias("rows"), text_bytes(changes).alias("bytes"))
+        found = rows_of(sized).to_pylist()
         counts.update({row["_op"]: row["rows"] for row in found})
         if any(counts.values()):
             is_small = sum(row["bytes"] or 0 for row in found) <= FEW_BYTES
@@ -113,7 +114,7 @@ def held_if_few(context: Context, rows: DataFrame) -> DataFrame:
     first = rows.limit(FEW_ROWS + 1)
     # A few rows may still be too large for this process. Their size is measured only if they have long texts.
     sized = first.agg(F.count("*"), text_bytes(rows)).first() if "text" in rows.columns else None
-    found = first.toArrow() if sized is None or (sized[0] <= FEW_ROWS and (sized[1] or 0) <= FEW_BYTES) else None
+    found = rows_of(first) if sized is None or (sized[0] <= FEW_ROWS and (sized[1] or 0) <= FEW_BYTES) else None
     if found is None or found.num_rows > FEW_ROWS:
         return rows
     context.frames.release(rows)
@@ -146,5 +147,5 @@ def few_of(context: Context, table: str, keys: Rows, *, key: str) -> Rows:
 
         wanted = context.lake.frame(keys.select([key]).group_by(key).aggregate([]))
         return context.lake.read(table).join(F.broadcast(wanted), key, "left_semi")
-    values = [row[key] for row in keys.select(key).limit(FEW_ROWS + 1).collect()]
+    values = rows_of(keys.select(key).limit(FEW_ROWS + 1))[key].to_pylist()
     return context.lake.read(table) if len(values) > FEW_ROWS else context.lake.read_keys(table, key, values)

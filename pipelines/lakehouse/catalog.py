@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
 from pipelines.lakehouse import statements
-from pipelines.lakehouse.catalog_log import CatalogLogs, is_no_table
+from pipelines.lakehouse.catalog_log import CatalogLogs, is_no_column, is_no_table
 from pipelines.lakehouse.delta_folder import CHANGE_SCHEMA, FEW_ROWS, typed
 from pipelines.lakehouse.held_frames import few_in_memory
 from pipelines.lakehouse.predicates import quoted
@@ -21,6 +21,7 @@ from pipelines.settings.sections import Settings
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, DataFrameReader, DataFrameWriter, SparkSession
 
+_Read = TypeVar("_Read")
 # A stage holds so much in this process; more is the executors' work.
 _FEW_BYTES = 8 * 1024 * 1024
 # Properties of Delta's own that lakeloop sets.
@@ -40,7 +41,8 @@ class CatalogLakehouse(Lakehouse):
     def __init__(self, settings: Settings, *, spark: Callable[[], SparkSession]) -> None:
         super().__init__(settings, spark=spark)
         self._logs = CatalogLogs(lambda: self.spark)
-        self._columns: dict[str, list[str]] = {}  # of the tables that this process has asked for
+        self._columns: dict[str, list[str]] = {}  # of the tables that this process has read or asked for; see `_names`
+        self._filled: set[str] = set()  # tables of which rows were seen
 
     def identifier(self, table: str) -> str:
         schema, name = table.split(".")
@@ -55,6 +57,7 @@ class CatalogLakehouse(Lakehouse):
     def refresh(self) -> None:
         self._logs.forget_all()
         self._columns.clear()
+        self._filled.clear()
 
     def recall(self, table: str, *, table_id: str, version: int, commit: str) -> None:
         self._logs.recall(self.identifier(table), table_id=table_id, version=version, commit_id=commit)
@@ -63,15 +66,26 @@ class CatalogLakehouse(Lakehouse):
         return bool(self._names(table))
 
     def _names(self, table: str) -> list[str]:
-        """The names of the table's columns; none if it does not exist."""
-        if table not in self._columns:
-            try:
-                self._columns[table] = self.read(table).columns
-            except Exception as error:
-                if not is_no_table(error) and self.spark.catalog.tableExists(self.identifier(table)):
-                    raise
-                return []
-        return self._columns[table]
+        """Columns that the table has, all of its `TableSpec` if they are there; none if it does not exist."""
+        if (known := self._columns.get(table)) is not None:
+            return known
+        try:
+            known = self.read(table).columns
+        except Exception as error:
+            self._note_absence(error, table)
+            return []
+        self._columns[table] = known
+        return known
+
+    def _note_absence(self, error: Exception, table: str) -> None:
+        """Note that there is no such table, until it is made or `refresh` is called.
+
+        If there is one, or it was there before, the error that came of reading it is raised.
+        """
+        is_known = bool(self._columns.get(table))
+        if is_known or (not is_no_table(error) and self.spark.catalog.tableExists(self.identifier(table))):
+            raise error
+        self._columns[table] = []
 
     def _create(self, table: str, spec: TableSpec, configuration: Mapping[str, str]) -> None:
         self._make("CREATE TABLE IF NOT EXISTS", table, spec, configuration)
@@ -96,13 +110,18 @@ class CatalogLakehouse(Lakehouse):
                 self._columns.pop(table, None)
 
     def _complete(self, table: str) -> None:
-        known = {column.lower() for column in self._names(table)}  # a catalog's names have no case
-        if not known or known.issuperset(name.lower() for name in self.spec(table).columns):
+        wanted = {name.lower() for name in self.spec(table).columns}  # a catalog's names have no case
+        known = {name.lower() for name in self._columns.get(table, [])}
+        if wanted <= known or self._columns.get(table) == []:
+            return
+        self._columns.pop(table, None)  # what was read says of no other columns
+        known = {name.lower() for name in self._names(table)}
+        if not known or wanted <= known:
             return
         from pyspark.sql.pandas.types import from_arrow_schema
 
-        wanted = from_arrow_schema(self.spec(table).schema)
-        self.add_columns(table, {f.name: f.dataType.simpleString() for f in wanted if f.name.lower() not in known})
+        types = from_arrow_schema(self.spec(table).schema)
+        self.add_columns(table, {f.name: f.dataType.simpleString() for f in types if f.name.lower() not in known})
 
     def columns(self, table: str) -> pa.Schema | None:
         # Not by pyspark's own conversion of a schema: its argument for the time zone differs between versions.
@@ -154,13 +173,45 @@ class CatalogLakehouse(Lakehouse):
         where: Mapping[str, str] | None = None,
         version: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        if self._is_there(table):
-            yield from self._batches_by_spark(table, self._schema(table, columns), where, version)
+        if version is None and self._columns.get(table) == []:
+            return
+        schema = self._schema(table, columns)
+
+        def read(names: Sequence[str]) -> pa.Table:
+            return self._rows_by_spark(table, names, where, version)
+
+        try:
+            rows = self._of_those_there(table, schema.names, read, version=version)
+        except Exception as error:
+            if version is not None:  # who knows a version knows that the table was there
+                raise
+            self._note_absence(error, table)
+            return
+        if rows.num_rows:
+            self._filled.add(table)
+        yield from typed(rows, schema).to_batches()
+
+    def _of_those_there(
+        self, table: str, names: Sequence[str], read: Callable[[Sequence[str]], _Read], *, version: int | None = None
+    ) -> _Read:
+        """What `read` gives of those columns that the table has; one of an older lakeloop may lack some."""
+        # To ask for its columns is a round trip, and nearly every table has them all.
+        if version is not None or not self._columns.get(table):
+            try:
+                found = read(names)
+            except Exception as error:
+                if not is_no_column(error):
+                    raise
+            else:
+                # The columns that a user declares may become more.
+                if version is None and table in TABLES and {*self.spec(table).columns} <= {*names}:
+                    self._columns[table] = [*names]
+                return found
+        known = self._names(table) if version is None else self.read(table, version=version).columns
+        return read([name for name in names if name in {*known, *CHANGE_SCHEMA.names}])
 
     def few_rows(self, table: str, *, version: int | None = None, columns: Sequence[str] = ()) -> pa.Table | None:
-        frame = self.read(table, version=version)
-        names = None if version is None else frame.columns
-        return self._few(table, frame, self._schema(table, [*columns]), names=names)
+        return self._few(table, self.read(table, version=version), self._schema(table, [*columns]), version=version)
 
     def few_keys(self, table: str, key: str, values: Sequence[str]) -> pa.Table | None:
         if len(values) > FEW_ROWS:
@@ -174,14 +225,15 @@ class CatalogLakehouse(Lakehouse):
             return schema.empty_table()
         return self._few(table, self._feed(table, after=after, until=until), schema)
 
-    def _few(
-        self, table: str, frame: DataFrame, schema: pa.Schema, *, names: Sequence[str] | None = None
-    ) -> pa.Table | None:
+    def _few(self, table: str, frame: DataFrame, schema: pa.Schema, *, version: int | None = None) -> pa.Table | None:
         if table not in TABLES:  # the user's columns may be of types that Arrow and Spark do not have in common
             return None
-        known = {*(self._names(table) if names is None else names), *CHANGE_SCHEMA.names}
-        held = pa.schema([field for field in schema if field.name in known])  # an older table may lack some
-        rows = few_in_memory(frame, held, rows=FEW_ROWS, size=_FEW_BYTES)
+
+        def read(names: Sequence[str]) -> pa.Table | None:
+            held = pa.schema([field for field in schema if field.name in names])
+            return few_in_memory(frame, held, rows=FEW_ROWS, size=_FEW_BYTES)
+
+        rows = self._of_those_there(table, schema.names, read, version=version)
         return None if rows is None else typed(rows, schema)
 
     def _append_rows(self, table: str, rows: pa.Table) -> None:
@@ -196,6 +248,8 @@ class CatalogLakehouse(Lakehouse):
 
     def _was_just_made(self, table: str) -> bool:
         """Whether nothing but its making was committed to the table. What was read before is no proof of that."""
+        if table in self._filled:
+            return False
         name = self.identifier(table)
         for _ in range(2):
             newest = self._logs.newest(name)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import reduce
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from pipelines.lakehouse.held_frames import rows_of
 from pipelines.lakehouse.tables import Head
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class CatalogLogs:
             if last is None:
                 return None
             if seen is None or not self._has(name, seen):
-                (detail,) = self._spark().sql(f"DESCRIBE DETAIL {name}").select("id").collect()
+                (detail,) = rows_of(self._spark().sql(f"DESCRIBE DETAIL {name}").select("id")).to_pylist()
                 table_id = str(detail["id"])
             else:
                 table_id = seen.table_id
@@ -126,7 +127,7 @@ class CatalogLogs:
             if (log := self._log(name, limit)) is not None:
                 logs.append(log)
                 found[name] = []
-        rows: list[Any] = reduce(lambda one, other: one.unionAll(other), logs).collect() if logs else []
+        rows = rows_of(reduce(lambda one, other: one.unionAll(other), logs)).to_pylist() if logs else []
         for row in rows:
             commits = found[row["_table"]]
             assert commits is not None
@@ -155,7 +156,12 @@ def is_no_table(error: Exception) -> bool:
     return any(condition in str(error) for condition in _NO_TABLE)
 
 
-def _commit(row: Any) -> Commit:
+def is_no_column(error: Exception) -> bool:
+    """Whether an error says that a table has no such column."""
+    return "UNRESOLVED_COLUMN" in str(error)
+
+
+def _commit(row: Mapping[str, Any]) -> Commit:
     return Commit(
         int(row["version"]),
         _EPOCH + timedelta(microseconds=row["at"]),

@@ -122,7 +122,9 @@ class FolderLakehouse(Lakehouse):
         if delta is None:
             return
         if self._misreads(delta, table, schema):
-            yield from self._batches_by_spark(table, schema, where, version)
+            known = {field.name for field in delta.schema().fields}
+            names = [name for name in schema.names if name in known]  # an older table may lack some
+            yield from typed(self._rows_by_spark(table, names, where, version), schema).to_batches()
             return
         with self._watching(table):
             for rows in delta_folder.scan(delta, columns=columns, where={c: [v] for c, v in (where or {}).items()}):

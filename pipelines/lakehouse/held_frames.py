@@ -112,6 +112,15 @@ def frame_of(spark: SparkSession, rows: pa.Table) -> DataFrame:
     return spark.createDataFrame(rows if rows.num_rows else [], from_arrow_schema(rows.schema))
 
 
+def rows_of(frame: DataFrame) -> pa.Table:
+    """All rows of a frame in memory, by one call.
+
+    `toArrow` of Spark Connect makes two: it asks for the schema first, though the rows come with theirs.
+    """
+    fetch = getattr(frame, "_to_table", None)  # Connect's frames alone have it
+    return frame.toArrow() if fetch is None else fetch()[0]
+
+
 def text_bytes(rows: DataFrame) -> Column:
     """The bytes of all texts and binary values of some rows: nearly all of their size, if they are large."""
     from pyspark.sql import functions as F
@@ -136,7 +145,7 @@ def _first(frame: DataFrame, *, columns: Sequence[str], texts: Sequence[str], ro
         F.struct(*(F.col(quoted(name)) for name in columns)).alias("row"),
         F.sum(_weight(texts)).over(Window.partitionBy(F.lit(0))).alias("size"),
     )
-    found = first.select(F.when(F.col("size") <= size, F.col("row")).alias("row")).toArrow()
+    found = rows_of(first.select(F.when(F.col("size") <= size, F.col("row")).alias("row")))
     if found.num_rows > rows or found["row"].null_count:
         return None
     # Not by `flatten` of the table: two columns may have one name but for its case.

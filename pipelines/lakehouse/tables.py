@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from pipelines.lakehouse import statements
-from pipelines.lakehouse.delta_folder import CHANGE_SCHEMA, typed
-from pipelines.lakehouse.held_frames import frame_of
+from pipelines.lakehouse.delta_folder import CHANGE_SCHEMA
+from pipelines.lakehouse.held_frames import frame_of, rows_of
 from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, Role, TableSpec
 from pipelines.lakehouse.session import write_as_delta_rs_reads
@@ -226,20 +226,16 @@ class Lakehouse(ABC):
     ) -> Iterator[pa.RecordBatch]:
         """The rows of `read_arrow` in batches, at `version` if given."""
 
-    def _batches_by_spark(
-        self, table: str, schema: pa.Schema, where: Mapping[str, str] | None, version: int | None
-    ) -> Iterator[pa.RecordBatch]:
+    def _rows_by_spark(
+        self, table: str, names: Sequence[str], where: Mapping[str, str] | None, version: int | None
+    ) -> pa.Table:
+        """The rows of `read_batches` with these columns, all of which the table has."""
         from pyspark.sql import functions as F
 
         frame = self.read(table, version=version)
         for column, value in (where or {}).items():
             frame = frame.where(_column(column) == F.lit(value))
-        names = self._names(table) if version is None else frame.columns
-        held = [name for name in schema.names if name in names]  # an older table may lack some
-        yield from typed(frame.select(*map(_column, held)).toArrow(), schema).to_batches()
-
-    def _names(self, table: str) -> list[str]:
-        return self.read(table).columns
+        return rows_of(frame.select(*map(_column, names)))
 
     def append_arrow(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
         """Append rows in one commit. In lists of dicts, values get the table's types and missing keys are null."""

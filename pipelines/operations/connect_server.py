@@ -163,8 +163,6 @@ def main() -> None:
 
 
 def _serve(wanted: _Wanted) -> int:
-    from pyspark import SparkContext
-
     from pipelines.lakehouse.session import configuration
 
     log4j = wanted.settings.log_path.with_name("log4j2.properties")
@@ -172,6 +170,8 @@ def _serve(wanted: _Wanted) -> int:
     # The server's sessions have a class path of their own, without the jars of `spark.jars`.
     on_class_path = {"spark.jars": "", "spark.driver.extraClassPath": jars.replace(",", os.pathsep)}
     spark = start_session(wanted.settings, wanted.master, added={**_SERVING, **on_class_path, **wanted.conf})
+    from pyspark import SparkContext  # its Connect client alone has none, which start_session says
+
     for statement in wanted.statements:
         spark.sql(statement)
     jvm = SparkContext._jvm
@@ -182,6 +182,10 @@ def _serve(wanted: _Wanted) -> int:
 
 def _end_java() -> None:
     """End Java, which ends when its standard input does, and wait for that: until then, it writes."""
+    from pyspark.util import is_remote_only
+
+    if is_remote_only():
+        return
     from pyspark import SparkContext
 
     gateway = SparkContext._gateway

@@ -24,6 +24,8 @@ from transformations.errors import ConfigurationError
 PACKAGES = ("lakeloop", "transformations", "expectations", "pipelines")
 # The versions that were tested together. Spark must be exactly this one; of the others, the major version.
 TESTED = {"pyspark": "4.2.0", "mlflow": "3", "pylance": "14"}
+# Clients of Spark Connect, one of which may be there in place of Spark.
+CLIENTS = {"pyspark-client": "4.2.0", "databricks-connect": "17"}
 ROOM_GB = 2.0
 
 
@@ -39,12 +41,15 @@ class Check:
 
 def diagnose(settings: Settings) -> list[Check]:
     """The results of all checks, in the order in which faults should be repaired. No check raises an error."""
+    client = next((name for name in CLIENTS if _installed(name)), None) if _installed("pyspark") is None else None
+    # Spark is elsewhere then, and so are Java and Delta.
+    spark = [] if client else [_check_java(), _check_files("Delta's jars", DELTA_JARS.values())]
+    tested = {client: CLIENTS[client], **{k: v for k, v in TESTED.items() if k != "pyspark"}} if client else TESTED
     return [
         check_python(sys.version_info[:3]),
-        _check_java(),
-        *(check_version(name, tested=tested, found=_installed(name)) for name, tested in TESTED.items()),
+        *spark,
+        *(check_version(name, tested=version, found=_installed(name)) for name, version in tested.items()),
         check_names(importlib.metadata.packages_distributions()),
-        _check_files("Delta's jars", DELTA_JARS.values()),
         _check_files("embedding model", EMBEDDING_FILES.values()),
         _check_files("language model", [LANGUAGE_MODEL]),
         check_writable("workspace", settings.root, remedy="change to a folder of your own, and run: lakeloop init"),

@@ -25,6 +25,7 @@ from expectations.rules.rules import Rule, broken_by, is_refused, judged_sides, 
 from pipelines.flow.changed_rows import apply_changes, touched
 from pipelines.flow.rows import Rows, as_frame, selected, with_values
 from pipelines.flow.stage import Context, Versions
+from pipelines.lakehouse.held_frames import rows_of
 from pipelines.quality.rule_results import record, row_results
 from transformations.errors import ConfigurationError, ExpectationFailedError
 from transformations.tables import few_rows
@@ -108,7 +109,7 @@ class Split:
         judged = with_failed_rules(frame, rules=rules, table=self.target)
         try:
             if isinstance(rows, pa.Table):
-                failed = judged.select("failed_rules").toArrow()["failed_rules"]
+                failed = rows_of(judged.select("failed_rules"))["failed_rules"]
                 return _FewSides(rows, rules, failed.to_pylist())
             held = context.frames.hold(judged, is_repeatable=self.is_repeatable)
             return _Sides.of(held, rules)
@@ -160,7 +161,8 @@ class _Sides:
         words = F.concat(
             F.array(F.lit("*")), F.when(is_refused(rules), F.array(F.lit("!"))).otherwise(F.array()), "failed_rules"
         )
-        counted = {row[0]: row[1] for row in judged.select(F.explode(words)).groupBy("col").count().collect()}
+        counts = rows_of(judged.select(F.explode(words)).groupBy("col").count()).to_pylist()
+        counted = {row["col"]: row["count"] for row in counts}
         broken = {rule.name: counted.get(rule.name, 0) for rule in rules}
         return cls(judged, rules, counted.get("*", 0), counted.get("!", 0), broken)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
 from pipelines.flow.states import STAGE_RUNS
@@ -36,6 +37,31 @@ def test_a_table_of_an_older_lakeloop_is_read_and_gets_the_columns_that_it_lacks
         assert open_lakehouse(settings, spark=lambda: spark).ensure(STAGE_RUNS) == head, "nothing more is to be added"
     finally:
         spark.sql("DROP SCHEMA older_ops CASCADE")
+
+
+def test_a_table_that_is_not_there_has_no_rows_until_it_is_made_and_one_that_goes_is_an_error(
+    workspace: Settings, spark
+):
+    settings = workspace.model_copy(update={"catalog": "spark_catalog", "schema_prefix": "absent_"})
+    name = "`spark_catalog`.`absent_ops`.`stage_runs`"
+    spark.sql("CREATE SCHEMA absent_ops")
+    try:
+        lake, another = (open_lakehouse(settings, spark=lambda: spark) for _ in range(2))
+        assert lake.read_arrow(STAGE_RUNS).num_rows == 0
+        with pytest.raises(AnalysisException, match="TABLE_OR_VIEW_NOT_FOUND"):
+            list(lake.read_batches(STAGE_RUNS, version=0))
+        another.append_arrow(STAGE_RUNS, [{"run_id": "1"}])
+        # Noted as absent, and asked for its rows, it is looked for once more.
+        assert lake.few_rows(STAGE_RUNS).num_rows == 1
+        lake.append_arrow(STAGE_RUNS, [{"run_id": "2"}])
+        assert sorted(lake.read_arrow(STAGE_RUNS)["run_id"].to_pylist()) == ["1", "2"]
+        spark.sql(f"DROP TABLE {name}")
+        with pytest.raises(AnalysisException, match="TABLE_OR_VIEW_NOT_FOUND"):
+            lake.read_arrow(STAGE_RUNS)
+        lake.refresh()
+        assert lake.read_arrow(STAGE_RUNS).num_rows == 0
+    finally:
+        spark.sql("DROP SCHEMA absent_ops CASCADE")
 
 
 @pytest.mark.long

@@ -165,9 +165,12 @@ class JobRunner:
         program += "import sys\nfrom importlib.metadata import distribution\n"
         program += "(entry,) = distribution('lakeloop').entry_points.select(group='console_scripts', name='lakeloop')\n"
         program += f"sys.argv[1:] = {list(words)!r}\nsys.exit(entry.load()())"
+        # As a file, as a console script is one: pyspark-client takes a main module without a file for doctests.
+        script = home.parent / "task.py"
+        script.write_text(program)
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         done = subprocess.run(
-            [self.python, "-c", program],
+            [self.python, script],
             cwd=empty,
             env={**kept, "HOME": str(home), **self.session, **self.environment},
             capture_output=True,

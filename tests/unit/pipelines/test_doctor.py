@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,22 @@ def test_every_failed_check_says_what_to_do_on_a_machine_that_has_nothing(
     assert found["package names"].ok
     assert found["workspace"].ok
     assert found["pyspark"].ok
+
+
+def test_a_client_of_spark_connect_alone_needs_neither_spark_nor_java(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {"pyspark-client": "4.2.0", "mlflow": "3.14.0", "pylance": "14.0.0"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = {check.name: check for check in diagnose(Settings(root=tmp_path))}
+    assert found["pyspark-client"].ok
+    assert not {"pyspark", "Java", "Delta's jars"} & found.keys()
 
 
 def test_a_file_of_the_right_size_and_another_content_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
