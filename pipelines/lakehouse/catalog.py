@@ -279,8 +279,8 @@ class CatalogLakehouse(Lakehouse):
             if not statements.is_conflict(error):
                 raise
             return False
-        last = self._logs.commits(name, since=version + 1) or []
-        return [(commit.version, commit.note) for commit in last] == [(version + 1, mark)]
+        since = self._logs.commits(name, since=version + 1) or []
+        return (version + 1, mark) in [(commit.version, commit.note) for commit in since]
 
     def _load(self, reader: DataFrameReader, table: str) -> DataFrame:
         return reader.table(self.identifier(table))

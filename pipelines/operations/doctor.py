@@ -43,7 +43,7 @@ def diagnose(settings: Settings) -> list[Check]:
     """The results of all checks, in the order in which faults should be repaired. No check raises an error."""
     client = next((name for name in CLIENTS if _installed(name)), None) if _installed("pyspark") is None else None
     # Spark is elsewhere then, and so are Java and Delta.
-    spark = [] if client else [_check_java(), _check_files("Delta's jars", DELTA_JARS.values())]
+    spark = [_check_server(settings)] if client else [_check_java(), _check_files("Delta's jars", DELTA_JARS.values())]
     tested = {client: CLIENTS[client], **{k: v for k, v in TESTED.items() if k != "pyspark"}} if client else TESTED
     return [
         check_python(sys.version_info[:3]),
@@ -70,6 +70,15 @@ def _check_java() -> Check:
         what, _, remedy = str(error).partition(". ")
         return Check("Java", False, what, remedy)
     return Check("Java", True, f"{java_version(home)} at {home}")
+
+
+def _check_server(settings: Settings) -> Check:
+    master = settings.spark.conf.get("spark.master", settings.spark.master)
+    remote = os.environ.get("SPARK_REMOTE") or (master if master.startswith("sc://") else "")
+    is_named = bool(remote) or "DATABRICKS_RUNTIME_VERSION" in os.environ
+    found = "is named" if is_named else "none is named, and there is only a client of one"
+    remedy = "" if is_named else "set SPARK_REMOTE or spark.master to sc://host:15002, or install pyspark in its place"
+    return Check("Spark Connect server", is_named, found, remedy)
 
 
 def check_version(name: str, *, tested: str, found: str | None) -> Check:

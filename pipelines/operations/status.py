@@ -5,7 +5,7 @@ A damaged table does not hide the others: the report names it, with the command 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import Any
@@ -60,7 +60,8 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
     with _noted(troubles), suppress(OSError):
         written_at = datetime.fromtimestamp(settings.place(settings.report).stat().st_mtime, timezone.utc)
         next(s for s in stages if s["stage"] == "report")["last_run_at"] = written_at
-    known, indexes = list[IndexState](), list[dict[str, Any]]()
+    known: Sequence[IndexState] | None = None
+    indexes = list[dict[str, Any]]()
     with _noted(troubles):
         known = states(context.lake, settings.index.name)
         for state in known:
@@ -96,7 +97,7 @@ def describe(settings: Settings) -> tuple[dict[str, Any], str]:
         "warnings": warnings,
     }
     lines = [f"{_state(s):<10} {s['stage']:<18} {_when(s)}" for s in stages]
-    lines += [_index_line(index) for index in indexes] if known else ["no index yet: lakeloop run"]
+    lines += ["no index yet: lakeloop run"] if known == [] else map(_index_line, indexes)
     lines += [f"{table}: {rows} set aside" for table, rows in refused.items() if rows]
     lines += [f"ops.dead_letters: {letters} open; try them again with: lakeloop replay"] if letters else []
     lines += [f"{broken} rules of whole tables do not hold: lakeloop quality"] if broken else []

@@ -21,6 +21,8 @@ _SHORTEST = 4
 _secrets: set[str] = set()
 # In the name of an option of object storage, or of a variable from which its clients take one.
 _SECRET_NAME = re.compile(r"key|secret|token|password|credential|signature", re.IGNORECASE)
+# Of those, the names of what is no secret: a switch, or the place of one.
+_NOT_SECRET_NAME = re.compile(r"skip_signature|_enabled$|_(?:file|uri|url|credentials)$", re.IGNORECASE)
 _STORAGE_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 _PASSWORD = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/@:'\"]*):[^\s/@'\"]+@")
 # A secret parameter in the query of a URL; a \ or a quote ends its value, because the text may be JSON.
@@ -32,8 +34,9 @@ _PARAMETER = re.compile(
 
 
 def note_secret(value: str) -> None:
-    """Let `redacted` hide `value` from now on. A value of less than 4 characters is ignored."""
-    if len(value) >= _SHORTEST:
+    """Let `redacted` hide `value` from now on. A value of less than 4 characters is ignored, and so are true, false
+    and null, which JSON needs."""
+    if len(value) >= _SHORTEST and value not in ("true", "false", "null"):
         in_json = (json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1])
         _secrets.update((value, *in_json, repr(value)[1:-1], quote(value, safe=""), quote_plus(value)))
 
@@ -41,10 +44,10 @@ def note_secret(value: str) -> None:
 def names_secret(option: str) -> bool:
     """Whether the value of the option of object storage is secret, by its name.
 
-    >>> names_secret("aws_secret_access_key"), names_secret("aws_region")
-    (True, False)
+    >>> names_secret("aws_secret_access_key"), names_secret("aws_region"), names_secret("AWS_WEB_IDENTITY_TOKEN_FILE")
+    (True, False, False)
     """
-    return _SECRET_NAME.search(option) is not None
+    return _SECRET_NAME.search(option) is not None and _NOT_SECRET_NAME.search(option) is None
 
 
 def note_environment() -> None:

@@ -143,10 +143,21 @@ class ObjectPath:
 
     @property
     def client_options(self) -> dict[str, str]:
-        """The options as delta-rs and Lance take them."""
+        """The options as delta-rs and Lance take them.
+
+        Raises:
+            ConfigurationError: one says how long to try again, in a form that a client would take for something else.
+        """
         # One without TLS was chosen by whoever wrote http://; clients want to be told.
         allow = {"allow_http": "true"} if self.endpoint.startswith("http://") else {}
-        return {**_RETRIES, **allow, **self.options}
+        options = {**_RETRIES, **allow, **self.options}
+        for name, form in (("max_retries", r"\d+"), ("retry_timeout", r"\d+s")):
+            if re.fullmatch(form, options[name], re.ASCII) is None:
+                raise ConfigurationError(
+                    f"storage_options: {name} is {options[name]!r}. Say max_retries as a number, such as "
+                    f"{_RETRIES['max_retries']}, and retry_timeout in seconds, such as {_RETRIES['retry_timeout']}"
+                )
+        return options
 
     # -- what is there --------------------------------------------------------------------------------------------
 
@@ -346,7 +357,7 @@ def _client(root: str, options: tuple[tuple[str, str], ...]) -> Any:
     of_client = {name: given.pop(name, "") for name in ("allow_http", *_RETRIES)}
     retries = {
         "max_retries": int(of_client["max_retries"]),
-        "retry_timeout": timedelta(seconds=float(of_client["retry_timeout"].removesuffix("s"))),
+        "retry_timeout": timedelta(seconds=int(of_client["retry_timeout"].removesuffix("s"))),
     }
     http = {"allow_http": True} if of_client["allow_http"] == "true" else None
     try:

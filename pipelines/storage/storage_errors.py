@@ -19,6 +19,7 @@ NO_BUCKET = "NoSuchBucket"
 # Of a key with an empty part (a//b), or with a part that is . or ..
 _UNREADABLE_KEY = ("path segment", "illegal character")
 _REFUSALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+_ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "InvalidBucketName")
 # Where no credentials are given, clients ask the machine itself for its role.
 _NO_CREDENTIALS = (
     "/latest/api/token",
@@ -46,6 +47,11 @@ def explained(place: str, error: Exception) -> LakeloopError:
     if code == NO_BUCKET:
         bucket = "/".join(place.split("/")[:3])
         return ConfigurationError(f"there is no bucket {bucket}. Make it, or name another in lakeloop.yml")
+    if code in _ELSEWHERE:
+        return ConfigurationError(
+            f"{place} is in another region, or at another endpoint ({code}). Name it: region and endpoint in "
+            "storage_options, or AWS_REGION and AWS_ENDPOINT_URL"
+        )
     if any(sign in text for sign in _UNREADABLE_KEY):
         said = " ".join(text.split())[:300]
         return ConfigurationError(f"a key below {place} cannot be read: {said}. Rename or remove that object")

@@ -44,10 +44,18 @@ _SIGNS_OF_DAMAGE = (
     "Not found",
     "No such file",
     "failed to fill whole buffer",
-    "Invalid user input: file size is too small",
+    "file size is too small",
+    "Invalid range",
+    ".manifest was not found",
 )
-# What Lance says of a bucket always has this in it; what it says of rows never does.
-_SIGN_OF_STORAGE = "LanceError(IO)"
+# What Lance says of a request that failed; what it says of rows or of a file has none of it.
+_SIGNS_OF_STORAGE = (
+    "Error performing",
+    "error sending request",
+    "Generic S3 error",
+    "Generic GCS error",
+    "Generic MicrosoftAzure error",
+)
 _MANIFEST_KEY = "lakeloop.manifest"
 _HIT_COLUMNS = ["chunk_id", "document_id", "path", "title", "heading_path", "text"]
 _DELETES_PER_CALL = 1000
@@ -271,16 +279,18 @@ class LanceStore:
             raise told from None
 
     def _explained(self, error: Exception) -> LakeloopError | None:
-        if _is_damage(error):
-            return damaged_index(self._uri, error)
-        if not self._is_of_bucket(error):
-            return None
-        told = explained(self._uri, error)
-        return StoreUnavailableError(str(told)) if isinstance(told, StorageError) else told
+        if self._is_of_bucket(error):
+            told = explained(self._uri, error)
+            return StoreUnavailableError(str(told)) if isinstance(told, StorageError) else told
+        return damaged_index(self._uri, error) if _is_damage(error) else None
 
     def _is_of_bucket(self, error: Exception) -> bool:
         """Whether the bucket does not answer, or does not allow it."""
-        return "://" in self._uri and _SIGN_OF_STORAGE in str(error) and not _is_damage(error)
+        if "://" not in self._uri:
+            return False
+        text = str(error)
+        # A file of credentials may be what is not found; an object that is not found is a failed request, too.
+        return "credentials" in text or (any(sign in text for sign in _SIGNS_OF_STORAGE) and not _is_damage(error))
 
     def _open_pair(self) -> tuple[Any, Any] | None:
         """The tag, and a handle on the version that it names; kept open, with its cache, until the tag moves.
@@ -293,13 +303,20 @@ class LanceStore:
         with self._opening:
             if self._served is not seen:
                 return self._served
-            dataset = self._open()
-            tag = None if dataset is None else _tag_of(dataset)
-            if dataset is None or tag is None:
-                self._served = None
-            else:
-                self._served = tag, dataset.checkout_version(tag["version"])
+            self._served = self._opened()
             return self._served
+
+    def _opened(self) -> tuple[Any, Any] | None:
+        """The tag, and a new handle on the version that it names."""
+        dataset = self._open()
+        while dataset is not None and (tag := _tag_of(dataset)) is not None:
+            try:
+                return tag, dataset.checkout_version(tag["version"])
+            except (OSError, ValueError) as error:
+                # A commit or a forget elsewhere may have moved the tag and removed its version meanwhile.
+                if self._is_of_bucket(error) or _tag_of(dataset) == tag:
+                    raise
+        return None
 
 
 def _is_damage(error: Exception) -> bool:
@@ -309,10 +326,9 @@ def _is_damage(error: Exception) -> bool:
 def _named_for_lance(options: Mapping[str, str]) -> dict[str, str]:
     """The options of the client of object storage; Lance has names of its own for how long it tries again."""
     named = dict(options)
-    if "max_retries" in named:
-        named["client_max_retries"] = named.pop("max_retries")
-    if "retry_timeout" in named:
-        named["client_retry_timeout"] = named.pop("retry_timeout").removesuffix("s")
+    for name in ("max_retries", "retry_timeout"):
+        if name in named:
+            named.setdefault(f"client_{name}", named.pop(name).removesuffix("s"))
     return named
 
 

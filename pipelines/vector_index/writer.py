@@ -123,9 +123,10 @@ class IndexWriter:
 
     def _patiently(self, call: Callable[[], object]) -> dict[str, str]:
         """Call, and call again while the store is unavailable: after the time that it asks for, or after ever longer
-        pauses. What a store's own client waits counts, too."""
-        waited, pause = 0.0, 0.5
+        pauses. What a store's own client waits counts, too, but never so that no second try is made."""
+        waited, pause, tries = 0.0, 0.5, 0
         while True:
+            tries += 1
             self._check()
             begun = time.monotonic()
             try:
@@ -135,7 +136,7 @@ class IndexWriter:
             except StoreUnavailableError as error:
                 waited += time.monotonic() - begun
                 wait = min(error.retry_after or pause * random.uniform(0.75, 1.25), _LONGEST_WAIT)  # noqa: S311
-                if waited + wait > self._patience:
+                if wait > self._patience or (tries > 1 and waited + wait > self._patience):
                     raise
                 log.warning("%s; trying again in %.1f s", error, wait)
                 self._sleep(wait)

@@ -38,11 +38,12 @@ def build() -> None:
         sys.exit("lakeloop: Databricks' CLI is built by Go 1.26 or newer, and there is no `go` on the PATH")
     print("lakeloop: building Databricks' CLI; this takes some ten minutes, once", flush=True)
     programs().parent.mkdir(parents=True, exist_ok=True)
-    built = Path(tempfile.mkdtemp(dir=programs().parent))
-    for name, package in _PACKAGES.items():
-        flags = ["-trimpath", "-buildvcs=false", "-ldflags", f"-s -w {_LABEL}"]
-        subprocess.run([go, "build", *flags, "-o", built / name, package], cwd=FOLDER, check=True)
-    os.replace(built, programs())
+    with tempfile.TemporaryDirectory(dir=programs().parent) as folder:
+        built = Path(folder) / "built"
+        for name, package in _PACKAGES.items():
+            flags = ["-trimpath", "-buildvcs=false", "-ldflags", f"-s -w {_LABEL}"]
+            subprocess.run([go, "build", *flags, "-o", built / name, package], cwd=FOLDER, check=True)
+        os.replace(built, programs())
 
 
 if __name__ == "__main__":

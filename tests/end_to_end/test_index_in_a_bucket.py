@@ -124,6 +124,10 @@ def test_a_call_that_is_denied_at_any_of_its_requests_says_so(server: Running, s
             assert f"{name}.lance may not be used" in str(error)
             refused += 1
         assert 2 < refused < 20, "requests were counted"
+        # Nor was a later one denied and passed over.
+        assert [_refusal(CALLS[name], server, settings, name=name, after=refused + more) for more in (1, 2)] == [
+            None
+        ] * 2
 
 
 def _refusal(
@@ -141,13 +145,31 @@ def _refusal(
 
 
 @pytest.mark.long
-def test_an_object_that_is_lost_is_damage_and_no_fault_of_the_rows(settings: Settings):
+@pytest.mark.parametrize(
+    ("of", "is_cut", "calls"),
+    [
+        (".lance", False, ("search", "rows", "ids", "merge", "delete")),
+        (".lance", True, ("search", "rows", "ids")),
+        # Of a served version that is gone, writers know nothing: they go on from the one before.
+        (".manifest", False, ("manifest", "search", "rows")),
+        (".manifest", True, ("manifest", "search", "rows", "ids")),
+    ],
+)
+def test_an_object_that_is_lost_or_cut_is_damage_and_no_fault_of_the_rows(
+    of: str, is_cut: bool, calls: tuple[str, ...], settings: Settings
+):
     _filled(settings)
     place = ObjectPath.of(settings.index_uri)
-    for entry in place.entries(is_deep=True):
-        if entry.name.endswith(".lance"):
-            (place / entry.name).unlink()
-    for name in ("search", "rows", "ids", "merge", "delete"):
+    found = sorted(entry.name for entry in place.entries(is_deep=True) if entry.name.endswith(of))
+    assert found
+    # Lance counts versions down in the names of manifests: the first is that of the newest, which is served.
+    for file in [place / name for name in (found[:1] if of == ".manifest" else found)]:
+        if is_cut:
+            content = file.read_bytes()
+            file.write_bytes(content[: len(content) // 2])
+        else:
+            file.unlink()
+    for name in calls:
         with pytest.raises(DamagedTableError, match=r"the index at s3://lake/index/chunks\.lance is damaged"):
             CALLS[name](open_store(settings, dimension=DIMENSION))
 

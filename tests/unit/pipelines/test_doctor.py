@@ -92,6 +92,9 @@ def test_a_client_of_spark_connect_alone_needs_neither_spark_nor_java(
     found = {check.name: check for check in diagnose(Settings(root=tmp_path))}
     assert found["pyspark-client"].ok
     assert not {"pyspark", "Java", "Delta's jars"} & found.keys()
+    assert "SPARK_REMOTE" in found["Spark Connect server"].remedy
+    monkeypatch.setenv("SPARK_REMOTE", "sc://host:15002")
+    assert all(check.ok for check in diagnose(Settings(root=tmp_path)) if check.name == "Spark Connect server")
 
 
 def test_a_file_of_the_right_size_and_another_content_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -95,6 +96,23 @@ def test_a_secret_of_the_options_or_the_environment_is_shown_nowhere(tmp_path: P
     assert "correct horse" not in f"{place} {place!r} {settings!r} {settings.model_dump()}"
     shown = redacted("correct horse, battery staple, a horse in a field, eu-central-1")
     assert shown == "***, ***, ***, eu-central-1"
+
+
+def test_what_is_no_secret_is_shown_and_json_stays_json(monkeypatch):
+    monkeypatch.setattr(redaction, "_secrets", set())
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "null")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/token")
+    redaction.note_environment()
+    assert json.loads(redacted('{"is_due": true, "at": null}')) == {"is_due": True, "at": None}
+    assert redacted("there is no file /var/token") == "there is no file /var/token"
+
+
+@pytest.mark.parametrize("said", [{"retry_timeout": "1m"}, {"retry_timeout": "2.5s"}, {"max_retries": "many"}])
+def test_how_long_to_try_again_is_said_in_numbers(said: dict[str, str]):
+    place = ObjectPath.of("s3://bucket/x", said)
+    with pytest.raises(ConfigurationError, match="retry_timeout in seconds, such as 60s"):
+        place.client_options  # noqa: B018
 
 
 @pytest.mark.parametrize(
