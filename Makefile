@@ -28,7 +28,7 @@ notebooks: ## run the notebooks and write them with their plots to build/noteboo
 test: ## everything, in two processes (ARGS="-k chunks tests/unit" for a part, WORKERS=0 for this process alone)
 	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-test-bundle: ## Databricks' own CLI, built from its Go module (once, some ten minutes), deploys the bundle to its test server
+test-bundle: ## Databricks' own CLI, built from its Go module (once, six minutes), deploys the bundle to its test server
 	@bin/setup --dev && bin/in-venv lakeloop setup && bin/in-venv python -m tests.databricks_cli.build
 	@bin/in-venv python -m pytest -m "" tests/databricks_cli $(ARGS)
 

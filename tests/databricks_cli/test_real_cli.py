@@ -70,7 +70,8 @@ class Workspace:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Iterator[Workspace]:
-    ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "spark-warehouse")
+    made = ("build", "dist", "*.egg-info", "__pycache__", "spark-warehouse", "mlruns")
+    ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", *made)
     bundle = shutil.copytree(ROOT, tmp_path / "bundle", ignore=ignored)
     (tmp_path / "home").mkdir()
     with subprocess.Popen(

@@ -23,6 +23,7 @@ TINY = {
     "sync run --peers . --out {folder} --chunks 300 --systems lakeloop --scenarios S1": r"\| S1 \| .* \| 0 / 0 / 0 \(0\) \|",  # noqa: E501
     "sync.idle --out {folder} --chunks 300 --runs 25 --times 1": r"after 25, \d+\.\d\d times as long",
     "sync.watched --out {folder} --chunks 300 --edits 2": r"from saving to commit: \d.*; median \d",
+    "sync.scale --out {folder} --chunks 300 400": r"\| 400 \| nothing new \| \d.*\n\n1.33 times the chunks take",
     "sync.first_load --peers . --out {folder} --chunks 300 --systems lakeloop": r"\| 0 \| lakeloop \| \d",
 }
 QUICK = {"stores sync --rows 300 --rounds 1"}

@@ -98,9 +98,13 @@ def _file_problems(bundle_root: Path, files: Mapping[Path, Mapping[str, Any]]) -
     for path in sorted((bundle_root / "resources").rglob("*.y*ml")):
         if path not in files:
             yield f"{path.relative_to(bundle_root)} is not included by databricks.yml"
+    owners: dict[str, str] = {}
     for path, content in files.items():
         for key in set(content) - {"resources", "definitions"}:
             yield f"{path.name}: unknown key {key!r}"
+        for key in (key for _, things in _things(content, path.name) for key in things):
+            if (owner := owners.setdefault(key, path.name)) != path.name:
+                yield f"{path.name}: {owner} has the key {key!r}, too; a key is one resource's, of whatever kind"
         named = [f"{key}.{file_suffix(kind)}" for kind, things in _things(content, path.name) for key in things]
         if named != [path.name.rpartition(".")[0]]:
             yield f"{path.name} must define exactly the one thing that its name says, but it defines {named}"

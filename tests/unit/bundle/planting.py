@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 JOB = "resources/documents_loop.job.yml"
-PIPELINE = "resources/declared.pipeline.yml"
+PIPELINE = "resources/declared_datasets.pipeline.yml"
 
 Edit = Callable[[dict[str, Any]], object]
 Plant = Callable[[Path], None]
@@ -52,7 +52,7 @@ def in_environment(**fields: Any) -> Plant:
 
 
 def in_pipeline(**fields: Any) -> Plant:
-    return in_file(PIPELINE, lambda c: c["resources"]["pipelines"]["declared"].update(fields))
+    return in_file(PIPELINE, lambda c: c["resources"]["pipelines"]["declared_datasets"].update(fields))
 
 
 def with_setting(setting: str) -> Plant:

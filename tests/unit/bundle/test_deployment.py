@@ -43,7 +43,7 @@ def uploaded(tmp_path: Path) -> Path:
 def test_what_is_uploaded_can_be_installed_as_the_declared_pipeline_does(uploaded: Path) -> None:
     tops = {path.name for path in uploaded.iterdir() if path.is_dir()}
     assert tops == {"lakeloop", "transformations", "expectations", "pipelines", "resources", "conf"}
-    (library,) = deployed("prod")["pipelines"]["declared"]["libraries"]
+    (library,) = deployed("prod")["pipelines"]["declared_datasets"]["libraries"]
     assert list((uploaded / "resources").glob(library["glob"]["include"].replace("**", "*.py")))
     program = "from setuptools.build_meta import prepare_metadata_for_build_editable as p; print(p('.'))"
     done = subprocess.run([sys.executable, "-c", program], cwd=uploaded, capture_output=True, text=True)
@@ -72,7 +72,7 @@ def test_the_file_of_settings_is_one_of_the_bundle_and_every_task_reads_it(targe
     assert load_settings(file).records == {}
     for task in job["tasks"]:
         assert "--config={{job.parameters.config}}" in task["python_wheel_task"]["parameters"], task["task_key"]
-    assert resources["pipelines"]["declared"]["configuration"]["lakeloop.settings"] == config
+    assert resources["pipelines"]["declared_datasets"]["configuration"]["lakeloop.settings"] == config
 
 
 @pytest.mark.parametrize("catalog", ["main", "my-own-catalog"])
@@ -130,7 +130,7 @@ def settings_of(task: Mapping[str, Any], given: Mapping[str, str]) -> Settings:
 def test_names_of_tables_are_quoted_in_sql() -> None:
     lake = open_lakehouse(Settings(catalog="my-own", schema_prefix="a_"), spark=lambda: pytest.fail("no session"))
     assert lake.identifier("silver.documents") == "`my-own`.`a_silver`.`documents`"
-    configuration = deployed("staging", catalog="my-own")["pipelines"]["declared"]["configuration"]
+    configuration = deployed("staging", catalog="my-own")["pipelines"]["declared_datasets"]["configuration"]
     assert configuration["lakeloop.bronze"] == "`my-own`.`lakeloop_bronze`"
 
 

@@ -67,7 +67,7 @@ FAULTS: dict[str, tuple[Plant, str, str]] = {
     ),
     "unknown extra in a pipeline": (
         in_pipeline(environment={"dependencies": ["--editable ${workspace.file_path}[paper]"]}),
-        "pipelines.declared: environment.dependencies.0",
+        "pipelines.declared_datasets: environment.dependencies.0",
         "lakeloop has no extra 'paper'",
     ),
     "unknown extra of a library": (
@@ -263,6 +263,14 @@ FAULTS: dict[str, tuple[Plant, str, str]] = {
         with_resource("postgres_projects", "postgres_project", project_id="p", title="x"),
         "postgres_projects.added",
         "Unexpected field 'title'",
+    ),
+    "one key of two kinds": (
+        both(
+            with_resource("catalogs", "catalog", name="lakeloop"),
+            with_resource("secret_scopes", "secret_scope", name="lakeloop"),
+        ),
+        "added.secret_scope.yml",
+        "added.catalog.yml has the key 'added', too",
     ),
     "kind that does not exist": (
         with_resource("notebooks", "notebook", name="x"),
