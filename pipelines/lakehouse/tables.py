@@ -322,14 +322,20 @@ class Lakehouse(ABC):
         return None
 
     def append(self, table: str, rows: DataFrame, *, txn: tuple[str, int] | None = None, note: str = "") -> None:
-        """Append a frame that has the table's columns.
+        """Append a frame that has the table's columns; in one of lakeloop's own they become the types of the table.
 
         Args:
             txn: a writer and its growing number; a second append with the same `txn` does nothing.
             note: a text that the commit carries (see `table_log.commits`).
         """
         self.create(table)
-        writer = rows.select(*map(_column, self.spec(table).columns)).write.format("delta").mode("append")
+        spec = self.spec(table)
+        columns = [_column(name) for name in spec.columns]
+        if table in TABLES:  # an append, unlike a MERGE, refuses a long for an int
+            from pyspark.sql.pandas.types import from_arrow_schema
+
+            columns = [_column(f.name).cast(f.dataType).alias(f.name) for f in from_arrow_schema(spec.schema)]
+        writer = rows.select(*columns).write.format("delta").mode("append")
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
         self._save(writer.option("userMetadata", note) if note else writer, table)
