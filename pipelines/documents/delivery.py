@@ -22,6 +22,7 @@ from typing import Any
 
 from pipelines.documents.landing import Found, FoundObject, document_id, list_files
 from pipelines.flow.stage import Context
+from pipelines.lakehouse.selection import LastOf
 from pipelines.settings.sections import IngestSettings
 from pipelines.storage.object_path import ObjectPath, ObjectStat
 from transformations.errors import ConfigurationError, RefusedError
@@ -154,25 +155,27 @@ def _without_twins(found: list[Found], known: Mapping[str, Known]) -> list[Found
 def _last_arrivals(context: Context, *, version: int | None = None) -> Delivery:
     """A delivery with the last arrival of each path (at a version of the table), and without files yet."""
     columns = ["document_id", "path", "source", "op", "size", "modified_at", "content_hash", "_rescued", "_ingested_at"]
-    last_of: dict[tuple[str, str], Known] = {}
-    for rows in context.lake.read_batches(TABLE, columns=columns, version=version):
+    last = LastOf(("source", "path"), by="_ingested_at")
+    known, elsewhere, last_at = dict[str, Known](), list[Known](), _NEVER
+    source = context.settings.ingest.source
+    for rows in context.lake.read_batches(TABLE, columns=columns, which=last, version=version):
         # By column: a dictionary for each row would take longer than the listing.
         for values in zip(*(rows.column(name).to_pylist() for name in columns), strict=True):
             arrival = Known(*[*values, values[-1]])
-            key = (arrival.source, arrival.path)
-            if key not in last_of or last_of[key].ingested_at < arrival.ingested_at:
-                last_of[key] = arrival
-    source = context.settings.ingest.source
-    known = {path: last for (origin, path), last in last_of.items() if origin == source}
-    elsewhere = [last for (origin, _), last in last_of.items() if origin != source and last.op != "delete"]
-    for seen in context.lake.read_arrow(LOOKS, where={"source": source}).to_pylist():
+            last_at = max(last_at, arrival.ingested_at or _NEVER)
+            if arrival.source == source:
+                known[arrival.path] = arrival
+            elif arrival.op != "delete":
+                elsewhere.append(arrival)
+    last = LastOf(("path", "content_hash"), by="looked_at")
+    for seen in context.lake.read_arrow(LOOKS, where={"source": source}, which=last).to_pylist():
         path = seen["path"]
         before = known.get(path)
         if before and before.content_hash == seen["content_hash"] and before.looked_at < seen["looked_at"]:
             known[path] = replace(
                 before, size=seen["size"], modified_at=seen["modified_at"], looked_at=seen["looked_at"]
             )
-    return Delivery([], known, elsewhere, max((last.ingested_at for last in last_of.values()), default=_NEVER))
+    return Delivery([], known, elsewhere, last_at)
 
 
 def arrivals(

@@ -106,6 +106,7 @@ def table_spec_of(table: FeatureTable, source: pa.Schema) -> TableSpec:
         key=tuple(table.key),
         change_feed=True,
         role="current",
+        sorted_by="event_at",  # each file has only some days: late rows then affect few files
     )
 
 

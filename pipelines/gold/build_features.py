@@ -58,8 +58,7 @@ def work(context: Context, due: Work) -> Counts:
         desired = _typed(context, source, table, versions)
         if is_empty:
             before = lake.ensure(target).version
-            # Sorted by time, so that each file has only some days: late rows then affect few files.
-            lake.append(target, desired.sortWithinPartitions("event_at"))
+            lake.append(target, desired)
             return {"insert": _written(lake, target, after=before), "update": 0, "delete": 0, **left_out}
         current = lake.read(target)
     else:

@@ -14,12 +14,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from pipelines.answering.ask import Answerer, Search, current_user, new_call
 from pipelines.answering.log_row import INFERENCE_LOG
 from pipelines.flow.stage import Context, Counts, Stage, Work, moved, nothing_new
+from pipelines.lakehouse.selection import Without
 from pipelines.models.tracking import drop_unlogged_traces
 
 log = logging.getLogger(__name__)
@@ -47,12 +45,13 @@ def add_questions(context: Context, rows: Sequence[Mapping[str, Any]], *, batch:
         How many questions were new.
     """
     lake, now = context.lake, context.now()
-    known = set(lake.read_arrow(REQUESTS, columns=["request_id"])["request_id"].to_pylist())
-    labels = _current_labels(context)
+    ids = [str(uuid.uuid5(_NAMESPACE, json.dumps([batch, row["question"]]))) for row in rows]
+    asked = lake.read_arrow(REQUESTS, columns=["request_id"], where={"request_id": ids})
+    known = set(asked["request_id"].to_pylist())
+    labels = _current_labels(context, ids)
     requests: dict[str, dict[str, Any]] = {}
     new_labels: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        request_id = str(uuid.uuid5(_NAMESPACE, json.dumps([batch, row["question"]])))
+    for request_id, row in zip(ids, rows, strict=True):
         if request_id not in known and request_id not in requests:
             requests[request_id] = {
                 "request_id": request_id,
@@ -83,12 +82,7 @@ def add_questions(context: Context, rows: Sequence[Mapping[str, Any]], *, batch:
 
 def look(context: Context) -> Work | None:
     """The requests that were not read yet; or no new version, but failed requests that are to be asked again now."""
-    return moved(STAGE, context) or (nothing_new(STAGE, context) if _has_overdue(context) else None)
-
-
-def _has_overdue(context: Context) -> bool:
-    statuses = context.lake.read_arrow(INFERENCE_LOG, columns=["status_code"])["status_code"]
-    return bool(pc.any(pc.is_in(statuses, pa.array(_MAY_PASS, statuses.type))).as_py()) and bool(_waiting(context))
+    return moved(STAGE, context) or (nothing_new(STAGE, context) if _overdue(context) else None)
 
 
 def work(context: Context, due: Work | None, *, searcher: Search | None = None) -> Counts:
@@ -149,8 +143,12 @@ def work(context: Context, due: Work | None, *, searcher: Search | None = None) 
 
 def _drop_unlogged_traces(context: Context, waiting: Sequence[Mapping[str, Any]]) -> None:
     """Delete the traces of calls that a killed run traced but did not log: they are now asked and traced again."""
-    logged = set(context.lake.read_arrow(INFERENCE_LOG, columns=["trace_id"])["trace_id"].to_pylist())
     now = context.now()
+
+    def logged(trace_ids: Sequence[str]) -> set[str]:
+        rows = context.lake.read_arrow(INFERENCE_LOG, columns=["trace_id"], where={"trace_id": trace_ids})
+        return set(rows["trace_id"].to_pylist())
+
     dropped = drop_unlogged_traces(
         context.settings,
         logged=logged,
@@ -164,30 +162,39 @@ def _drop_unlogged_traces(context: Context, waiting: Sequence[Mapping[str, Any]]
 
 def _waiting(context: Context) -> list[dict[str, Any]]:
     """The requests to ask now: without a row in the log, or to be asked again; oldest first, each id once."""
-    calls = context.lake.read_arrow(INFERENCE_LOG, columns=["request_id", "status_code", "request_time"]).to_pylist()
-    failures: dict[str, list[datetime]] = {}
-    for call in calls:
-        if call["status_code"] in _MAY_PASS:
-            failures.setdefault(call["request_id"], []).append(call["request_time"])
-    again = {
-        request_id
-        for request_id, tried_at in failures.items()
-        if len(tried_at) < _MOST_TRIES and context.now() >= max(tried_at) + _FIRST_PAUSE * 2 ** (len(tried_at) - 1)
-    }
-    answered = {call["request_id"] for call in calls if call["status_code"] not in _MAY_PASS}
-    done = answered | (failures.keys() - again)
-    columns = ["request_id", "client_request_id", "question", "requester", "requested_at"]
-    requests = context.lake.read_arrow(REQUESTS, columns=columns).to_pylist()
-    waiting = {r["request_id"]: r for r in requests if r["request_id"] not in done}
+    lake, columns = context.lake, ["request_id", "client_request_id", "question", "requester", "requested_at"]
+    rows = lake.read_arrow(REQUESTS, columns=columns, which=Without(INFERENCE_LOG, "request_id")).to_pylist()
+    rows += lake.read_arrow(REQUESTS, columns=columns, where={"request_id": _overdue(context)}).to_pylist()
+    waiting = {row["request_id"]: row for row in rows}
     # All questions of one file arrive at the same instant; ordered by id, they have the same order in every run.
     return sorted(waiting.values(), key=lambda r: (str(r["requested_at"] or ""), r["request_id"]))
 
 
-def _current_labels(context: Context) -> dict[str, str]:
-    columns = ["request_id", "label", "label_source", "valid_from"]
-    rows = context.lake.read_arrow(LABELS, columns=columns).to_pylist()
-    gold = [r for r in rows if r["label_source"] == "gold"]
-    return {r["request_id"]: r["label"] for r in sorted(gold, key=lambda r: str(r["valid_from"] or ""))}
+def _overdue(context: Context) -> list[str]:
+    """The ids of requests to ask again: each call so far failed for a reason that may pass, and the pause is over.
+
+    The log also has calls without a request, which are left out: those of `lakeloop ask`, and of forgotten requests.
+    """
+    lake, columns = context.lake, ["request_id", "status_code", "request_time"]
+    failures: dict[str, list[datetime]] = {}
+    for call in lake.read_arrow(INFERENCE_LOG, columns=columns, where={"status_code": _MAY_PASS}).to_pylist():
+        failures.setdefault(call["request_id"], []).append(call["request_time"])
+    again = [
+        request_id
+        for request_id, tried_at in failures.items()
+        if len(tried_at) < _MOST_TRIES and context.now() >= max(tried_at) + _FIRST_PAUSE * 2 ** (len(tried_at) - 1)
+    ]
+    calls = lake.read_arrow(INFERENCE_LOG, columns=columns[:2], where={"request_id": again}).to_pylist()
+    answered = {call["request_id"] for call in calls if call["status_code"] not in _MAY_PASS}
+    requests = lake.read_arrow(REQUESTS, columns=["request_id"], where={"request_id": {*again} - answered})
+    return [*{*requests["request_id"].to_pylist()}]
+
+
+def _current_labels(context: Context, request_ids: Sequence[str]) -> dict[str, str]:
+    columns = ["request_id", "label", "valid_from"]
+    where = {"label_source": "gold", "request_id": request_ids}
+    rows = context.lake.read_arrow(LABELS, columns=columns, where=where).to_pylist()
+    return {r["request_id"]: r["label"] for r in sorted(rows, key=lambda r: str(r["valid_from"] or ""))}
 
 
 STAGE = Stage(

@@ -15,6 +15,7 @@ from pipelines.lakehouse.delta_folder import CHANGE_SCHEMA, FEW_ROWS, typed
 from pipelines.lakehouse.held_frames import few_in_memory
 from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, TableSpec
+from pipelines.lakehouse.selection import Selection, Where, Which, Without
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.settings.sections import Settings
 
@@ -170,15 +171,18 @@ class CatalogLakehouse(Lakehouse):
         table: str,
         *,
         columns: list[str] | None = None,
-        where: Mapping[str, str] | None = None,
+        where: Where | None = None,
+        which: Which | None = None,
         version: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        if version is None and self._columns.get(table) == []:
+        is_alone = isinstance(which, Without) and not self._is_there(which.other)
+        selection = Selection(where or {}, None if is_alone else which)
+        if selection.is_empty or (version is None and self._columns.get(table) == []):
             return
         schema = self._schema(table, columns)
 
         def read(names: Sequence[str]) -> pa.Table:
-            return self._rows_by_spark(table, names, where, version)
+            return self._rows_by_spark(table, names, selection, version)
 
         try:
             rows = self._of_those_there(table, schema.names, read, version=version)

@@ -18,10 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-import pyarrow as pa
-
 from pipelines.lakehouse import delta_folder
-from pipelines.lakehouse.open_folder import OpenFolder, open_folder
+from pipelines.lakehouse.open_folder import OpenFolder, added_files, open_folder
 from pipelines.storage.object_path import AnyPath, ObjectPath, scan, spark_name
 from pipelines.storage.storage_errors import explained
 from transformations.errors import DamagedTableError, LakeloopError
@@ -182,7 +180,7 @@ def _broken_files(folder: AnyPath, *, deeply: bool, opened: OpenFolder | None = 
         delta = (opened or OpenFolder(folder)).now()
         if delta is None:
             return [], 0
-        added = pa.table(delta.get_add_actions(flatten=True))
+        added = added_files(delta)
     except LakeloopError:
         raise
     except Exception as error:  # delta-rs raises the same class of error for everything that is wrong with a log

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.lakehouse.instants import has_type, misread
-from pipelines.lakehouse.open_folder import address, files, folder_of, open_at
-from pipelines.lakehouse.predicates import all_in, quoted, same
+from pipelines.lakehouse.open_folder import added_files, address, files, folder_of, open_at
+from pipelines.lakehouse.predicates import all_in, literal, quoted, same
+from pipelines.lakehouse.selection import ALL_ROWS, Selection
 from pipelines.storage.object_path import AnyPath, readable
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ FEW_BYTES = 128 * 1024 * 1024
 # Up to so many values are named in a condition, of Spark or of delta-rs.
 FEW_ROWS = 2_000
 _PAGE_BYTES = 1024 * 1024
+# So many keys of a merge are named, and so many bytes of them.
+_NAMED_KEYS, _NAMED_BYTES = 200, 64 * 1024
+_SORTED_BYTES = 1024 * 1024 * 1024  # texts of 2 GB would not fit into one array
 CHANGE_SCHEMA = pa.schema(
     [("_change_type", pa.string()), ("_commit_version", pa.int64()), ("_commit_timestamp", pa.timestamp("us", "UTC"))]
 )
@@ -81,18 +86,42 @@ def history(delta: DeltaTable) -> list[dict[str, Any]]:
 
 
 def scan(
-    delta: DeltaTable, *, columns: list[str] | None = None, where: Mapping[str, Sequence[str]] | None = None
-) -> Iterator[pa.Table]:
-    """The rows in which each column of `where` has one of its texts; all rows without `where`.
+    delta: DeltaTable,
+    *,
+    columns: list[str] | None = None,
+    selection: Selection = ALL_ROWS,
+    others: DeltaTable | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a selection.
 
     Args:
         columns: those to read; names that the table does not have are left out.
+        others: the table of `Without`.
     """
-    known = {field.name for field in delta.schema().fields}
-    columns = [c for c in columns if c in known] if columns else columns
+    known = [field.name for field in delta.schema().fields]
+    names = [c for c in columns if c in known] if columns else known
     # Not by pyarrow's own reader: its threads can abort a process that ends soon afterwards.
-    for batch in delta.scan(columns=columns, predicate=all_in(where) if where else None):
-        yield pa.table(batch)
+    if selection.which is None:
+        yield from pa.RecordBatchReader.from_stream(delta.scan(columns=names, predicate=selection.condition))
+    else:
+        yield from _query(selection.sql(names), rows=delta, others=others)
+
+
+def count(delta: DeltaTable) -> int:
+    """How many rows the table has, by the counts of rows in its log."""
+    (batch,) = _query("SELECT count(*) FROM rows", rows=delta)
+    return int(batch.column(0)[0].as_py())
+
+
+def _query(sql: str, **tables: DeltaTable | None) -> Iterator[pa.RecordBatch]:
+    """The result of a query of these tables."""
+    from deltalake import QueryBuilder
+
+    builder = QueryBuilder()
+    for name, delta in tables.items():
+        if delta is not None:
+            builder.register(name, delta)
+    yield from pa.RecordBatchReader.from_stream(builder.execute(sql))
 
 
 def typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -104,6 +133,13 @@ def typed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         if field.name not in rows.column_names:
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     return rows.select(schema.names).cast(schema)
+
+
+def in_order(rows: pa.Table, column: str) -> pa.Table:
+    """`rows`, sorted by the column, if one is named. Rows too many for one array stay as they are."""
+    if not column or rows.nbytes > _SORTED_BYTES:
+        return rows
+    return rows.take(pc.sort_indices(rows[column]))
 
 
 def complete(delta: DeltaTable, schema: pa.Schema) -> None:
@@ -124,8 +160,8 @@ def few(
         return None
     found: list[pa.Table] = []
     rows = size = 0
-    for part in scan(delta, columns=columns, where=where):
-        found.append(part)
+    for part in scan(delta, columns=columns, selection=Selection(where or {})):
+        found.append(pa.Table.from_batches([part]))
         rows, size = rows + part.num_rows, size + part.nbytes
         if rows > HELD_ROWS or size > FEW_BYTES:
             return None
@@ -136,7 +172,7 @@ def _are_few(delta: DeltaTable, columns: list[str] | None) -> bool:
     """Whether the table's rows may be few, by what its log and its files say of them: a scan holds much at once."""
     import pyarrow.parquet as pq
 
-    added = pa.table(delta.get_add_actions())
+    added = added_files(delta)
     if sum(rows or 0 for rows in added["num_records"].to_pylist()) > HELD_ROWS:
         return False
     size = 0
@@ -184,7 +220,7 @@ def few_changes(delta: DeltaTable, *, after: int, until: int, columns: Sequence[
     except Exception:  # delta-rs fails in many ways if something is missing; Spark's errors are known
         return None
     schema = pa.schema([*schema, *CHANGE_SCHEMA])
-    return pa.concat_tables([schema.empty_table(), *(typed(pa.table(batch), schema) for batch in rows)])
+    return pa.concat_tables([schema.empty_table(), *(typed(pa.Table.from_batches([batch]), schema) for batch in rows)])
 
 
 def has_deletion_vectors(delta: DeltaTable) -> bool:
@@ -229,19 +265,45 @@ def replace(delta: DeltaTable, rows: pa.Table) -> bool:
     return True
 
 
-def merge(delta: DeltaTable, changes: pa.Table, *, key: Sequence[str]) -> None:
-    """Apply net changes, which have the table's columns and `_op` (insert, update or delete)."""
+def merge(delta: DeltaTable, changes: pa.Table, *, key: Sequence[str], named: Sequence[str] = ()) -> None:
+    """Apply net changes, which have the table's columns and `_op` (insert, update or delete).
+
+    Args:
+        named: the values of the first column of the key, so that only the files that may have them are read; see
+            `keys_to_name`. The table's log keeps them.
+    """
     columns = [c for c in changes.column_names if c != "_op"]
     values = {quoted(c): f"changes.{quoted(c)}" for c in columns}
+    conditions = [same(k, nulls=changes[k].null_count > 0) for k in key]
     merger = delta.merge(
         changes,
-        predicate=" AND ".join(same(k, nulls=changes[k].null_count > 0) for k in key),
+        predicate=" AND ".join([*conditions, *_named(key[0], named)]),
         source_alias="changes",
         target_alias="target",
         writer_properties=writing(changes.schema),
     )
     merger = merger.when_matched_delete("changes._op = 'delete'").when_matched_update(values)
     merger.when_not_matched_insert(values, "changes._op <> 'delete'").execute()
+
+
+def _named(name: str, values: Sequence[str]) -> list[str]:
+    """The condition that the first column of the key has one of these values; [] without values.
+
+    delta-rs holds it against the statistics of the files. Without it, delta-rs knows only the smallest and the greatest
+    value of the changes, and reads nearly all files for two random keys.
+    """
+    # Not IN: delta-rs holds only some twenty values of an IN against the statistics.
+    return ["(" + " OR ".join(f"target.{quoted(name)} = {literal(value)}" for value in values) + ")"] if values else []
+
+
+def keys_to_name(values: pa.ChunkedArray) -> list[str]:
+    """The distinct values of the first column of a key, if a merge can name them; else none."""
+    if values.null_count or not pa.types.is_string(values.type) or values.nbytes > _NAMED_BYTES:
+        return []
+    found: list[str] = pc.unique(values).to_pylist()
+    # delta-rs reads the condition again when another commit came first, and loses a quote of two: it would then look
+    # for other keys, and miss a conflict.
+    return found if len(found) <= _NAMED_KEYS and not any("'" in value for value in found) else []
 
 
 def merges_as_spark(key: Sequence[str], schema: pa.Schema) -> bool:

@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 
 from pipelines.lakehouse import delta_folder
 from pipelines.lakehouse.damage import damaged, is_named, mend
-from pipelines.lakehouse.delta_folder import FEW_ROWS, typed
+from pipelines.lakehouse.delta_folder import FEW_ROWS, in_order, typed
 from pipelines.lakehouse.instants import misread
 from pipelines.lakehouse.open_folder import OpenFolder, files, open_folder
 from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, TableSpec
+from pipelines.lakehouse.selection import Selection, Where, Which, Without
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.settings.sections import Settings
 from pipelines.storage.object_path import AnyPath, ObjectPath, spark_name
@@ -115,20 +116,31 @@ class FolderLakehouse(Lakehouse):
         table: str,
         *,
         columns: list[str] | None = None,
-        where: Mapping[str, str] | None = None,
+        where: Where | None = None,
+        which: Which | None = None,
         version: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
         schema, delta = self._schema(table, columns), self._open(table, version=version)
-        if delta is None:
+        others = self._open(which.other) if isinstance(which, Without) else None
+        selection = Selection(where or {}, None if isinstance(which, Without) and others is None else which)
+        if delta is None or selection.is_empty:
             return
         if self._misreads(delta, table, schema):
             known = {field.name for field in delta.schema().fields}
             names = [name for name in schema.names if name in known]  # an older table may lack some
-            yield from typed(self._rows_by_spark(table, names, where, version), schema).to_batches()
+            yield from typed(self._rows_by_spark(table, names, selection, version), schema).to_batches()
             return
-        with self._watching(table):
-            for rows in delta_folder.scan(delta, columns=columns, where={c: [v] for c, v in (where or {}).items()}):
-                yield from typed(rows, schema).to_batches()
+        with self._watching(table, *([which.other] if isinstance(which, Without) else [])):
+            for rows in delta_folder.scan(delta, columns=columns, selection=selection, others=others):
+                yield from typed(pa.Table.from_batches([rows]), schema).to_batches()
+
+    def count(self, table: str) -> int:
+        delta = self._open(table)
+        if delta is None:
+            return 0
+        if found := self.damage([table], deeply=False):  # the log, which tells the count, knows nothing of lost files
+            raise found
+        return delta_folder.count(delta)
 
     def _append_rows(self, table: str, rows: pa.Table) -> None:
         with self._watching(table):
@@ -141,10 +153,10 @@ class FolderLakehouse(Lakehouse):
             return
         with self._watching(table):
             if files(delta):
-                delta_folder.merge(delta, changes, key=self.spec(table).key)
+                delta_folder.merge(delta, changes, key=self.spec(table).key, named=self._named(table, changes))
             else:
-                kept = changes.filter(pc.not_equal(changes["_op"], "delete"))
-                delta_folder.append(self.folder(table), kept.drop_columns("_op"))
+                kept = changes.filter(pc.not_equal(changes["_op"], "delete")).drop_columns("_op")
+                delta_folder.append(self.folder(table), in_order(kept, self.spec(table).sorted_by))
 
     def _is_merged_here(self, delta: DeltaTable, table: str) -> bool:
         spec = self.spec(table)
@@ -246,14 +258,14 @@ class FolderLakehouse(Lakehouse):
         return mend(self.folder(table)) if self.damage([table]) is not None else None
 
     @contextmanager
-    def _watching(self, table: str) -> Iterator[None]:
-        """Replace an error of the block by `DamagedTableError`, if the table is damaged."""
+    def _watching(self, *tables: str) -> Iterator[None]:
+        """Replace an error of the block by `DamagedTableError`, if one of the tables is damaged."""
         try:
             yield
         except LakeloopError:
             raise
         except Exception as error:
-            found = self.damage([table])
+            found = self.damage(tables)
             if found is not None:
                 raise found from error
             if isinstance(self._root, ObjectPath) and isinstance(error, OSError):

@@ -95,10 +95,15 @@ def folder_of(delta: DeltaTable) -> AnyPath:
     return ObjectPath.of(unquote(delta.table_uri), delta._storage_options)
 
 
+def added_files(delta: DeltaTable) -> pa.Table:
+    """What the log says of each Parquet file of the table: `path`, `size_bytes`, `num_records` …"""
+    return pa.RecordBatchReader.from_stream(delta.get_add_actions(flatten=True)).read_all()
+
+
 def files(delta: DeltaTable) -> list[AnyPath]:
     """The Parquet files of the table."""
     folder = folder_of(delta)
-    return [folder / unquote(path) for path in pa.table(delta.get_add_actions())["path"].to_pylist()]
+    return [folder / unquote(path) for path in added_files(delta)["path"].to_pylist()]
 
 
 def files_between(folder: AnyPath, *, after: int | None, until: int) -> list[AnyPath]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 
-def all_in(where: Mapping[str, Sequence[str]]) -> str:
-    """True for rows in which each column has one of its texts. Each column needs at least one text."""
+def all_in(where: Mapping[str, Sequence[str] | Sequence[int]]) -> str:
+    """True for rows in which each column has one of its values. Each column needs at least one value."""
     return " AND ".join(f"{quoted(column)} IN ({', '.join(map(literal, values))})" for column, values in where.items())
 
 
@@ -27,6 +27,6 @@ def quoted(column: str) -> str:
     return "`" + column.replace("`", "``") + "`"
 
 
-def literal(value: str) -> str:
-    """The value as a SQL text, in which only the quote needs to be escaped."""
-    return "'" + value.replace("'", "''") + "'"
+def literal(value: str | int) -> str:
+    """The value in SQL: a number, or a text, in which only the quote needs to be escaped."""
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"

@@ -27,6 +27,7 @@ def made(verb: str, table: str, spec: TableSpec, properties: Mapping[str, str]) 
         for column in from_arrow_schema(spec.schema)
     )
     parts = f"PARTITIONED BY ({', '.join(map(quoted, spec.partition_by))})" if spec.partition_by else ""
+    parts = f"CLUSTER BY ({quoted(spec.sorted_by)})" if spec.sorted_by and not parts else parts
     return f"{verb} {table} ({columns}) USING delta {parts} TBLPROPERTIES ({pairs(properties)})"
 
 
@@ -43,6 +44,11 @@ def merge(table: str, changes: DataFrame, *, spec: TableSpec, within: str) -> No
         f"WHEN NOT MATCHED AND changes._op <> 'delete' THEN INSERT ({_escaped(names)}) VALUES ({_escaped(values)})",
         changes=changes,
     )
+
+
+def named(column: str, values: Sequence[str]) -> str:
+    """The condition `within` of a merge whose keys have these values in their first column; no values: none."""
+    return f"target.{quoted(column)} IN ({', '.join(map(text, values))})" if values else "TRUE"
 
 
 def delete(spark: SparkSession, table: str, where: Mapping[str, Sequence[str]]) -> None:

@@ -10,17 +10,17 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from operator import and_
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
 from pipelines.lakehouse import statements
-from pipelines.lakehouse.delta_folder import CHANGE_SCHEMA
+from pipelines.lakehouse.delta_folder import CHANGE_SCHEMA, in_order, keys_to_name
 from pipelines.lakehouse.held_frames import frame_of, rows_of
 from pipelines.lakehouse.predicates import quoted
 from pipelines.lakehouse.schemas import TABLES, Role, TableSpec
+from pipelines.lakehouse.selection import Selection, Where, Which, Without
 from pipelines.lakehouse.session import write_as_delta_rs_reads
 from pipelines.settings.sections import Settings
 from pipelines.storage.object_path import AnyPath
@@ -181,8 +181,7 @@ class Lakehouse(ABC):
         """Set these properties of a table, if one has another value; other properties stay as they are."""
         has = self.properties(table)
         if any(has.get(key) != value for key, value in properties.items()):
-            pairs = statements.pairs(properties)
-            self.spark.sql(f"ALTER TABLE {self.identifier(table)} SET TBLPROPERTIES ({pairs})")
+            self.spark.sql(f"ALTER TABLE {self.identifier(table)} SET TBLPROPERTIES ({statements.pairs(properties)})")
 
     def add_columns(self, table: str, types: Mapping[str, str]) -> None:
         """Add columns (name → Spark SQL type) to the table in place."""
@@ -195,8 +194,7 @@ class Lakehouse(ABC):
 
     def size(self, table: str) -> int:
         """The size of the table's current files in bytes."""
-        row: Any = self.spark.sql(f"DESCRIBE DETAIL {self.identifier(table)}").select("sizeInBytes").first()
-        return int(row["sizeInBytes"])
+        return int(self.spark.sql(f"DESCRIBE DETAIL {self.identifier(table)}").select("sizeInBytes").collect()[0][0])
 
     @abstractmethod
     def file_count(self, table: str) -> int:
@@ -205,10 +203,10 @@ class Lakehouse(ABC):
     # -- rows in memory -------------------------------------------------------------------------------------------
 
     def read_arrow(
-        self, table: str, *, columns: list[str] | None = None, where: Mapping[str, str] | None = None
+        self, table: str, *, columns: list[str] | None = None, where: Where | None = None, which: Which | None = None
     ) -> pa.Table:
-        """The rows of a table whose columns have the values of `where`; no rows if it does not exist."""
-        batches = self.read_batches(table, columns=columns, where=where)
+        """The rows of a table that a `Selection` means, chosen where they lie; no rows if the table does not exist."""
+        batches = self.read_batches(table, columns=columns, where=where, which=which)
         return pa.Table.from_batches(batches, schema=self._schema(table, columns))
 
     def _schema(self, table: str, columns: list[str] | None) -> pa.Schema:
@@ -221,21 +219,20 @@ class Lakehouse(ABC):
         table: str,
         *,
         columns: list[str] | None = None,
-        where: Mapping[str, str] | None = None,
+        where: Where | None = None,
+        which: Which | None = None,
         version: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """The rows of `read_arrow` in batches, at `version` if given."""
 
-    def _rows_by_spark(
-        self, table: str, names: Sequence[str], where: Mapping[str, str] | None, version: int | None
-    ) -> pa.Table:
+    def _rows_by_spark(self, table: str, names: Sequence[str], selection: Selection, version: int | None) -> pa.Table:
         """The rows of `read_batches` with these columns, all of which the table has."""
-        from pyspark.sql import functions as F
+        others = self.read(selection.which.other) if isinstance(selection.which, Without) else None
+        return rows_of(selection.of_frame(self.read(table, version=version), names, others=others))
 
-        frame = self.read(table, version=version)
-        for column, value in (where or {}).items():
-            frame = frame.where(_column(column) == F.lit(value))
-        return rows_of(frame.select(*map(_column, names)))
+    def count(self, table: str) -> int:
+        """How many rows the table has; 0 if it does not exist. In folders the log tells; only lost files show."""
+        return self.read(table).count() if self._is_there(table) else 0
 
     def append_arrow(self, table: str, rows: pa.Table | list[dict[str, Any]]) -> None:
         """Append rows in one commit. In lists of dicts, values get the table's types and missing keys are null."""
@@ -244,7 +241,7 @@ class Lakehouse(ABC):
         if isinstance(rows, list):
             rows = pa.Table.from_pylist(rows, schema=spec.schema)
         if rows.num_rows:
-            self._append_rows(table, rows)
+            self._append_rows(table, in_order(rows, spec.sorted_by))
 
     @abstractmethod
     def _append_rows(self, table: str, rows: pa.Table) -> None: ...
@@ -258,17 +255,20 @@ class Lakehouse(ABC):
             self._merge_rows(table, changes)
 
     def _merge_rows(self, table: str, changes: pa.Table) -> None:
-        self.merge(table, self.frame(changes))
+        within = statements.named(self.spec(table).key[0], self._named(table, changes))
+        self.merge(table, self.frame(changes), within=within)
+
+    def _named(self, table: str, changes: pa.Table) -> list[str]:
+        """The keys that a merge names. Those of a user's table are not named: they would stand in the log."""
+        return keys_to_name(changes[self.spec(table).key[0]]) if table in TABLES else []
 
     def delete(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
         """Delete the rows in which each column of `where` has one of its values. Returns how many; 0: no commit."""
-        if not self._is_there(table) or not all(where.values()):
-            return 0
-        return self._delete_rows(table, where)
+        return self._delete_rows(table, where) if self._is_there(table) and all(where.values()) else 0
 
     def _delete_rows(self, table: str, where: Mapping[str, Sequence[str]]) -> int:
-        condition = reduce(and_, [_column(column).isin(list(of)) for column, of in where.items()])
-        if rows := self.read(table).where(condition).count():  # the count that the delete returns can be a wrong 0
+        found = Selection(where).of_frame(self.read(table), [*where])
+        if rows := found.count():  # the count that the delete returns can be a wrong 0
             statements.delete(self.spark, self.identifier(table), where)
         return rows
 
@@ -307,8 +307,7 @@ class Lakehouse(ABC):
 
     def read_changes(self, table: str, *, after: int, until: int, columns: Sequence[str] | None = None) -> DataFrame:
         """The change feed of versions (after, until] as a frame; those of `CHANGE_SCHEMA` are added to `columns`."""
-        few = self.few_changes(table, after=after, until=until, columns=columns or ())
-        if few is not None:
+        if (few := self.few_changes(table, after=after, until=until, columns=columns or ())) is not None:
             return self.frame(few)
         feed = self._feed(table, after=after, until=until)
         return feed if columns is None else feed.select(*map(_column, [*columns, *CHANGE_SCHEMA.names]))
@@ -335,7 +334,9 @@ class Lakehouse(ABC):
             from pyspark.sql.pandas.types import from_arrow_schema
 
             columns = [_column(f.name).cast(f.dataType).alias(f.name) for f in from_arrow_schema(spec.schema)]
-        writer = rows.select(*columns).write.format("delta").mode("append")
+        rows = rows.select(*columns)
+        rows = rows.sortWithinPartitions(_column(spec.sorted_by)) if spec.sorted_by else rows
+        writer = rows.write.format("delta").mode("append")
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", txn[1])
         self._save(writer.option("userMetadata", note) if note else writer, table)

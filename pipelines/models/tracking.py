@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -82,7 +82,12 @@ def _check_reachable(uri: str) -> None:
 
 
 def drop_unlogged_traces(
-    settings: Settings, *, logged: Collection[str], unanswered: Collection[str], since: datetime, now: datetime
+    settings: Settings,
+    *,
+    logged: Callable[[Sequence[str]], Collection[str]],
+    unanswered: Collection[str],
+    since: datetime,
+    now: datetime,
 ) -> int:
     """Delete our traces of calls that were never logged, because their process was killed. Returns how many.
 
@@ -90,10 +95,11 @@ def drop_unlogged_traces(
 
     Args:
         settings: they name the experiment.
-        logged: trace ids in the log; a request that is asked again has a trace and a row for each try.
+        logged: given some trace ids, returns those that are in the log. A request that is asked again has a trace and
+            a row for each try.
         unanswered: request ids that this run is about to ask; no other run asks them.
         since: older traces are not looked at.
-        now: a call that is neither in `logged` nor in `unanswered` may still be going on, until it is `_LONGEST_CALL`
+        now: a call that is neither logged nor in `unanswered` may still be going on, until it is `_LONGEST_CALL`
             old.
     """
     mlflow = connect(settings)
@@ -110,11 +116,12 @@ def drop_unlogged_traces(
                 page_token=token,
                 include_spans=False,
             )
+            known = logged([trace.info.trace_id for trace in page])
             for trace in page:
                 request_id, is_ours = trace.info.client_request_id, OURS in trace.info.tags
                 began = datetime.fromtimestamp(trace.info.request_time / 1000, now.tzinfo)
                 is_over = request_id in unanswered or now - began > _LONGEST_CALL
-                if is_ours and request_id is not None and trace.info.trace_id not in logged and is_over:
+                if is_ours and request_id is not None and trace.info.trace_id not in known and is_over:
                     dropped.append(trace.info.trace_id)
             token = page.token
             if not token:

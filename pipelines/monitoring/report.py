@@ -19,10 +19,10 @@ from importlib.resources import files
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.flow.stage import Context, Counts, Stage, Versions, Work
 from pipelines.flow.states import STAGE_RUNS
+from pipelines.lakehouse.selection import Newest, Where, Which
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.quality.quarantine import passed_over, quarantined, set_aside_tables
 from pipelines.reporting import charts
@@ -35,6 +35,8 @@ TEMPLATE = "report.html.j2"
 INFERENCE_LOG = "inference.inference_log"
 STATUS_OK = 200
 _RUNS, _ANSWERS, _SOURCES, _REFUSED, _WINDOWS, _LABEL = 12, 40, 5, 100, 14, 60
+# How many of the newest rows of ops.stage_runs (one row a stage) and of the newest answered calls are read.
+_STAGE_RUNS, _LATENCIES = 1000, 10_000
 # The metrics that the page shows. Every window has each of them, with nulls if it was not measured.
 _METRICS = (
     *("hit_at_1", "hit_at_5", "hit_at_10", "mrr", "label_coverage"),
@@ -85,14 +87,15 @@ def write_report(context: Context, *, summary: Mapping[str, Any] | None = None) 
 def gather(context: Context, *, versions: Versions | None = None, summary: Mapping[str, Any] | None = None) -> Row:
     """All facts that the template shows; a missing one is None. `unread` names the sections that could not be read."""
     tables, summary = _Tables(context.lake), summary or {}
-    runs = _runs(tables.read(STAGE_RUNS))
+    runs = _runs(tables.read(STAGE_RUNS, which=Newest("started_at", most=_STAGE_RUNS)))
     deliveries = [run for run in runs if "ingest-documents" in run["counts"]]
     reported = list(summary.get("deliveries", ()))
     # The summary has only the last deliveries; the workspace may have had others before.
     for run, delivery in zip(reversed(deliveries), reversed(reported), strict=False):
         run |= {"label": delivery.get("version") or run["label"], "verified": delivery.get("verified")}
-    calls = tables.read(INFERENCE_LOG, *_OF_CALLS)
-    answered = calls.filter(pc.equal(calls["status_code"], STATUS_OK))
+    calls = tables.read(INFERENCE_LOG, *_OF_CALLS, which=Newest("request_time", most=_ANSWERS))
+    newest = Newest("request_time", most=_LATENCIES)
+    answered = tables.read(INFERENCE_LOG, "execution_duration_ms", where={"status_code": STATUS_OK}, which=newest)
     latencies = [float(ms) for ms in answered["execution_duration_ms"].to_pylist() if ms is not None]
     runs, deliveries = runs[-_RUNS:], deliveries[-_RUNS:]
     answers = tables.or_else("the last answers", lambda: _answers(tables, calls), [])
@@ -108,13 +111,13 @@ def gather(context: Context, *, versions: Versions | None = None, summary: Mappi
         "written_at": context.now(),
         "runs": runs,
         "deliveries": deliveries,
-        "documents": tables.read("silver.documents", "document_id").num_rows,
-        "chunks": tables.read("silver.chunks", "chunk_id").num_rows,
+        "documents": tables.count("silver.documents"),
+        "chunks": tables.count("silver.chunks"),
         "index": tables.or_else(the_index, lambda: _index(context), None),
         "refused": refused,
         "refused_shown": _REFUSED,
         "passed_over": tables.or_else("the landing folder", lambda: passed_over(context.settings), {}),
-        "calls": calls.num_rows,
+        "calls": tables.count(INFERENCE_LOG),
         "answers": answers,
         "windows": windows,
         "latency": _quantiles(latencies),
@@ -136,7 +139,7 @@ def gather(context: Context, *, versions: Versions | None = None, summary: Mappi
     }
     # A section that could not be read must not look as if it were empty.
     unread = {section for section, wanted in read_for.items() if not tables.problems.keys().isdisjoint(wanted)}
-    return facts | dict.fromkeys(unread & {"documents", "chunks", "calls"}) | {"unread": unread}
+    return facts | {"unread": unread}
 
 
 class _Tables:
@@ -146,10 +149,16 @@ class _Tables:
         self._lake = lake
         self.problems: dict[str, str] = {}
 
-    def read(self, table: str, *columns: str) -> pa.Table:
+    def read(self, table: str, *columns: str, where: Where | None = None, which: Which | None = None) -> pa.Table:
         schema = self._lake.spec(table).schema
         empty = pa.schema([schema.field(name) for name in columns] if columns else list(schema)).empty_table()
-        rows: pa.Table = self.or_else(table, lambda: self._lake.read_arrow(table, columns=list(columns) or None), empty)
+        read = partial(self._lake.read_arrow, table, columns=list(columns) or None, where=where, which=which)
+        rows: pa.Table = self.or_else(table, read, empty)
+        return rows
+
+    def count(self, table: str) -> int | None:
+        """How many rows a table has; None if it cannot be read."""
+        rows: int | None = self.or_else(table, partial(self._lake.count, table), None)
         return rows
 
     def or_else(self, what: str, read: Callable[[], Any], otherwise: Any) -> Any:
@@ -217,13 +226,12 @@ def _index(context: Context) -> Row | None:
 
 def _answers(tables: _Tables, calls: pa.Table) -> list[Row]:
     """The last calls, newest first."""
-    last = calls.sort_by([("request_time", "descending"), ("request_id", "ascending")]).slice(0, _ANSWERS).to_pylist()
+    last = calls.sort_by([("request_time", "descending"), ("request_id", "ascending")]).to_pylist()
     if not last:
         return []
     wanted = {hit["chunk_id"] for call in last for hit in call["retrieved"] or () if hit and hit["chunk_id"]}
-    index = tables.read("gold.chunk_index", "chunk_id", "path", "heading_path")
-    held = pc.is_in(index["chunk_id"], value_set=pa.array(sorted(wanted), pa.string()))
-    chunks = {row["chunk_id"]: row for row in index.filter(held).to_pylist()}
+    index = tables.read("gold.chunk_index", "chunk_id", "path", "heading_path", where={"chunk_id": wanted})
+    chunks = {row["chunk_id"]: row for row in index.to_pylist()}
     return [_answer(call, chunks=chunks) for call in last]
 
 

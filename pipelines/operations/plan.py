@@ -24,6 +24,7 @@ from pipelines.documents.describe import PersonalData, describe_batches, rules_o
 from pipelines.documents.parse import Limits, parse_batches
 from pipelines.flow.stage import Context, Work
 from pipelines.flow.states import STAGE_RUNS
+from pipelines.lakehouse.selection import Newest
 from pipelines.models.embedders import EmbeddingModel, embedding_model
 from pipelines.operations.also_due import Cut, of_documents, of_indexes
 from pipelines.silver import refine_documents
@@ -37,6 +38,7 @@ from transformations.text.near_duplicates import SIGNATURE_SCHEMA, signature_bat
 _Outcome: TypeAlias = tuple[dict[str, Any], list[dict[str, Any]], str]
 # The pace of the default model on two cores, until a run here has measured it.
 _TEXTS_PER_SECOND = 30.0
+_RUNS_OF_PACE = 1000
 
 
 @dataclass(frozen=True)
@@ -240,10 +242,13 @@ def _cached(context: Context) -> set[str]:
 
 
 def _pace(context: Context) -> float:
-    """Texts per second in the last three runs that embedded 100 texts or more."""
-    runs = context.lake.read_arrow(STAGE_RUNS, columns=["counts", "seconds"], where={"stage": "embed-chunks"})
+    """Texts per second in the last three runs that embedded 100 texts or more, of the last thousand."""
+    newest = Newest("started_at", most=_RUNS_OF_PACE)
+    runs = context.lake.read_arrow(
+        STAGE_RUNS, columns=["counts", "seconds"], where={"stage": "embed-chunks"}, which=newest
+    )
     paces = [(dict(run["counts"]).get("computed", 0), run["seconds"]) for run in runs.to_pylist()]
-    paces = [(computed, seconds) for computed, seconds in paces if computed >= 100 and seconds][-3:]
+    paces = [(computed, seconds) for computed, seconds in paces if computed >= 100 and seconds][:3]
     return sum(c for c, _ in paces) / sum(s for _, s in paces) if paces else _TEXTS_PER_SECOND
 
 

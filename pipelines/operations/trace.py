@@ -198,8 +198,7 @@ def _file(landing: AnyPath, arrival: Mapping[str, Any]) -> dict[str, Any]:
 def _runs(lake: Lakehouse, run_ids: set[str]) -> list[dict[str, Any]]:
     """What the stages recorded of these runs, by time. A run without a record (it was killed) has the stage None."""
     columns = ["run_id", "stage", "definition", "from_version", "to_version", "started_at", "seconds"]
-    rows = lake.read_arrow(STAGE_RUNS, columns=columns)
-    kept = rows.filter(pc.is_in(rows["run_id"], pa.array(sorted(run_ids), pa.string())))
+    kept = lake.read_arrow(STAGE_RUNS, columns=columns, where={"run_id": run_ids})
     found: list[dict[str, Any]] = kept.sort_by("started_at").to_pylist()
     known = {row["run_id"] for row in found}
     return found + [{"run_id": run_id, "stage": None} for run_id in sorted(run_ids - known)]

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.documents.delivery import delivery_of
 from pipelines.documents.landing import document_id
@@ -84,7 +83,7 @@ def verify(context: Context) -> Verification:
     """
     lake = context.lake
     documents = lake.read_arrow("silver.documents", columns=["document_id", "path", "content_hash"])
-    chunks = lake.read_arrow("silver.chunks", columns=["chunk_id"])
+    chunks = lake.count("silver.chunks")
     alias = context.settings.index.name
     found = [*_documents(context, documents), *_cut(context)]
     for state in states(lake, alias):
@@ -92,11 +91,11 @@ def verify(context: Context) -> Verification:
             found += [*_served(context, state), *_vectors(context, state), *_index(context, state)]
     main = served(lake, alias)
     manifest = main.manifest(context.settings) if main else None
-    if main is None and chunks.num_rows:
+    if main is None and chunks:
         found.append(Difference("index", "manifest", alias, "there is no index"))
     return Verification(
         documents=documents.num_rows,
-        chunks=chunks.num_rows,
+        chunks=chunks,
         index_rows=manifest.rows if manifest else 0,
         fingerprint=manifest.fingerprint if manifest else "",
         version=manifest.version if manifest else None,
@@ -109,8 +108,8 @@ def _cut(context: Context) -> Iterator[Difference]:
     lake = context.lake
     if lake.head("silver.documents") is None or lake.head("silver.chunks") is None:
         return
-    refused = lake.read_arrow("silver.chunks_quarantine", columns=["chunk_id", "replayed_at"])
-    ids = refused.filter(pc.is_null(refused["replayed_at"]))["chunk_id"].to_pylist()
+    refused = lake.read_arrow("silver.chunks_quarantine", columns=["chunk_id"], where={"replayed_at": None})
+    ids = refused["chunk_id"].to_pylist()
     desired = where_not_in(cut(context, _rows(context, "silver.documents")), "chunk_id", ids)
     changes = differences(context, _rows(context, "silver.chunks"), desired, key="chunk_id", compare=COMPARE)
     kinds = {"insert": "missing", "update": "stale", "delete": "ghost"}
@@ -205,8 +204,9 @@ def _index(context: Context, state: IndexState) -> Iterator[Difference]:
 
 def _documents(context: Context, documents: pa.Table) -> Iterator[Difference]:
     """Check that each file is a document with the same bytes, or in the quarantine, and each document has a file."""
-    refused = context.lake.read_arrow("silver.documents_quarantine", columns=["document_id", "replayed_at"])
-    refused_ids = set(refused.filter(pc.is_null(refused["replayed_at"]))["document_id"].to_pylist())
+    where = {"replayed_at": None}
+    refused = context.lake.read_arrow("silver.documents_quarantine", columns=["document_id"], where=where)
+    refused_ids = set(refused["document_id"].to_pylist())
     held = {row["document_id"]: row for row in documents.to_pylist()}
     source = context.settings.ingest.source
     present = set()

@@ -43,9 +43,9 @@ class Failure:
 
 def open_letters(lake: Lakehouse, *, stage: str | None = None, **where: str) -> list[dict[str, Any]]:
     """The open letters, of one stage if it is given, and with the values of further columns (model, index_name)."""
-    wanted = {**({"stage": stage} if stage else {}), **where}
-    rows: list[dict[str, Any]] = lake.read_arrow(TABLE, where=wanted or None).to_pylist()
-    return [row for row in rows if row["resolved_at"] is None]
+    wanted = {"resolved_at": None, **({"stage": stage} if stage else {}), **where}
+    rows: list[dict[str, Any]] = lake.read_arrow(TABLE, where=wanted).to_pylist()
+    return rows
 
 
 def to_retry(context: Context, letters: Iterable[Mapping[str, Any]]) -> list[str]:

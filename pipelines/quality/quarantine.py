@@ -19,10 +19,11 @@ from pipelines.documents.landing import files_below
 from pipelines.flow.stage import Context
 from pipelines.flow.states import STAGE_RUNS
 from pipelines.lakehouse.schemas.spec import INT, LONG, STRING, STRINGS, TIMESTAMP, table_spec
+from pipelines.lakehouse.selection import LastOf
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.quality.dead_letters import TABLE as DEAD_LETTERS
 from pipelines.quality.dead_letters import open_letters, waits_for_work
-from pipelines.quality.rule_results import RULE_RESULTS
+from pipelines.quality.rule_results import OF_ONE_RULE, RULE_RESULTS
 from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError, DamagedTableError
 
@@ -105,9 +106,7 @@ def quarantined(context: Context, *, tables: Sequence[str] = ()) -> list[SetAsid
         ConfigurationError: there is no such table.
     """
     everywhere = set_aside_tables(context)
-    known = [table for table in everywhere if table not in (DEAD_LETTERS, RULE_RESULTS)]
     chosen = [_named(table, everywhere) for table in tables] or everywhere
-    started = _run_starts(context.lake) if set(chosen) & set(known) else {}
     found: list[SetAside] = []
     for table in dict.fromkeys(chosen):
         if table == DEAD_LETTERS:
@@ -115,7 +114,9 @@ def quarantined(context: Context, *, tables: Sequence[str] = ()) -> list[SetAsid
         elif table == RULE_RESULTS:
             rows = list(_tables_that_break_rules(context.lake))
         else:
-            rows = [_row(table, row, context.settings, started) for row in _open_rows(context.lake, table)]
+            held = _open_rows(context.lake, table)
+            started = _run_starts(context.lake, held)
+            rows = [_row(table, row, context.settings, started) for row in held]
         found += sorted(rows, key=lambda one: (one.since or datetime.max.replace(tzinfo=timezone.utc), one.key))
     return found
 
@@ -165,10 +166,11 @@ def _named(table: str, known: Sequence[str]) -> str:
     return short.get(table, table)
 
 
-def _run_starts(lake: Lakehouse) -> dict[str, datetime]:
-    """Run id → when the run began: the instant for rows of a table without one."""
+def _run_starts(lake: Lakehouse, rows: Sequence[Mapping[str, Any]]) -> dict[str, datetime]:
+    """Run id → when the run began, for the runs of those rows that have no instant of their own."""
+    where = {"run_id": {row["_run_id"] for row in rows if row.get("_run_id") and not row.get("_ingested_at")}}
     try:
-        runs = lake.read_arrow(STAGE_RUNS, columns=["run_id", "started_at"]).to_pylist()
+        runs = lake.read_arrow(STAGE_RUNS, columns=["run_id", "started_at"], where=where).to_pylist()
     except DamagedTableError as error:  # the list is still right without these instants
         log.warning("%s", error)
         return {}
@@ -181,8 +183,8 @@ def _run_starts(lake: Lakehouse) -> dict[str, datetime]:
 def _open_rows(lake: Lakehouse, table: str) -> list[dict[str, Any]]:
     spec = lake.spec(table)
     columns = [*spec.key, *(c for c in _WANTED if c in spec.columns and c not in spec.key)]
-    rows: list[dict[str, Any]] = lake.read_arrow(table, columns=columns).to_pylist()
-    return [row | {"_key": row[spec.key[0]]} for row in rows if row["replayed_at"] is None]
+    rows: list[dict[str, Any]] = lake.read_arrow(table, columns=columns, where={"replayed_at": None}).to_pylist()
+    return [row | {"_key": row[spec.key[0]]} for row in rows]
 
 
 def _row(table: str, row: Mapping[str, Any], settings: Settings, started: Mapping[str, datetime]) -> SetAside:
@@ -244,9 +246,11 @@ def _letters(lake: Lakehouse) -> Iterator[SetAside]:
 def _tables_that_break_rules(lake: Lakehouse) -> Iterator[SetAside]:
     """Rules that the last judgement of a table found broken: rules of whole tables, and rules of rows of level fail."""
     runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    rows = lake.read_arrow(RULE_RESULTS).to_pylist()
+    last = lake.read_arrow(RULE_RESULTS, which=LastOf(OF_ONE_RULE, by="computed_at")).to_pylist()
+    where = {"rule": {row["rule"] for row in last if not row["is_kept"]}}
+    rows = lake.read_arrow(RULE_RESULTS, where=where).to_pylist()
     for row in sorted(rows, key=lambda r: str(r["computed_at"] or "")):
-        broken = runs.setdefault((row["table_name"], row["stage"], row["rule"]), [])
+        broken = runs.setdefault(tuple(row[column] for column in OF_ONE_RULE), [])
         # If the rule was kept in between, the count begins again.
         broken[:] = [] if row["is_kept"] else [*broken, row]
     for (table, stage, rule), broken in runs.items():

@@ -8,11 +8,12 @@ from expectations.rules.rules import with_failed_rules
 from expectations.rules.table_rules import judge_table
 from expectations.tables.stored import TableExpectations, table_expectations
 from pipelines.flow.stage import Context, Versions
+from pipelines.lakehouse.selection import LastOf
 from pipelines.lakehouse.tables import Head, Lakehouse
 from pipelines.models.embedders import chunk_limits
 from pipelines.quality.data_docs import page_of, validate
 from pipelines.quality.quarantine import waiting
-from pipelines.quality.rule_results import RULE_RESULTS, record, row_results
+from pipelines.quality.rule_results import OF_ONE_RULE, RULE_RESULTS, record, row_results
 from transformations.errors import LakeloopError
 
 
@@ -38,10 +39,8 @@ def describe(context: Context) -> tuple[dict[str, Any], str]:
 
 def last_results(lake: Lakehouse) -> list[dict[str, Any]]:
     """The newest row of monitoring.rule_results for each table, rule and stage, in that order."""
-    newest: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in lake.read_arrow(RULE_RESULTS).sort_by("computed_at").to_pylist():
-        newest[row["table_name"], row["stage"], row["rule"]] = row
-    return [newest[key] for key in sorted(newest)]
+    rows = lake.read_arrow(RULE_RESULTS, which=LastOf(OF_ONE_RULE, by="computed_at")).to_pylist()
+    return sorted(rows, key=lambda row: [row[column] for column in OF_ONE_RULE])
 
 
 def validate_tables(context: Context) -> dict[str, int]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow.compute as pc
-
 from expectations.rules.rules import Rule
 from pipelines.flow.stage import Context, Versions
 
 RULE_RESULTS = "monitoring.rule_results"
+# Judgements of these are told apart; the last one counts.
+OF_ONE_RULE = ("table_name", "stage", "rule")
 
 
 def row_results(
@@ -51,8 +51,8 @@ def record(context: Context, found: list[dict[str, Any]], *, versions: Versions,
     tables = {row["table_name"] for row in found}
     known = set()
     for table in tables:
-        rows = context.lake.read_arrow(RULE_RESULTS, columns=list(identity), where={"table_name": table})
-        rows = rows.filter(pc.equal(rows["source_version_to"], versions.until))
+        where = {"table_name": table, "source_version_to": versions.until}
+        rows = context.lake.read_arrow(RULE_RESULTS, columns=list(identity), where=where)
         known |= {tuple(row[c] for c in identity) for row in rows.to_pylist()}
     new = [row | source_columns for row in found]
     new = [row for row in new if tuple(row[c] for c in identity) not in known]

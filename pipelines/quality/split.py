@@ -26,6 +26,7 @@ from pipelines.flow.changed_rows import apply_changes, touched
 from pipelines.flow.rows import Rows, as_frame, selected, with_values
 from pipelines.flow.stage import Context, Versions
 from pipelines.lakehouse.held_frames import rows_of
+from pipelines.lakehouse.selection import Newest
 from pipelines.quality.rule_results import record, row_results
 from transformations.errors import ConfigurationError, ExpectationFailedError
 from transformations.tables import few_rows
@@ -129,8 +130,8 @@ class Split:
         lake, table = context.lake, self.quarantine
         lake.create(table)
         (key,) = lake.spec(table).key
-        is_open = pc.is_null(lake.read_arrow(table, columns=["replayed_at"])["replayed_at"])
-        if count == 0 and not pc.any(is_open).as_py():
+        is_open, any_row = {"replayed_at": None}, Newest("replayed_at", most=1)
+        if count == 0 and not lake.read_arrow(table, columns=["replayed_at"], where=is_open, which=any_row).num_rows:
             return
         columns = [c for c in lake.spec(table).columns if c not in ("attempts", "replayed_at")]
         refused = selected(with_values(refused, _run_id=context.run_id), columns)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.documents.arrivals import (
     HISTORY,
@@ -128,10 +127,9 @@ def _history_changes(context: Context, before: Rows, arrived: Rows, *, versions:
 def refused_for_limits(context: Context) -> list[str]:
     """The ids of documents that were refused for a parsing limit which was raised since, sorted."""
     limits = Limits.of(context.settings.parse)
-    rows = context.lake.read_arrow(QUARANTINE, columns=["document_id", "reason", "replayed_at"])
-    rows = rows.filter(pc.and_(pc.is_null(rows["replayed_at"]), pc.is_valid(rows["reason"])))
+    rows = context.lake.read_arrow(QUARANTINE, columns=["document_id", "reason"], where={"replayed_at": None})
     refusals = zip(rows["document_id"].to_pylist(), rows["reason"].to_pylist(), strict=True)
-    return sorted(document for document, reason in refusals if limits.allow_more_than(reason))
+    return sorted(document for document, reason in refusals if reason and limits.allow_more_than(reason))
 
 
 STAGE = Stage(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.flow.stage import Context
+from pipelines.lakehouse.selection import LastOf
 from pipelines.models.embedders import embedding_model
 from pipelines.quality.dead_letters import open_letters
 from pipelines.stores import Manifest, Store
@@ -118,8 +118,8 @@ def finish(context: Context) -> dict[str, Any]:
 
 def _unused_models(context: Context, *, used: set[str]) -> list[str]:
     """Models whose rows no index needs, behind this alias or another; also those that a killed `finish` left."""
-    models = context.lake.read_arrow(SOURCE, columns=["model"])["model"]
-    return sorted(set(pc.unique(models).to_pylist()) - used)
+    models = context.lake.read_arrow(SOURCE, columns=["model"], which=LastOf(("model",), by="chunk_id"))["model"]
+    return sorted({*models.to_pylist()} - used)
 
 
 def _move(context: Context, target: IndexState) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def check_gates(context: Context, state: IndexState) -> list[Gate]:
         wanted = served_hashes(context, model=label, version=head.version, without=missing)
         held = [value for batch in store.ids_with_hashes() for value in batch.column("row_hash").to_pylist()]
         refused = len({row["chunk_id"] for row in letters if row["stage"] == "embed-chunks"})
-        chunks = context.lake.read_arrow("silver.chunks", columns=["chunk_id"]).num_rows - refused
+        chunks = context.lake.count("silver.chunks") - refused
         recall = _recall(context, store, manifest)
         return [
             Gate("version", is_current, f"{manifest.version}, the table is at {head.version}"),

@@ -113,7 +113,7 @@ def _both_see(lake: Lakehouse, table: str, expected: list[str]) -> None:
     assert _said(lake.read(table).toArrow()) == expected, "Spark"
 
 
-@pytest.mark.parametrize("writer", ["spark", "delta_rs"])
+@pytest.mark.parametrize("writer", [pytest.param("spark", marks=pytest.mark.long), "delta_rs"])
 def test_what_one_engine_writes_and_delta_rs_rewrites_beside_a_change_is_the_same_to_both(lake: Lakehouse, writer: str):
     table = _written(lake, writer)
     _both_see(lake, table, EXPECTED)

@@ -83,6 +83,7 @@ def test_one_row_changed_by_hand_is_named_and_mended_alone(built: Settings):
     assert is_equal(built)
 
 
+@pytest.mark.long
 def test_ten_lost_rows_and_three_ghosts_are_thirteen_writes_and_no_embedding(built: Settings):
     dataset = lance_of(built)
     ids = [row["chunk_id"] for row in CHUNKS[:10]]

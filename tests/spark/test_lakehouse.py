@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 
 import pyarrow as pa
 import pytest
 
 from pipelines.lakehouse.opening import open_lakehouse
 from pipelines.lakehouse.schemas.spec import LONG, STRING, TIMESTAMP, table_spec
+from pipelines.lakehouse.selection import LastOf, Newest, Without
 from pipelines.lakehouse.table_log import commit_id, is_same_history, operations, unread_from
 from pipelines.lakehouse.tables import Lakehouse
 from pipelines.settings.sections import Settings
 from transformations.errors import ConfigurationError
 
-TABLE, ABSENT = "silver.things", "silver.absent"
+TABLE, ABSENT, HISTORY = "silver.things", "silver.absent", "silver.things_history"
 SPEC = table_spec("current", ("k", STRING), ("n", LONG), ("at", TIMESTAMP), key="k", change_feed=True)
+HISTORY_SPEC = table_spec("log", ("k", STRING), ("n", LONG), ("at", TIMESTAMP))
 
 
 @pytest.fixture(params=["folders", pytest.param("catalog", marks=pytest.mark.long)])
@@ -108,6 +111,8 @@ def test_who_has_seen_an_older_version_replaces_nothing(lake: Lakehouse, monkeyp
 
 def test_properties_and_columns_are_added_and_named_as_they_are(lake: Lakehouse):
     lake.append_arrow(TABLE, [{"k": "a", "n": 1}])
+    if not lake.is_local:
+        assert lake._detail(TABLE, "clusteringColumns") == ["k"], "by what a merge looks for"
     version = lake.head(TABLE).version
     lake.set_properties(TABLE, {"lakeloop.said": "it's a \\ `name`"})
     assert lake.properties(TABLE)["lakeloop.said"] == "it's a \\ `name`"
@@ -172,3 +177,37 @@ def test_a_table_that_was_restored_is_told_from_one_that_only_went_on(lake: Lake
     lake.refresh()
     now = lake.head(TABLE).version
     assert unread_from(lake, TABLE, version=head.version, commit=commit, until=now) is None
+
+
+def test_rows_are_chosen_where_they_lie_and_no_others_come(lake: Lakehouse):
+    assert lake.count(ABSENT) == 0
+    lake.ensure(TABLE)
+    rows = [(f"it's `{n % 7}`" if n % 7 else None, n if n % 5 else None, _at(n).isoformat()) for n in range(40)]
+    lake.declare(HISTORY, HISTORY_SPEC)
+    lake.append_arrow(HISTORY, [{"k": k, "n": n, "at": datetime.fromisoformat(at)} for k, n, at in rows])
+    lake.append_arrow(TABLE, [{"k": "it's `1`", "n": 1}, {"k": "nobody", "n": 2}, {"k": None, "n": 3}])
+
+    def read(**how) -> list[tuple]:
+        found = lake.read_arrow(HISTORY, columns=["k", "n", "at"], **how).to_pylist()
+        return [(row["k"], row["n"], row["at"].isoformat()) for row in found]
+
+    assert lake.count(HISTORY) == 40
+    assert sorted(read(), key=str) == sorted(rows, key=str)
+    wanted = {"k": ["it's `1`", "it's `2`", "x"], "n": range(30)}
+    assert sorted(read(where=wanted)) == sorted(r for r in rows if r[0] in wanted["k"] and r[1] in wanted["n"])
+    many = {"n": range(5, 5000)}
+    assert {row[1] for row in read(where=many)} == {n for n in range(5, 40) if n % 5}
+    assert {row[2] for row in read(where={"n": None})} == {row[2] for row in rows if row[1] is None}
+    assert {row[1] for row in read(where={"n": [None, 3]})} == {None, 3}
+    assert read(where={"k": "it's `1`", "n": []}) == []
+    assert read(which=Newest("at", most=3)) == sorted(rows, key=lambda r: r[2], reverse=True)[:3]
+    assert [row[1] for row in read(where={"k": None}, which=Newest("n", most=9))] == [28, 21, 14, 7, None, None]
+    last = {row[0]: row for row in sorted(rows, key=lambda r: r[2])}
+    assert sorted(read(which=LastOf(("k",), by="at")), key=str) == sorted(last.values(), key=str)
+    alone = [row for row in rows if row[0] not in ("it's `1`", None)]
+    assert sorted(read(which=Without(TABLE, "k")), key=str) == sorted(alone, key=str)
+    assert len(read(where={"n": range(10)}, which=Without(ABSENT, "k"))) == 8
+
+
+def _at(number: int) -> datetime:
+    return datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(minutes=number * 7 % 40)

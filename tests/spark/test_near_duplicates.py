@@ -63,6 +63,7 @@ def test_documents_in_any_order_and_in_any_number_of_partitions_give_the_same(sp
     assert results[0] == results[1]
 
 
+@pytest.mark.long
 def test_a_crowd_of_texts_from_one_template_makes_few_pairs_and_one_cluster(spark):
     chance = random.Random(4)
     template = text_of(chance, 200).split()

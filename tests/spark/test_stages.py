@@ -51,6 +51,7 @@ def long_document(workspace: Settings, spark) -> tuple[Path, list[str]]:
     return path, paragraphs
 
 
+@pytest.mark.long
 def test_cost_follows_change(workspace: Settings, long_document):
     path, paragraphs = long_document
     assert verify(new_context(workspace)).is_equal

@@ -36,6 +36,8 @@ class TableSpec:
         change_feed: whether the table keeps a change feed, for a stage that reads its changes.
         holds: the column that says which document, text or call a row is about, so that `forget` finds the rows to
             delete; "" if the table has no such rows.
+        sorted_by: the column by which appended rows are sorted. Each file then has a narrow range of its values, so
+            that a merge of a few values reads few files. In a catalog the table is clustered by it. "": not sorted.
     """
 
     schema: pa.Schema
@@ -44,6 +46,7 @@ class TableSpec:
     partition_by: tuple[str, ...] = ()
     role: Role = "own"
     holds: str = ""
+    sorted_by: str = ""
 
     @property
     def columns(self) -> list[str]:
@@ -63,6 +66,11 @@ def table_spec(
     partition_by: str = "",
     holds: str = "",
 ) -> TableSpec:
-    """The spec of a table that lakeloop writes; `key` and `partition_by` are names of columns, separated by spaces."""
-    schema = pa.schema(list(columns))
-    return TableSpec(schema, tuple(key.split()), change_feed, tuple(partition_by.split()), role, holds)
+    """The spec of a table that lakeloop writes; `key` and `partition_by` are names of columns, separated by spaces.
+
+    A table with the role current or history, whose key begins with a text, is sorted by the first column of its key.
+    """
+    schema, keys = pa.schema(list(columns)), tuple(key.split())
+    is_merged = role in ("current", "history") and bool(keys) and schema.field(keys[0]).type == STRING
+    sorted_by = keys[0] if is_merged else ""
+    return TableSpec(schema, keys, change_feed, tuple(partition_by.split()), role, holds, sorted_by)

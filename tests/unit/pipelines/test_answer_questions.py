@@ -34,7 +34,7 @@ from tests.support.answering import (
     rows,
 )
 from tests.support.chat_server import Model, serving
-from transformations.errors import ConfigurationError, LakeloopError
+from transformations.errors import ConfigurationError, DamagedTableError, LakeloopError
 
 
 @pytest.fixture
@@ -103,24 +103,44 @@ def test_every_request_is_answered_and_logged_once_and_a_failed_call_loses_nothi
     assert str(connect(context.settings).get_trace(failed["trace_id"]).info.state).endswith("ERROR")
 
 
+def test_a_failed_call_that_no_request_asked_for_makes_nothing_due(context, model):
+    """As `lakeloop ask` logs them; or one of a table that another program wrote, without an id."""
+    stage.add_questions(context, rows("Captured output?"), batch="b")
+    assert stage.work(context, None, searcher=OneHit())["answered"] == 1
+    (call,) = log_of(context)
+    long_ago = call["request_time"] - timedelta(days=1)
+    failed = [call | {"request_id": key, "status_code": 504, "request_time": long_ago} for key in ("ask", None)]
+    context.lake.append_arrow(stage.INFERENCE_LOG, failed)
+    assert stage._overdue(context) == stage._waiting(context) == []
+
+
+def test_a_damaged_log_is_named_by_who_looks_for_requests_without_an_answer(context, model):
+    stage.add_questions(context, rows("Captured output?"), batch="b")
+    stage.work(context, None, searcher=OneHit())
+    for file in context.lake.folder(stage.INFERENCE_LOG).glob("**/*.parquet"):
+        file.unlink()
+    with pytest.raises(DamagedTableError, match=stage.INFERENCE_LOG):
+        stage._waiting(context)
+
+
 def test_a_call_that_got_no_answer_in_time_is_asked_again_by_later_runs(context, model, monkeypatch):
     now = [datetime.now(timezone.utc)]
     monkeypatch.setattr(Context, "now", staticmethod(lambda: now[0]))
     stage.add_questions(context, rows("LATE: captured output?", "Captured output?"), batch="b")
-    assert not stage._has_overdue(context_on(context.settings)), "nothing was asked yet"
+    assert not stage._overdue(context_on(context.settings)), "nothing was asked yet"
     asked = {"answered": 0, "grounded": 0, "quoted": 0, "failed": 0}
     assert stage.work(context, None, searcher=OneHit()) == asked | {"answered": 1, "grounded": 1, "failed": 1}
-    assert not stage._has_overdue(context)
+    assert not stage._overdue(context)
     assert stage.work(context, None, searcher=OneHit()) == asked, "not at once"
     now[0] += timedelta(minutes=6)
-    assert stage._has_overdue(context)
+    assert stage._overdue(context)
     assert stage.work(context, None, searcher=OneHit()) == asked | {"failed": 1}
-    assert not stage._has_overdue(context), "the second pause is longer"
+    assert not stage._overdue(context), "the second pause is longer"
     model[1].is_late = False
     now[0] += timedelta(minutes=11)
     assert stage.work(context, None, searcher=OneHit()) == asked | {"answered": 1, "grounded": 1}
     now[0] += timedelta(days=9)
-    assert not stage._has_overdue(context), "it is answered"
+    assert not stage._overdue(context), "it is answered"
     assert sorted(row["status_code"] for row in log_of(context)) == [200, 200, 504, 504]
 
 
@@ -273,7 +293,7 @@ def test_a_judge_that_does_not_answer_says_nothing_of_the_answer_and_is_asked_ag
     assert stage.work(judged, None, searcher=OneHit()) == {"answered": 0, "grounded": 0, "quoted": 0, "failed": 1}
     model[1].judge_status = 200
     now[0] += timedelta(minutes=6)
-    assert stage._has_overdue(judged)
+    assert stage._overdue(judged)
     assert stage.work(judged, None, searcher=OneHit()) == {"answered": 1, "grounded": 1, "quoted": 0, "failed": 0}
     assert sorted(row["status_code"] for row in log_of(judged)) == [200, 504]
 

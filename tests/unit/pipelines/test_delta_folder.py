@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import string
 from datetime import datetime
 from decimal import Decimal
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, convert_to_deltalake
+from deltalake.exceptions import CommitFailedError
 
 from pipelines.conductor.run import new_context
 from pipelines.lakehouse import delta_folder
@@ -122,3 +124,73 @@ def test_a_lakehouse_works_in_a_folder_of_any_name_or_says_why_it_cannot(name: s
     assert lake.read_arrow("bronze.documents", columns=["path"]).num_rows == 2
     assert lake.few_keys("bronze.documents", "path", ["a"]).num_rows == 2
     assert lake.few_changes("bronze.documents", after=1, until=2, columns=["path"]).num_rows == 1
+
+
+KEYED = pa.schema([("k", pa.string()), ("n", pa.int64())])
+OPS = KEYED.append(pa.field("_op", pa.string()))
+
+
+def _in_ten_files(folder: Path) -> DeltaTable:
+    delta_folder.create(folder, KEYED, (), {"delta.dataSkippingStatsColumns": "k"})
+    for digit in string.digits:
+        rows = pa.table({"k": [f"{digit}{n:02}" for n in range(20)], "n": range(20)}, schema=KEYED)
+        delta_folder.append(folder, delta_folder.in_order(rows, "k"))
+    return DeltaTable(str(folder))
+
+
+def test_a_merge_of_few_keys_reads_the_files_that_may_have_them_and_no_others(tmp_path: Path):
+    delta = _in_ten_files(tmp_path)
+    changes = [("105", 50, "update"), ("707", 0, "delete"), ("9z", 1, "insert")]
+    read = {file for file, first in ((file, _values(file, "k")[0][0]) for file in files(delta)) if first in "17"}
+    for file in {*files(delta)} - read:
+        file.unlink()  # who reads it fails
+    rows = [dict(zip(OPS.names, change, strict=True)) for change in changes]
+    _merge(delta, rows)
+    now = [file for file in files(DeltaTable(str(tmp_path))) if file.exists()]
+    found = {k: n for file in now for k, n in zip(_values(file, "k"), _values(file, "n"), strict=True)}
+    assert found == {f"{d}{n:02}": n for d in "17" for n in range(20) if (d, n) != ("7", 7)} | {"105": 50, "9z": 1}
+
+
+def _merge(delta: DeltaTable, rows: list[dict[str, Any]]) -> None:
+    changes = pa.Table.from_pylist(rows, schema=OPS)
+    delta_folder.merge(delta, changes, key=["k"], named=delta_folder.keys_to_name(changes["k"]))
+
+
+@pytest.mark.parametrize("key", ["a''b", "'", "a\\'b", "plain"])
+def test_of_two_that_insert_one_key_at_once_the_second_is_refused(key: str, tmp_path: Path):
+    _in_ten_files(tmp_path)
+    first, second = DeltaTable(str(tmp_path)), DeltaTable(str(tmp_path))
+    row = {"k": key, "n": 1, "_op": "insert"}
+    _merge(first, [row])
+    with pytest.raises(CommitFailedError):
+        _merge(second, [row])
+
+
+def _values(file: Path, column: str) -> list[Any]:
+    values: list[Any] = pq.read_table(file, columns=[column])[column].to_pylist()
+    return values
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_merge_gives_what_a_dictionary_gives_whatever_its_keys_are(seed: int, tmp_path: Path):
+    chance = random.Random(seed)
+    known = ["", "'", "it's", "a\\b", "`k`", "ä", "\U0001f642", "\uffff", "a\0b", "z" * 70, None, *map(str, range(300))]
+    held = dict.fromkeys(chance.sample(known, 150), 0)
+    delta_folder.create(tmp_path, KEYED, (), {"delta.dataSkippingStatsColumns": "k"})
+    for part in range(3):
+        some = [*held][part::3]
+        rows = pa.table({"k": pa.array(some, pa.string()), "n": [0] * len(some)}, schema=KEYED)
+        delta_folder.append(tmp_path, delta_folder.in_order(rows, "k"))
+    for number, how_many in enumerate((1, 3, 30, 190, 201, 250), start=1):
+        changes = []
+        for key in chance.sample(known, how_many):
+            op = chance.choice(["update", "delete"] if key in held else ["insert"])
+            changes.append({"k": key, "n": number, "_op": op})
+            if op == "delete":
+                del held[key]
+            else:
+                held[key] = number
+        _merge(DeltaTable(str(tmp_path)), changes)
+        rows = [row for batch in delta_folder.scan(DeltaTable(str(tmp_path))) for row in batch.to_pylist()]
+        assert len(rows) == len(held)
+        assert {row["k"]: row["n"] for row in rows} == held
